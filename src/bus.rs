@@ -1,0 +1,507 @@
+//! The front door: [`Bus`], its builder, and [`WeakBus`].
+
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use crate::core::Core;
+use crate::error::SubscribeError;
+use crate::fanout::{self, Detached};
+use crate::limits::{Limits, Overflow};
+use crate::pattern::Pattern;
+use crate::stats::{Receipt, Stats, SubscriberInfo};
+use crate::subscriber::{Subscriber, SubscriberBuilder};
+use crate::topic::Topic;
+
+/// The capacity of an inbox where nothing else is asked for, in messages.
+const CAPACITY: usize = 256;
+
+/// A publish/subscribe engine; this is a cheap handle to it, to be cloned and shared between threads.
+///
+/// `P` is the payload, cloned for each receiver but the last: `Arc<str>`, `Arc<[u8]>`, or any event type
+/// of yours that is cheap to clone. Name it once: `let bus: Bus<MyEvent> = Bus::new();`
+///
+/// The bus closes when [`close`](Self::close) is called, or when its last `Bus` and [`Topic`] are
+/// dropped.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::Bus;
+///
+/// let bus: Bus = Bus::new();
+/// let inbox = bus.subscribe("user:42:notifications")?;
+/// let monitor = bus.psubscribe("user:*:notifications")?;
+///
+/// let receipt = bus.publish("user:42:notifications", "ada follows you");
+/// assert_eq!(receipt.delivered, 2);
+/// assert_eq!(&*inbox.recv_message()?.payload, "ada follows you");
+/// assert_eq!(monitor.recv_message()?.channel(), "user:42:notifications");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Bus<P = Arc<str>> {
+    pub(crate) core: Arc<Core<P>>,
+    pub(crate) life: Arc<Life<P>>,
+}
+
+/// What keeps a bus open: shared by all `Bus` and `Topic` handles.
+pub(crate) struct Life<P> {
+    core: Arc<Core<P>>,
+}
+
+impl<P> Drop for Life<P> {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}
+
+impl<P: Clone + Send + 'static> Bus<P> {
+    /// A bus with inboxes of 256 messages that drop the oldest ones.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A builder, to choose otherwise.
+    pub fn builder() -> BusBuilder<P> {
+        BusBuilder::new()
+    }
+
+    /// Delivers `payload` to every subscription that matches `channel`, and tells how many did.
+    ///
+    /// The conversion into `P` runs first, under no lock, even if nothing matches. When this returns,
+    /// what was delivered can be read. On a closed bus nothing matches.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the messages delivered, and independent of all other subscriptions, where the channel
+    /// has a subscriber, a [`Topic`], or was published to recently, and no new pattern could match it.
+    /// Then it does not allocate either. Otherwise the patterns are matched first: see the crate's
+    /// documentation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Receipt};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// assert_eq!(bus.publish("nobody:listens", "gone"), Receipt::default());
+    /// ```
+    #[doc(alias = "PUBLISH")]
+    #[doc(alias = "send")]
+    pub fn publish(&self, channel: &str, payload: impl Into<P>) -> Receipt {
+        self.publish_payload(channel, payload.into())
+    }
+
+    fn publish_payload(&self, name: &str, mut payload: P) -> Receipt {
+        let core = &*self.core;
+        while let Some(channel) = core.trie.to_publish(name) {
+            match fanout::publish(core, &channel, payload) {
+                Ok((receipt, patterns)) => {
+                    core.trie.published(&channel, patterns);
+                    return receipt;
+                }
+                // The entry was removed in between: there is a new one, or none yet.
+                Err(Detached(back)) => payload = back,
+            }
+        }
+        core.trie.count_closed(name);
+        Receipt::default()
+    }
+
+    /// Like [`publish`](Self::publish), with a payload that is made only if something matches.
+    ///
+    /// `f` runs after the look-up and outside every turn. What it does may change who matches: the
+    /// receipt tells what the publish then did.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish; and as `f` does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// bus.publish_with("debug:trace", || unreachable!("nobody listens"));
+    /// ```
+    pub fn publish_with(&self, channel: &str, f: impl FnOnce() -> P) -> Receipt {
+        if self.counts_nothing(channel) {
+            Receipt::default()
+        } else {
+            self.publish_payload(channel, f())
+        }
+    }
+
+    /// Like [`publish_with`](Self::publish_with), with a payload whose making can fail.
+    ///
+    /// # Errors
+    ///
+    /// What `f` returned; nothing was published then.
+    ///
+    /// # Panics
+    ///
+    /// As [`publish_with`](Self::publish_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscribe("answers")?;
+    /// assert!(bus.try_publish_with("answers", || "no number".parse()).is_err());
+    /// assert_eq!(bus.try_publish_with("answers", || "42".parse())?.delivered, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_publish_with<E>(
+        &self,
+        channel: &str,
+        f: impl FnOnce() -> Result<P, E>,
+    ) -> Result<Receipt, E> {
+        if self.counts_nothing(channel) {
+            return Ok(Receipt::default());
+        }
+        Ok(self.publish_payload(channel, f()?))
+    }
+
+    /// Whether a publish would reach nobody; counts it then.
+    fn counts_nothing(&self, name: &str) -> bool {
+        let core = &*self.core;
+        while let Some(channel) = core.trie.to_publish(name) {
+            if let Some(matched) = fanout::probe(core, &channel) {
+                return matched == 0;
+            }
+        }
+        core.trie.count_closed(name);
+        true
+    }
+
+    /// A handle to one channel, resolved once: publishing through it skips the look-up.
+    ///
+    /// It keeps the channel's entry, and the bus open, as long as it lives.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let moves = bus.topic("game:7:moves");
+    /// let player = bus.subscribe("game:7:moves")?;
+    /// moves.publish("e2e4");
+    /// assert_eq!(&*player.recv_message()?.payload, "e2e4");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn topic(&self, channel: &str) -> Topic<P> {
+        Topic::new(self, channel)
+    }
+
+    /// A subscriber with the bus's settings that has subscribed to nothing yet.
+    ///
+    /// It never fails: limits and a closed bus speak at the first subscribe. The memory of its inbox,
+    /// capacity × message, is taken now.
+    pub fn subscriber(&self) -> Subscriber<P> {
+        self.subscriber_builder().build()
+    }
+
+    /// A builder of subscribers, for settings other than the bus's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Overflow};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let audit = bus
+    ///     .subscriber_builder()
+    ///     .capacity(10_000)
+    ///     .overflow(Overflow::Block { timeout: None })
+    ///     .label("audit")
+    ///     .psubscribe("*")?;
+    /// assert_eq!((audit.capacity(), audit.label()), (10_000, Some("audit")));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn subscriber_builder(&self) -> SubscriberBuilder<P> {
+        SubscriberBuilder::new(&self.core)
+    }
+
+    /// A new subscriber of `channel`.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] on a closed bus or past a limit.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    #[doc(alias = "SUBSCRIBE")]
+    #[doc(alias = "SSUBSCRIBE")]
+    pub fn subscribe(&self, channel: &str) -> Result<Subscriber<P>, SubscribeError> {
+        self.subscriber_builder().subscribe(channel)
+    }
+
+    /// A new subscriber of all channels that match `pattern`; a string is a Redis glob.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] on a closed bus or past a limit.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    #[doc(alias = "PSUBSCRIBE")]
+    pub fn psubscribe(&self, pattern: impl Into<Pattern>) -> Result<Subscriber<P>, SubscribeError> {
+        self.subscriber_builder().psubscribe(pattern)
+    }
+
+    /// Names of the channels that have a subscriber of their own, in no particular order: all of them,
+    /// or those that the Redis glob `pattern` matches.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the channels of the bus.
+    #[doc(alias = "PUBSUB CHANNELS")]
+    pub fn channels(&self, pattern: Option<&str>) -> Vec<Arc<str>> {
+        self.core.trie.channels(pattern.map(Pattern::redis).as_ref())
+    }
+
+    /// How many inboxes have subscribed to `channel` itself; patterns are not counted.
+    #[doc(alias = "PUBSUB NUMSUB")]
+    pub fn subscriber_count(&self, channel: &str) -> usize {
+        self.core.trie.find(channel).map_or(0, |channel| channel.subscribers())
+    }
+
+    /// What [`Receipt::matched`] of a publish on `channel` would be now: patterns counted.
+    ///
+    /// # Complexity
+    ///
+    /// As a publish without its deliveries.
+    pub fn match_count(&self, channel: &str) -> usize {
+        let core = &*self.core;
+        if core.trie.is_closed() {
+            return 0;
+        }
+        while let Some(entry) = core.trie.find(channel) {
+            if let Some(matched) = fanout::would_match(core, &entry) {
+                return matched;
+            }
+        }
+        fanout::match_count(&core.trie.derive(channel))
+    }
+
+    /// How many distinct patterns are subscribed.
+    #[doc(alias = "PUBSUB NUMPAT")]
+    pub fn pattern_count(&self) -> usize {
+        if self.is_closed() { 0 } else { self.core.trie.pattern_count() }
+    }
+
+    /// Counters of the whole bus. Exact at rest.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the channels of the bus.
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// What each subscriber looks like, of those that have subscribed to something and are not closed,
+    /// in no particular order.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the subscriptions of the bus.
+    #[doc(alias = "CLIENT LIST")]
+    pub fn subscribers(&self) -> Vec<SubscriberInfo> {
+        self.core.infos()
+    }
+
+    /// Closes the bus, for all its handles: publishing matches nothing any more, and every subscriber
+    /// drains what it has and then gets `Closed`.
+    ///
+    /// It waits for no publish under way. Closing again does nothing.
+    pub fn close(&self) {
+        self.core.close();
+    }
+
+    /// Whether the bus is closed.
+    pub fn is_closed(&self) -> bool {
+        self.core.trie.is_closed()
+    }
+
+    /// A handle that does not keep the bus open: for handlers that publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let weak = bus.downgrade();
+    /// assert!(weak.upgrade().is_some());
+    /// drop(bus);
+    /// assert!(weak.upgrade().is_none());
+    /// ```
+    pub fn downgrade(&self) -> WeakBus<P> {
+        WeakBus(Arc::downgrade(&self.life))
+    }
+}
+
+impl<P: Clone + Send + 'static> Default for Bus<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P> Clone for Bus<P> {
+    fn clone(&self) -> Self {
+        Self { core: Arc::clone(&self.core), life: Arc::clone(&self.life) }
+    }
+}
+
+impl<P> fmt::Debug for Bus<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus")
+            .field("closed", &self.core.trie.is_closed())
+            .field("channels", &self.core.trie.channel_count())
+            .field("patterns", &self.core.trie.pattern_count())
+            .field("subscribers", &self.core.subscribers())
+            .finish_non_exhaustive()
+    }
+}
+
+// A panic in user code leaves turns, locks and books in order: that is the contract, and tested.
+impl<P> UnwindSafe for Bus<P> {}
+impl<P> RefUnwindSafe for Bus<P> {}
+
+/// A handle to a bus that does not keep it open; see [`Bus::downgrade`].
+pub struct WeakBus<P = Arc<str>>(Weak<Life<P>>);
+
+impl<P> WeakBus<P> {
+    /// The bus, unless its last `Bus` and `Topic` have been dropped.
+    ///
+    /// A bus that was closed by [`Bus::close`] and still has a handle is returned, closed.
+    pub fn upgrade(&self) -> Option<Bus<P>> {
+        let life = self.0.upgrade()?;
+        Some(Bus { core: Arc::clone(&life.core), life })
+    }
+}
+
+impl<P> Clone for WeakBus<P> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl<P> fmt::Debug for WeakBus<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakBus")
+    }
+}
+
+impl<P> UnwindSafe for WeakBus<P> {}
+impl<P> RefUnwindSafe for WeakBus<P> {}
+
+/// Chooses the settings of a [`Bus`].
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Limits, Overflow};
+///
+/// let bus: Bus = Bus::builder()
+///     .capacity(1_024)
+///     .overflow(Overflow::DropNewest)
+///     .limits(Limits::default().max_subscriptions(1_000))
+///     .build();
+/// assert_eq!(bus.subscriber().capacity(), 1_024);
+/// ```
+#[must_use]
+pub struct BusBuilder<P = Arc<str>> {
+    capacity: usize,
+    overflow: Overflow,
+    stripes: Option<usize>,
+    limits: Limits,
+    // As a function's return type, so that the builder is `Send` and `Sync` whatever `P` is.
+    payload: std::marker::PhantomData<fn() -> P>,
+}
+
+impl<P: Clone + Send + 'static> BusBuilder<P> {
+    fn new() -> Self {
+        Self {
+            capacity: CAPACITY,
+            overflow: Overflow::default(),
+            stripes: None,
+            limits: Limits::default(),
+            payload: std::marker::PhantomData,
+        }
+    }
+
+    /// How many messages an inbox holds where its subscriber does not choose; 256 by default.
+    ///
+    /// # Panics
+    ///
+    /// If it is 0.
+    pub fn capacity(mut self, messages: usize) -> Self {
+        self.capacity = check_capacity(messages);
+        self
+    }
+
+    /// What a full inbox does where its subscriber does not choose; [`Overflow::DropOldest`] by default.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// Into how many parts, each under its own lock, the channels are divided by their names: rounded
+    /// up to a power of two; by default eight for each processor, 64 at least. 0 is 1.
+    ///
+    /// More stripes mean less contention between threads that look channels up by name.
+    pub fn stripes(mut self, stripes: usize) -> Self {
+        self.stripes = Some(stripes.max(1));
+        self
+    }
+
+    /// What can be subscribed; nothing is bounded by default.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The bus.
+    pub fn build(self) -> Bus<P> {
+        let stripes = self.stripes.unwrap_or_else(|| {
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            (8 * processors).max(64)
+        });
+        let core = Arc::new(Core::new(stripes, self.limits, self.capacity, self.overflow));
+        Bus { life: Arc::new(Life { core: Arc::clone(&core) }), core }
+    }
+}
+
+impl<P> fmt::Debug for BusBuilder<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BusBuilder")
+            .field("capacity", &self.capacity)
+            .field("overflow", &self.overflow)
+            .field("stripes", &self.stripes)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+#[track_caller]
+pub(crate) fn check_capacity(messages: usize) -> usize {
+    assert!(messages > 0, "the capacity of an inbox must be at least 1 message, not 0");
+    messages
+}

@@ -1,0 +1,194 @@
+//! What the handles of a bus share: the trie, the registry of subscribers, and the choices made when
+//! the bus was built.
+
+use std::sync::{Arc, Weak};
+
+use crossbeam_utils::CachePadded;
+use hashbrown::HashMap;
+
+use crate::limits::{Limits, Overflow};
+use crate::member::{Held, Member, release};
+use crate::stats::{CloseReason, Stats, SubscriberInfo};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::trie::Trie;
+use crate::turn;
+
+/// See the module's documentation.
+pub(crate) struct Core<P> {
+    pub(crate) trie: Trie<P>,
+    pub(crate) limits: Limits,
+    pub(crate) capacity: usize,
+    pub(crate) overflow: Overflow,
+    /// Whether `deferred` holds anything. Read at every publish, hardly ever written.
+    has_deferred: AtomicBool,
+    /// What subscribers dropped in a turn had held.
+    deferred: Mutex<Vec<Held<P>>>,
+    /// Taken by whoever subscribes on a bus whose limits span subscribers.
+    pub(crate) admission: Mutex<()>,
+    members: CachePadded<Members>,
+    registry: Box<[CachePadded<Mutex<Shard<P>>>]>,
+}
+
+/// Subscribers by number. They are not kept alive by it.
+type Shard<P> = HashMap<u64, Weak<Member<P>>, foldhash::fast::RandomState>;
+
+/// Shards of the registry, so that subscribers can come and go on many threads.
+const SHARDS: usize = 16;
+
+/// What only making and dropping subscribers writes, on cache lines of its own.
+#[derive(Default)]
+struct Members {
+    next: AtomicU64,
+    /// Those that have subscribed to something and are not closed.
+    counted: AtomicUsize,
+}
+
+impl<P> Core<P> {
+    pub(crate) fn new(stripes: usize, limits: Limits, capacity: usize, overflow: Overflow) -> Self {
+        Self {
+            trie: Trie::new(stripes),
+            limits,
+            capacity,
+            overflow,
+            has_deferred: AtomicBool::new(false),
+            deferred: Mutex::new(Vec::new()),
+            admission: Mutex::new(()),
+            members: CachePadded::default(),
+            registry: (0..SHARDS).map(|_| CachePadded::default()).collect(),
+        }
+    }
+
+    /// Where every call begins that waits for a lock: panics in a payload's `Clone`, and does what one
+    /// has left to be done.
+    #[inline]
+    pub(crate) fn enter(&self) {
+        turn::forbid();
+        self.catch_up();
+    }
+
+    // ---- the registry --------------------------------------------------------------------------
+
+    pub(crate) fn next_member(&self) -> u64 {
+        // Relaxed: only that they differ matters.
+        self.members.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn shard(&self, member: u64) -> &Mutex<Shard<P>> {
+        &self.registry[member as usize % SHARDS]
+    }
+
+    pub(crate) fn register(&self, member: &Arc<Member<P>>) {
+        let number = member.inbox.member();
+        self.shard(number).lock().insert(number, Arc::downgrade(member));
+    }
+
+    pub(crate) fn unregister(&self, member: u64) {
+        let mut shard = self.shard(member).lock();
+        shard.remove(&member);
+        if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
+            let room = shard.len() * 2;
+            shard.shrink_to(room);
+        }
+    }
+
+    /// Calls `each` for every subscriber, under no lock.
+    fn for_each_member(&self, mut each: impl FnMut(&Member<P>)) {
+        for shard in &self.registry {
+            let members: Vec<_> = shard.lock().values().filter_map(Weak::upgrade).collect();
+            members.iter().for_each(|member| each(member));
+        }
+    }
+
+    pub(crate) fn subscribers(&self) -> usize {
+        // Relaxed: a count at some recent moment; exact under `admission`.
+        self.members.counted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_subscriber(&self) {
+        // Relaxed: a mere count.
+        self.members.counted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn uncount_subscriber(&self) {
+        // Relaxed: a mere count.
+        self.members.counted.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Ends a subscriber whose inbox was full.
+    pub(crate) fn disconnect(&self, member: u64) {
+        let found = self.shard(member).lock().get(&member).and_then(Weak::upgrade);
+        if let Some(member) = found {
+            member.close(CloseReason::Overflow);
+        }
+    }
+
+    // ---- what was left to be done --------------------------------------------------------------
+
+    pub(crate) fn defer(&self, held: Held<P>) {
+        self.deferred.lock().push(held);
+        // Release: partner of the Acquire in `catch_up`.
+        self.has_deferred.store(true, Ordering::Release);
+    }
+
+    /// Gives up what subscribers that were dropped in a turn had held.
+    #[inline]
+    pub(crate) fn catch_up(&self) {
+        if self.has_deferred.load(Ordering::Acquire) {
+            self.release_deferred();
+        }
+    }
+
+    #[cold]
+    fn release_deferred(&self) {
+        let deferred = {
+            let mut deferred = self.deferred.lock();
+            // Relaxed: under the lock.
+            self.has_deferred.store(false, Ordering::Relaxed);
+            std::mem::take(&mut *deferred)
+        };
+        for mut held in deferred {
+            release(self, &mut held);
+        }
+    }
+
+    // ---- closing and looking in ----------------------------------------------------------------
+
+    pub(crate) fn close(&self) {
+        if self.trie.is_closed() {
+            return;
+        }
+        self.trie.close();
+        // The inboxes alone: what they had subscribed to, the trie has let go of.
+        self.for_each_member(|member| {
+            member.inbox.close(CloseReason::Bus);
+        });
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let tally = self.trie.tally();
+        let open = !self.trie.is_closed();
+        let live = |count: usize| if open { count } else { 0 };
+        Stats {
+            published: tally.published,
+            matched: tally.delivered + tally.dropped,
+            delivered: tally.delivered,
+            dropped: tally.dropped,
+            evicted: tally.evicted,
+            channels: live(self.trie.channel_count()),
+            patterns: live(self.trie.pattern_count()),
+            subscribers: live(self.subscribers()),
+        }
+    }
+
+    pub(crate) fn infos(&self) -> Vec<SubscriberInfo> {
+        let mut infos = Vec::new();
+        if !self.trie.is_closed() {
+            self.for_each_member(|member| {
+                if member.is_counted() {
+                    infos.push(member.info());
+                }
+            });
+        }
+        infos
+    }
+}

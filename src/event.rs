@@ -1,0 +1,176 @@
+//! What a subscriber reads: messages and events. A leaf.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// Where a message came from: one for each channel, and one for each pattern that a channel matches.
+///
+/// Messages point to it, so that a delivery copies one pointer whatever the names' lengths.
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct Source {
+    pub(crate) channel: Arc<str>,
+    pub(crate) pattern: Option<Arc<str>>,
+}
+
+/// A published payload, with the channel it was published to and the pattern that matched, if one did.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Event};
+///
+/// let bus: Bus = Bus::new();
+/// let sub = bus.psubscribe("game:*:events")?;
+/// bus.publish("game:7:events", "checkmate");
+/// let message = sub.recv_message()?;
+/// assert_eq!(message.channel(), "game:7:events");
+/// assert_eq!(message.pattern(), Some("game:*:events"));
+/// assert_eq!(&*message.payload, "checkmate");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Message<P = Arc<str>> {
+    /// What was published.
+    pub payload: P,
+    pub(crate) source: Arc<Source>,
+}
+
+impl<P> Message<P> {
+    /// A message as if published to `channel`: for mocks and tests of handlers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Message;
+    ///
+    /// let message = Message::new("user:1", 42).with_pattern("user:*");
+    /// assert_eq!((message.channel(), message.pattern()), ("user:1", Some("user:*")));
+    /// ```
+    pub fn new(channel: &str, payload: P) -> Self {
+        Self { payload, source: Arc::new(Source { channel: Arc::from(channel), pattern: None }) }
+    }
+
+    /// The same message as if it had come by `pattern`.
+    #[must_use]
+    pub fn with_pattern(self, pattern: &str) -> Self {
+        let source =
+            Source { channel: Arc::clone(&self.source.channel), pattern: Some(Arc::from(pattern)) };
+        Self { payload: self.payload, source: Arc::new(source) }
+    }
+
+    /// The channel it was published to.
+    pub fn channel(&self) -> &str {
+        &self.source.channel
+    }
+
+    /// The pattern it came by, as written, or `None` where the channel itself was subscribed.
+    pub fn pattern(&self) -> Option<&str> {
+        self.source.pattern.as_deref()
+    }
+
+    /// Channel, pattern and payload. Copies no text.
+    pub fn into_parts(self) -> (Arc<str>, Option<Arc<str>>, P) {
+        (Arc::clone(&self.source.channel), self.source.pattern.clone(), self.payload)
+    }
+}
+
+impl<P: fmt::Debug> fmt::Debug for Message<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Message");
+        out.field("channel", &self.channel());
+        if let Some(pattern) = self.pattern() {
+            out.field("pattern", &pattern);
+        }
+        out.field("payload", &self.payload).finish()
+    }
+}
+
+impl<P: PartialEq> PartialEq for Message<P> {
+    fn eq(&self, other: &Self) -> bool {
+        self.payload == other.payload && self.source == other.source
+    }
+}
+
+impl<P: Eq> Eq for Message<P> {}
+
+impl<P: Hash> Hash for Message<P> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.payload.hash(state);
+        self.source.hash(state);
+    }
+}
+
+/// What an inbox yields: a message, a lifecycle event, or word of a loss.
+///
+/// The lifecycle events are Redis's own; `count` is the number of channels and patterns that the
+/// subscriber holds after the change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Event<P = Arc<str>> {
+    /// A channel was subscribed. It precedes every message of that subscription.
+    Subscribe {
+        /// The channel.
+        channel: Arc<str>,
+        /// Subscriptions held after it.
+        count: usize,
+    },
+    /// A channel was unsubscribed. It follows the messages that were queued then.
+    Unsubscribe {
+        /// The channel.
+        channel: Arc<str>,
+        /// Subscriptions held after it.
+        count: usize,
+    },
+    /// A pattern was subscribed. It precedes every message of that subscription.
+    PSubscribe {
+        /// The pattern, as written.
+        pattern: Arc<str>,
+        /// Subscriptions held after it.
+        count: usize,
+    },
+    /// A pattern was unsubscribed. It follows the messages that were queued then.
+    PUnsubscribe {
+        /// The pattern, as written.
+        pattern: Arc<str>,
+        /// Subscriptions held after it.
+        count: usize,
+    },
+    /// A message of a subscribed channel.
+    Message(Message<P>),
+    /// A message that came by a pattern.
+    PMessage(Message<P>),
+    /// Messages were lost since the last `Lagged`. The sum of all of them is exact.
+    Lagged {
+        /// How many messages.
+        missed: u64,
+    },
+}
+
+impl<P> Event<P> {
+    /// The message, whichever way it came; `None` for every other event.
+    pub fn message(&self) -> Option<&Message<P>> {
+        match self {
+            Self::Message(message) | Self::PMessage(message) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The message, whichever way it came; `None` for every other event.
+    pub fn into_message(self) -> Option<Message<P>> {
+        match self {
+            Self::Message(message) | Self::PMessage(message) => Some(message),
+            _ => None,
+        }
+    }
+}
+
+impl<P> From<Message<P>> for Event<P> {
+    fn from(message: Message<P>) -> Self {
+        if message.source.pattern.is_some() {
+            Self::PMessage(message)
+        } else {
+            Self::Message(message)
+        }
+    }
+}

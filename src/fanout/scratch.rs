@@ -1,0 +1,72 @@
+//! Buffers that a thread uses again from publish to publish, so that none of them allocates.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+use hashbrown::HashSet;
+
+use super::merge::Merge;
+use crate::event::Message;
+
+thread_local! {
+    /// The buffers of this thread, one set for each payload type that is not in use right now.
+    static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a publish may need beyond its stack.
+pub(super) struct Scratch<P> {
+    /// Messages to be dropped after the turn: evicted and refused ones.
+    pub(super) dead: Vec<Message<P>>,
+    /// The recipients of several patterns, in one order.
+    pub(super) merge: Merge<P>,
+    /// Inboxes served by this publish, by address, of those that take a message once.
+    pub(super) seen: HashSet<usize, foldhash::fast::RandomState>,
+}
+
+impl<P> Default for Scratch<P> {
+    fn default() -> Self {
+        Self { dead: Vec::new(), merge: Merge::default(), seen: HashSet::default() }
+    }
+}
+
+/// A thread's buffers for payloads of one type, empty, given back when dropped. A publish within a
+/// publish (from a payload's `Drop`) gets others.
+pub(super) struct Lease<P: 'static>(Option<Box<Scratch<P>>>);
+
+impl<P> Lease<P> {
+    pub(super) fn take() -> Self {
+        let kept = KEPT.try_with(|kept| {
+            let mut kept = kept.try_borrow_mut().ok()?;
+            let at = kept.iter().position(|scratch| scratch.is::<Scratch<P>>())?;
+            kept.swap_remove(at).downcast().ok()
+        });
+        // The thread's own storage is gone while it ends: a new one then, as for the first publish.
+        Self(Some(kept.ok().flatten().unwrap_or_default()))
+    }
+}
+
+impl<P> Drop for Lease<P> {
+    fn drop(&mut self) {
+        let Some(mut scratch) = self.0.take() else { return };
+        scratch.merge.clear();
+        scratch.seen.clear();
+        // Payloads: it may run user code, and may unwind.
+        scratch.dead.clear();
+        let _ = KEPT.try_with(|kept| kept.try_borrow_mut().map(|mut kept| kept.push(scratch)));
+    }
+}
+
+impl<P> Deref for Lease<P> {
+    type Target = Scratch<P>;
+
+    fn deref(&self) -> &Scratch<P> {
+        self.0.as_ref().unwrap_or_else(|| unreachable!("taken in `drop` alone"))
+    }
+}
+
+impl<P> DerefMut for Lease<P> {
+    fn deref_mut(&mut self) -> &mut Scratch<P> {
+        self.0.as_mut().unwrap_or_else(|| unreachable!("taken in `drop` alone"))
+    }
+}

@@ -1,0 +1,141 @@
+//! A channel resolved once.
+
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
+
+use crate::bus::{Bus, Life};
+use crate::core::Core;
+use crate::fanout;
+use crate::stats::Receipt;
+use crate::trie::Channel;
+
+/// A publisher's handle to one channel; see [`Bus::topic`].
+///
+/// Publishing through it skips the look-up of the name. It keeps the bus open.
+pub struct Topic<P = Arc<str>> {
+    core: Arc<Core<P>>,
+    pin: Arc<Pin<P>>,
+    _life: Arc<Life<P>>,
+}
+
+/// Keeps the channel's entry in the trie; shared by clones.
+struct Pin<P> {
+    core: Arc<Core<P>>,
+    channel: Arc<Channel<P>>,
+}
+
+impl<P> Drop for Pin<P> {
+    fn drop(&mut self) {
+        self.core.trie.unpin(&self.channel);
+    }
+}
+
+impl<P: Clone + Send + 'static> Topic<P> {
+    pub(crate) fn new(bus: &Bus<P>, name: &str) -> Self {
+        let core = Arc::clone(&bus.core);
+        let channel = core.trie.pin(name);
+        let pin = Arc::new(Pin { core: Arc::clone(&core), channel });
+        Self { core, pin, _life: Arc::clone(&bus.life) }
+    }
+
+    /// Delivers `payload` to every subscription that matches the channel; see [`Bus::publish`].
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    #[doc(alias = "PUBLISH")]
+    pub fn publish(&self, payload: impl Into<P>) -> Receipt {
+        self.publish_payload(payload.into())
+    }
+
+    fn publish_payload(&self, payload: P) -> Receipt {
+        match fanout::publish(&self.core, &self.pin.channel, payload) {
+            Ok((receipt, _)) => receipt,
+            // A pinned entry is taken out of the trie by closing alone.
+            Err(_) => self.nothing(),
+        }
+    }
+
+    /// Like [`publish`](Self::publish), with a payload that is made only if something matches; see
+    /// [`Bus::publish_with`].
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish; and as `f` does.
+    pub fn publish_with(&self, f: impl FnOnce() -> P) -> Receipt {
+        if self.counts_nothing() { Receipt::default() } else { self.publish_payload(f()) }
+    }
+
+    /// Like [`publish_with`](Self::publish_with), with a payload whose making can fail.
+    ///
+    /// # Errors
+    ///
+    /// What `f` returned; nothing was published then.
+    ///
+    /// # Panics
+    ///
+    /// As [`publish_with`](Self::publish_with).
+    pub fn try_publish_with<E>(&self, f: impl FnOnce() -> Result<P, E>) -> Result<Receipt, E> {
+        if self.counts_nothing() {
+            return Ok(Receipt::default());
+        }
+        Ok(self.publish_payload(f()?))
+    }
+
+    /// Whether a publish would reach nobody; counts it then.
+    fn counts_nothing(&self) -> bool {
+        match fanout::probe(&self.core, &self.pin.channel) {
+            Some(matched) => matched == 0,
+            None => {
+                self.nothing();
+                true
+            }
+        }
+    }
+
+    /// A publish on a closed bus.
+    #[cold]
+    fn nothing(&self) -> Receipt {
+        self.core.trie.count_closed(self.channel());
+        Receipt::default()
+    }
+
+    /// How many inboxes have subscribed to the channel itself; patterns are not counted.
+    #[doc(alias = "PUBSUB NUMSUB")]
+    pub fn subscriber_count(&self) -> usize {
+        self.pin.channel.subscribers()
+    }
+
+    /// What [`Receipt::matched`] of a publish would be now: patterns counted.
+    pub fn match_count(&self) -> usize {
+        fanout::would_match(&self.core, &self.pin.channel).unwrap_or(0)
+    }
+}
+
+impl<P> Topic<P> {
+    /// The channel's name.
+    pub fn channel(&self) -> &str {
+        &self.pin.channel.name
+    }
+}
+
+impl<P> Clone for Topic<P> {
+    fn clone(&self) -> Self {
+        Self {
+            core: Arc::clone(&self.core),
+            pin: Arc::clone(&self.pin),
+            _life: Arc::clone(&self._life),
+        }
+    }
+}
+
+impl<P> fmt::Debug for Topic<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic").field("channel", &self.channel()).finish_non_exhaustive()
+    }
+}
+
+// A panic in user code leaves turns, locks and books in order: that is the contract, and tested.
+impl<P> UnwindSafe for Topic<P> {}
+impl<P> RefUnwindSafe for Topic<P> {}

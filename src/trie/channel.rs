@@ -1,0 +1,239 @@
+//! A channel's entry: its subscribers, the patterns that match it, its counters, and its turn.
+//!
+//! The turn is the lock of a channel's route. One publish at a time has it, which gives every inbox the
+//! same order. Whoever holds it takes only the locks of patterns' recipients (in the order of their
+//! numbers) and an inbox's mailbox.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::patterns::{PatternEntry, Patterns, Stamp};
+use super::recipients::{Recipient, Recipients};
+use crate::event::Source;
+use crate::sync::{
+    AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
+};
+
+/// See the module's documentation.
+pub(crate) struct Channel<P> {
+    pub(crate) name: Arc<str>,
+    /// Under the bus's seed.
+    pub(crate) hash: u64,
+    /// What messages of exact subscriptions point to.
+    pub(crate) source: Arc<Source>,
+    /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
+    pub(super) pins: AtomicUsize,
+    /// Exact subscribers. Written in the turn.
+    subscribers: AtomicUsize,
+    /// Whether the stripe's clock has it. Written under the stripe's lock.
+    pub(super) clocked: AtomicBool,
+    /// How many patterns the clock counted for it. Written under the stripe's lock.
+    pub(super) weighed: AtomicUsize,
+    pub(crate) counters: Counters,
+    turn: Mutex<Route<P>>,
+}
+
+/// Counters of publishes and messages. Written in the turn of the channel that they belong to, or under
+/// the lock of the stripe.
+#[derive(Default)]
+pub(crate) struct Counters {
+    published: AtomicU64,
+    delivered: AtomicU64,
+    dropped: AtomicU64,
+    evicted: AtomicU64,
+}
+
+/// So much happened.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) published: u64,
+    pub(crate) delivered: u64,
+    pub(crate) dropped: u64,
+    pub(crate) evicted: u64,
+}
+
+impl Counters {
+    /// Adds `tally`; the caller holds the lock that the counters are written under.
+    #[inline]
+    pub(crate) fn add(&self, tally: Tally) {
+        add_exclusively(&self.published, tally.published);
+        add_exclusively(&self.delivered, tally.delivered);
+        if tally.dropped | tally.evicted != 0 {
+            add_exclusively(&self.dropped, tally.dropped);
+            add_exclusively(&self.evicted, tally.evicted);
+        }
+    }
+
+    pub(crate) fn read(&self) -> Tally {
+        // Relaxed: exact at rest.
+        Tally {
+            published: self.published.load(Ordering::Relaxed),
+            delivered: self.delivered.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Patterns, each with what its messages on one channel point to.
+type Matching<P> = SmallVec<[(Arc<PatternEntry<P>>, Arc<Source>); 1]>;
+
+/// Whom a publish on the channel reaches. Behind the channel's turn.
+pub(crate) struct Route<P> {
+    /// The entry is out of its stripe: a publish must look the name up anew.
+    detached: bool,
+    /// Used since the clock last looked.
+    touched: bool,
+    /// Which patterns `patterns` was derived from.
+    stamp: Stamp,
+    pub(crate) exact: Recipients<P>,
+    /// The patterns that match, by ascending number, each with what its messages point to.
+    pub(crate) patterns: Matching<P>,
+}
+
+impl<P> Route<P> {
+    /// A route for a channel that nobody subscribed: the patterns that match it.
+    pub(super) fn derive(name: &Arc<str>, patterns: &Patterns<P>) -> Self {
+        let stamp = patterns.stamp(name.as_bytes());
+        let mut matching = Matching::new();
+        patterns.matching(name, |entry| {
+            let source = Source {
+                channel: Arc::clone(name),
+                pattern: Some(Arc::clone(entry.pattern.text())),
+            };
+            matching.push((Arc::clone(entry), Arc::new(source)));
+        });
+        matching.sort_unstable_by_key(|(entry, _)| entry.number);
+        Self {
+            detached: false,
+            touched: false,
+            stamp,
+            exact: Recipients::default(),
+            patterns: matching,
+        }
+    }
+
+    fn ended() -> Self {
+        Self {
+            detached: true,
+            touched: false,
+            stamp: Stamp::default(),
+            exact: Recipients::default(),
+            patterns: SmallVec::new(),
+        }
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached
+    }
+
+    /// Whether the clock may take the entry, having come by once; asks for a second chance else.
+    pub(super) fn cool(&mut self) -> bool {
+        !std::mem::take(&mut self.touched)
+    }
+
+    /// Sees to it that `self.patterns` are those that match now.
+    #[inline]
+    pub(crate) fn refresh(&mut self, name: &Arc<str>, patterns: &Patterns<P>) {
+        self.touched = true;
+        if !patterns.unchanged_since(self.stamp) {
+            self.check(name, patterns);
+        }
+    }
+
+    #[cold]
+    fn check(&mut self, name: &Arc<str>, patterns: &Patterns<P>) {
+        let now = patterns.stamp(name.as_bytes());
+        if Patterns::<P>::holds(self.stamp, now) {
+            self.stamp = now;
+        } else {
+            let fresh = Self::derive(name, patterns);
+            self.stamp = fresh.stamp;
+            self.patterns = fresh.patterns;
+        }
+    }
+
+    /// Lets go of patterns that nobody holds any more.
+    #[cold]
+    pub(crate) fn sweep(&mut self) {
+        self.patterns.retain(|(entry, _)| !entry.is_dead());
+        self.patterns.shrink_to_fit();
+    }
+}
+
+impl<P> Channel<P> {
+    pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
+        let source = Arc::new(Source { channel: Arc::clone(&name), pattern: None });
+        Self {
+            name,
+            hash,
+            source,
+            pins: AtomicUsize::new(0),
+            subscribers: AtomicUsize::new(0),
+            clocked: AtomicBool::new(false),
+            weighed: AtomicUsize::new(0),
+            counters: Counters::default(),
+            turn: Mutex::new(route),
+        }
+    }
+
+    /// An entry that is in no stripe: for a topic of a bus that is closed.
+    pub(super) fn detached(name: &str, hash: u64) -> Self {
+        Self::new(Arc::from(name), hash, Route::ended())
+    }
+
+    /// Whether a stripe must look at the entry: the patterns that match it are not those that it was
+    /// weighed with, or nothing holds it in the stripe.
+    #[inline]
+    pub(super) fn is_unsettled(&self, patterns: usize) -> bool {
+        // Relaxed, all: a late answer is put right by the next publish.
+        if self.clocked.load(Ordering::Relaxed) {
+            self.weighed.load(Ordering::Relaxed) != patterns
+        } else {
+            self.subscribers() == 0 && self.pins.load(Ordering::Relaxed) == 0
+        }
+    }
+
+    /// Exact subscribers.
+    pub(crate) fn subscribers(&self) -> usize {
+        // Relaxed: a count at some recent moment.
+        self.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the channel's turn.
+    #[inline]
+    pub(crate) fn turn(&self) -> MutexGuard<'_, Route<P>> {
+        self.turn.lock()
+    }
+
+    /// The channel's turn, unless it is taken.
+    #[inline]
+    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, Route<P>>> {
+        self.turn.try_lock()
+    }
+
+    /// Adds an exact subscriber; `route` is this channel's. Whether it is the first.
+    pub(crate) fn join(&self, route: &mut Route<P>, number: u64, recipient: Recipient<P>) -> bool {
+        route.exact.push(number, recipient);
+        // Relaxed: written in the turn.
+        self.subscribers.store(route.exact.len(), Ordering::Relaxed);
+        route.exact.len() == 1
+    }
+
+    /// Takes an exact subscriber out; whether it was the last comes with it.
+    pub(crate) fn leave(&self, route: &mut Route<P>, number: u64) -> Option<(Recipient<P>, bool)> {
+        let recipient = route.exact.remove(number)?;
+        // Relaxed: written in the turn.
+        self.subscribers.store(route.exact.len(), Ordering::Relaxed);
+        Some((recipient, route.exact.len() == 0))
+    }
+
+    /// Ends the entry: publishers that still hold it look the name up anew. What it held comes back, to
+    /// be dropped where no lock is held.
+    pub(crate) fn detach(&self, route: &mut Route<P>) -> Route<P> {
+        // Relaxed: written in the turn.
+        self.subscribers.store(0, Ordering::Relaxed);
+        std::mem::replace(route, Route::ended())
+    }
+}

@@ -1,0 +1,408 @@
+//! The lock-striped topic trie: who has subscribed to what, and whom a publish reaches.
+//!
+//! It holds exact channels, striped by their whole names ([`stripe`]); for each, its subscribers and
+//! the patterns that match it ([`channel`]); and the patterns ([`patterns`]) in a trie ([`tree`]). The
+//! rest of the engine sees none of these locks, only [`Trie`] and what it hands out.
+//!
+//! # Locks, in the order in which they are taken
+//!
+//! 1. a stripe: for a moment; under it, turns are only tried, never waited for;
+//! 2. a channel's turn: for one publish, or for one joining or leaving;
+//! 3. recipients of patterns, in the order of the patterns' numbers;
+//! 4. a mailbox (in `inbox`).
+//!
+//! A pattern tree's lock is taken alone, or in a turn to derive a route; under it, nothing is.
+//!
+//! User code runs under none of them, a payload's `Clone` excepted, which runs under a turn and the
+//! recipients of patterns: every way in here panics when it comes from there ([`turn::forbid`]).
+
+mod channel;
+mod patterns;
+mod recipients;
+mod stripe;
+mod tree;
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use crossbeam_utils::CachePadded;
+use foldhash::quality::RandomState;
+
+pub(crate) use channel::{Channel, Counters, Route, Tally};
+pub(crate) use patterns::{PatternEntry, RecipientsGuard};
+
+pub(crate) use recipients::{Recipient, Recipients};
+
+use crate::pattern::Pattern;
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering};
+use crate::turn;
+use patterns::Patterns;
+use stripe::{Purpose, Stripes};
+
+/// See the module's documentation.
+pub(crate) struct Trie<P> {
+    /// Read at every publish, written once.
+    closed: AtomicBool,
+    stripes: Stripes<P>,
+    patterns: Patterns<P>,
+    subscribing: CachePadded<Subscribing>,
+}
+
+/// What only subscribing writes, on cache lines of its own.
+#[derive(Default)]
+struct Subscribing {
+    /// The number that the next subscription gets.
+    next: AtomicU64,
+    /// Channels that have an exact subscriber.
+    channels: AtomicUsize,
+}
+
+/// A subscription as its subscriber keeps it: where it stands, and its number there.
+pub(crate) struct Joined<T> {
+    pub(crate) at: Arc<T>,
+    pub(crate) number: u64,
+}
+
+/// The bus is closed.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+/// A channel's turn, held. When it is given up on a bus that was closed meanwhile, the channel's entry
+/// is taken apart: the closing thread did not wait for it.
+pub(crate) struct Turn<'a, P> {
+    // Dropped in this order: the lock is free when `_after` looks.
+    route: MutexGuard<'a, Route<P>>,
+    _after: AfterTurn<'a, P>,
+}
+
+struct AfterTurn<'a, P> {
+    trie: &'a Trie<P>,
+    channel: &'a Arc<Channel<P>>,
+}
+
+impl<P> Deref for Turn<'_, P> {
+    type Target = Route<P>;
+
+    #[inline]
+    fn deref(&self) -> &Route<P> {
+        &self.route
+    }
+}
+
+impl<P> DerefMut for Turn<'_, P> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Route<P> {
+        &mut self.route
+    }
+}
+
+impl<P> Drop for AfterTurn<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.trie.is_closed() {
+            self.trie.retire(self.channel);
+        }
+    }
+}
+
+impl<P> Trie<P> {
+    pub(crate) fn new(stripes: usize) -> Self {
+        let hasher = RandomState::default();
+        Self {
+            closed: AtomicBool::new(false),
+            stripes: Stripes::new(stripes, hasher.clone()),
+            patterns: Patterns::new(hasher),
+            subscribing: CachePadded::default(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        // SeqCst: partner of the store in `close`. The one writes here and then tries a turn, the other
+        // gives up a turn and then reads here: one of them must see the other.
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    // ---- publishing ----------------------------------------------------------------------------
+
+    /// The entry of a name to publish to; `None` where the bus is closed.
+    #[inline]
+    pub(crate) fn to_publish(&self, name: &str) -> Option<Arc<Channel<P>>> {
+        turn::forbid();
+        if self.is_closed() {
+            return None;
+        }
+        self.stripes.entry(name, self.stripes.hash(name), Purpose::Publish, &self.patterns)
+    }
+
+    /// Puts a recent name's entry in its place again, where the patterns that match it have changed or
+    /// it is not to stay. After a publish by name, outside the turn.
+    #[inline]
+    pub(crate) fn published(&self, channel: &Arc<Channel<P>>, patterns: usize) {
+        if channel.is_unsettled(patterns) {
+            self.stripes.weigh(channel, patterns);
+        }
+    }
+
+    /// Waits for the turn of `channel`. Its route may be detached.
+    #[inline]
+    pub(crate) fn turn<'a>(&'a self, channel: &'a Arc<Channel<P>>) -> Turn<'a, P> {
+        turn::forbid();
+        Turn { route: channel.turn(), _after: AfterTurn { trie: self, channel } }
+    }
+
+    /// The turn of `channel`, if it is free.
+    #[inline]
+    pub(crate) fn try_turn<'a>(&'a self, channel: &'a Arc<Channel<P>>) -> Option<Turn<'a, P>> {
+        turn::forbid();
+        let route = channel.try_turn()?;
+        Some(Turn { route, _after: AfterTurn { trie: self, channel } })
+    }
+
+    /// Brings the patterns of a route up to date.
+    #[inline]
+    pub(crate) fn refresh(&self, channel: &Channel<P>, route: &mut Route<P>) {
+        route.refresh(&channel.name, &self.patterns);
+    }
+
+    /// Counts what happened on `channel` outside its turn.
+    pub(crate) fn count(&self, channel: &Arc<Channel<P>>, tally: Tally) {
+        let turn = self.turn(channel);
+        if turn.is_detached() {
+            drop(turn);
+            self.stripes.fold(channel.hash, tally);
+        } else {
+            channel.counters.add(tally);
+        }
+    }
+
+    /// Counts a publish on a bus that is closed.
+    pub(crate) fn count_closed(&self, name: &str) {
+        let tally = Tally { published: 1, ..Tally::default() };
+        self.stripes.fold(self.stripes.hash(name), tally);
+    }
+
+    /// The entry of a name, kept until `unpin`.
+    pub(crate) fn pin(&self, name: &str) -> Arc<Channel<P>> {
+        turn::forbid();
+        let hash = self.stripes.hash(name);
+        self.stripes
+            .entry(name, hash, Purpose::Topic, &self.patterns)
+            .unwrap_or_else(|| Arc::new(Channel::detached(name, hash)))
+    }
+
+    pub(crate) fn unpin(&self, channel: &Arc<Channel<P>>) {
+        self.stripes.unpin(channel);
+    }
+
+    // ---- subscribing ---------------------------------------------------------------------------
+
+    /// Adds `recipient` to the channel `name`, whose hash is `hash`. `first` runs right before the subscription is live, in
+    /// the turn.
+    pub(crate) fn join(
+        &self,
+        name: &str,
+        hash: u64,
+        recipient: Recipient<P>,
+        first: impl FnOnce(&Arc<str>),
+    ) -> Result<Joined<Channel<P>>, Closed> {
+        loop {
+            let channel =
+                self.stripes.entry(name, hash, Purpose::Subscribe, &self.patterns).ok_or(Closed)?;
+            let mut turn = self.turn(&channel);
+            if turn.is_detached() {
+                continue;
+            }
+            first(&channel.name);
+            let number = self.next_number();
+            if channel.join(&mut turn, number, recipient) {
+                // Relaxed: a mere count.
+                self.subscribing.channels.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(turn);
+            return Ok(Joined { at: channel, number });
+        }
+    }
+
+    /// Ends a subscription. Its recipient comes back, to be dropped under no lock.
+    pub(crate) fn leave(&self, joined: &Joined<Channel<P>>) -> Option<Recipient<P>> {
+        let channel = &joined.at;
+        let mut turn = self.turn(channel);
+        let (recipient, last) = channel.leave(&mut turn, joined.number)?;
+        drop(turn);
+        recipient.settle();
+        recipient.inbox.cancel_waits(joined.number);
+        if last {
+            // Relaxed: a mere count.
+            self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
+            self.stripes.prune(channel);
+        }
+        Some(recipient)
+    }
+
+    /// Adds `recipient` to `pattern`, whose hash is `hash`. `first` runs right before the subscription
+    /// is live, under the lock of the pattern's recipients.
+    pub(crate) fn join_pattern(
+        &self,
+        pattern: &Pattern,
+        hash: u64,
+        recipient: Recipient<P>,
+        first: impl FnOnce(&Arc<str>),
+    ) -> Result<Joined<PatternEntry<P>>, Closed> {
+        turn::forbid();
+        let entry = self.patterns.hold(pattern, hash);
+        let mut recipients = entry.write();
+        // Under the lock: who closes takes it after closing, and then sees this recipient; or before,
+        // and then this sees that the bus is closed.
+        if self.is_closed() {
+            drop(recipients);
+            self.patterns.release(&entry);
+            return Err(Closed);
+        }
+        first(entry.pattern.text());
+        let number = self.next_number();
+        recipients.push(number, recipient);
+        drop(recipients);
+        if self.is_closed() {
+            // Who closed may have found the lock taken, by this.
+            self.shut(&entry);
+        }
+        Ok(Joined { at: entry, number })
+    }
+
+    /// Ends a subscription. Its recipient comes back, to be dropped under no lock.
+    pub(crate) fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>) -> Option<Recipient<P>> {
+        turn::forbid();
+        let recipient = joined.at.write().remove(joined.number);
+        self.patterns.release(&joined.at);
+        let recipient = recipient?;
+        recipient.settle();
+        recipient.inbox.cancel_waits(joined.number);
+        Some(recipient)
+    }
+
+    fn next_number(&self) -> u64 {
+        // Relaxed: numbers of one list are drawn under its lock, which orders them.
+        self.subscribing.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Messages that entered by a subscription.
+    pub(crate) fn entered(&self, joined: &Joined<Channel<P>>) -> u64 {
+        // Relaxed: read under the lock that it is written under.
+        self.turn(&joined.at)
+            .exact
+            .get(joined.number)
+            .map_or(0, |recipient| recipient.entered.load(Ordering::Relaxed))
+    }
+
+    /// Messages that entered by a subscription.
+    pub(crate) fn entered_pattern(&self, joined: &Joined<PatternEntry<P>>) -> u64 {
+        turn::forbid();
+        // Relaxed: a sum, exact at rest.
+        joined
+            .at
+            .read()
+            .get(joined.number)
+            .map_or(0, |recipient| recipient.entered.load(Ordering::Relaxed))
+    }
+
+    // ---- closing -------------------------------------------------------------------------------
+
+    /// Closes the trie: whatever it held is let go, what publishes hold as soon as they are done. Waits
+    /// for none of them.
+    pub(crate) fn close(&self) {
+        // SeqCst: see `is_closed`.
+        self.closed.store(true, Ordering::SeqCst);
+        self.stripes.close(|route| self.take_apart(route));
+        self.patterns.close(|entry| self.shut(entry));
+    }
+
+    fn retire(&self, channel: &Arc<Channel<P>>) {
+        if let Some(route) = self.stripes.retire(channel) {
+            self.take_apart(route);
+        }
+    }
+
+    fn take_apart(&self, route: Route<P>) {
+        if route.exact.len() > 0 {
+            // Relaxed: a mere count.
+            self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
+        }
+        route.exact.places().iter().flatten().for_each(Recipient::settle);
+        for (entry, _) in &route.patterns {
+            self.shut(entry);
+        }
+    }
+
+    /// Lets go of a pattern's recipients, unless a publish holds them: then it does this at its end.
+    fn shut(&self, entry: &PatternEntry<P>) {
+        let taken = entry.try_write().map(|mut recipients| std::mem::take(&mut *recipients));
+        for recipient in taken.iter().flat_map(|recipients| recipients.places()).flatten() {
+            recipient.settle();
+        }
+    }
+
+    // ---- looking in ----------------------------------------------------------------------------
+
+    /// The entry of a name, if it has one.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Channel<P>>> {
+        turn::forbid();
+        self.stripes.get(name, self.stripes.hash(name))
+    }
+
+    pub(crate) fn hash(&self, name: &str) -> u64 {
+        self.stripes.hash(name)
+    }
+
+    pub(crate) fn pattern_hash(&self, pattern: &Pattern) -> u64 {
+        self.patterns.hash(pattern)
+    }
+
+    /// A route for a name that has no entry.
+    pub(crate) fn derive(&self, name: &str) -> Route<P> {
+        Route::derive(&Arc::from(name), &self.patterns)
+    }
+
+    /// Whether anyone holds `pattern`.
+    pub(crate) fn has_pattern(&self, pattern: &Pattern) -> bool {
+        self.patterns.contains(pattern)
+    }
+
+    /// Names of the channels that have an exact subscriber, those that `pattern` matches.
+    pub(crate) fn channels(&self, pattern: Option<&Pattern>) -> Vec<Arc<str>> {
+        turn::forbid();
+        let mut names = Vec::new();
+        self.stripes.for_each(|channel| {
+            if channel.subscribers() > 0
+                && pattern.is_none_or(|pattern| pattern.is_match(&channel.name))
+            {
+                names.push(Arc::clone(&channel.name));
+            }
+        });
+        names
+    }
+
+    /// Channels that have an exact subscriber.
+    pub(crate) fn channel_count(&self) -> usize {
+        // Relaxed: a count at some recent moment.
+        self.subscribing.channels.load(Ordering::Relaxed)
+    }
+
+    /// Distinct patterns.
+    pub(crate) fn pattern_count(&self) -> usize {
+        self.patterns.count()
+    }
+
+    /// All that was counted since the trie was made.
+    pub(crate) fn tally(&self) -> Tally {
+        turn::forbid();
+        let mut sum = Tally::default();
+        self.stripes.tally(|tally| {
+            sum.published += tally.published;
+            sum.delivered += tally.delivered;
+            sum.dropped += tally.dropped;
+            sum.evicted += tally.evicted;
+        });
+        sum
+    }
+}

@@ -1,0 +1,260 @@
+//! The patterns of a bus: the pattern trie under its locks, and word of what has changed.
+//!
+//! A channel's route remembers which patterns match it. It is valid while [`Patterns::stamp`] says the
+//! same as when it was derived. One counter for all patterns would make every `psubscribe` spoil every
+//! route, so there are many: a new pattern advances the one that its literal beginning leads to, and a
+//! channel looks at those that its own beginnings lead to. Only patterns new to the bus advance one.
+//! A subscriber that joins a pattern enters the list that routes already point to, and a pattern that
+//! nobody holds any more leaves an empty one behind, which the next publish notices.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_utils::CachePadded;
+use foldhash::quality::RandomState;
+use parking_lot::{ArcRwLockReadGuard, RawRwLock};
+
+use super::recipients::Recipients;
+use super::tree::PatternTree;
+use crate::pattern::Pattern;
+use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockWriteGuard};
+
+/// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
+pub(crate) struct PatternEntry<P> {
+    pub(crate) pattern: Pattern,
+    /// Under the bus's seed: for the subscribers' own tables.
+    pub(crate) hash: u64,
+    /// Entries are locked in the order of these, so that publishers cannot wait in a circle.
+    pub(crate) number: u64,
+    /// Subscriptions; written under the lock of the pattern's trie. At 0 the entry is out of it.
+    holders: AtomicUsize,
+    recipients: Arc<RwLock<Recipients<P>>>,
+}
+
+/// A publisher's hold on a pattern's recipients.
+pub(crate) type RecipientsGuard<P> = ArcRwLockReadGuard<RawRwLock, Recipients<P>>;
+
+impl<P> PatternEntry<P> {
+    /// The recipients, for a publish. It is owned, so that guards can lie in a buffer used again.
+    pub(crate) fn read(&self) -> RecipientsGuard<P> {
+        RwLock::read_arc(&self.recipients)
+    }
+
+    /// The recipients, to join or leave.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Recipients<P>> {
+        self.recipients.write()
+    }
+
+    /// The recipients, unless a publish holds them.
+    pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Recipients<P>>> {
+        self.recipients.try_write()
+    }
+
+    /// Whether nobody holds the pattern any more. It stays so: who subscribes it anew gets a new entry.
+    pub(crate) fn is_dead(&self) -> bool {
+        // Relaxed: a late answer costs one more look at an empty list.
+        self.holders.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Which patterns a route was derived from. 0 is before all of them.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Stamp {
+    /// All patterns ever added to the bus.
+    epoch: u64,
+    /// Those of them that could concern the channel: the sum of its counters, which only grow.
+    relevant: u64,
+}
+
+/// The lengths of literal beginning, in bytes, that have counters of their own. A pattern advances the
+/// one of the longest that it has; a channel looks at all that it has.
+const LEVELS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+
+/// Counters lie in rows, and patterns whose first bytes differ in rows of their own (as far as there
+/// are rows), so that however many of them come and go, they meet no route of another beginning.
+const ROWS: usize = 64;
+const ROW: usize = 64;
+
+/// Trees for patterns with a literal beginning, chosen by its first byte.
+const TREES: usize = 16;
+
+/// A part of the pattern trie, under its lock.
+type Tree<P> = RwLock<PatternTree<Arc<PatternEntry<P>>>>;
+
+/// See the module's documentation.
+pub(crate) struct Patterns<P> {
+    /// Bumped at each new pattern: while it stands still, no route needs to look further.
+    epoch: CachePadded<AtomicU64>,
+    /// For patterns without a literal beginning.
+    unanchored: CachePadded<AtomicU64>,
+    /// `ROWS * ROW` counters; made at the first pattern.
+    anchored: OnceLock<Box<[AtomicU64]>>,
+    /// The first tree is for patterns without a literal beginning.
+    trees: Box<[CachePadded<Tree<P>>]>,
+    count: AtomicUsize,
+    next: AtomicU64,
+    hasher: RandomState,
+}
+
+impl<P> Patterns<P> {
+    pub(crate) fn new(hasher: RandomState) -> Self {
+        let tree = || CachePadded::new(RwLock::new(PatternTree::new(hasher.clone())));
+        Self {
+            epoch: CachePadded::new(AtomicU64::new(0)),
+            unanchored: CachePadded::new(AtomicU64::new(0)),
+            anchored: OnceLock::new(),
+            trees: (0..=TREES).map(|_| tree()).collect(),
+            count: AtomicUsize::new(0),
+            next: AtomicU64::new(0),
+            hasher,
+        }
+    }
+
+    /// Distinct patterns.
+    pub(crate) fn count(&self) -> usize {
+        // Relaxed: a count at some recent moment.
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether a route derived at `stamp` may have missed a pattern, by a look at one word.
+    #[inline]
+    pub(crate) fn unchanged_since(&self, stamp: Stamp) -> bool {
+        // Acquire: partner of the Release in `advance`. Who sees the new epoch sees the pattern.
+        self.epoch.load(Ordering::Acquire) == stamp.epoch
+    }
+
+    /// What a route of `channel` derived from now on is valid for.
+    pub(crate) fn stamp(&self, channel: &[u8]) -> Stamp {
+        // Acquire, and before the others: a counter read too early is one that a later epoch follows.
+        let epoch = self.epoch.load(Ordering::Acquire);
+        // Relaxed, all: the epoch's Acquire has made visible what was advanced before it.
+        let mut relevant = self.unanchored.load(Ordering::Relaxed);
+        if let Some(anchored) = self.anchored.get() {
+            for level in LEVELS.iter().take_while(|&&level| level <= channel.len()) {
+                relevant += anchored[self.counter(&channel[..*level])].load(Ordering::Relaxed);
+            }
+        }
+        Stamp { epoch, relevant }
+    }
+
+    /// Whether a route of `channel` derived at `stamp` still holds at the stamp `now`.
+    pub(crate) fn holds(stamp: Stamp, now: Stamp) -> bool {
+        stamp.relevant == now.relevant
+    }
+
+    /// Calls `found` for each pattern that matches `channel`, once, in no particular order.
+    pub(crate) fn matching(&self, channel: &str, mut found: impl FnMut(&Arc<PatternEntry<P>>)) {
+        // Relaxed: whoever has seen a stamp has seen the count that preceded it.
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let first = channel.as_bytes().first();
+        let trees = [Some(0), first.map(|&byte| Self::tree_of(byte))];
+        for tree in trees.into_iter().flatten() {
+            self.trees[tree].read().matches(channel.as_bytes(), |entry, unconfirmed| {
+                if !unconfirmed || entry.pattern.is_match(channel) {
+                    found(entry);
+                }
+            });
+        }
+    }
+
+    /// The hash of a pattern, under the bus's seed.
+    pub(crate) fn hash(&self, pattern: &Pattern) -> u64 {
+        self.hasher.hash_one(pattern)
+    }
+
+    /// The entry of `pattern`, made where there is none, held once more. Undone by `release`.
+    pub(crate) fn hold(&self, pattern: &Pattern, hash: u64) -> Arc<PatternEntry<P>> {
+        let mut tree = self.tree(pattern).write();
+        if let Some(entry) = tree.get(pattern, |entry| entry.pattern == *pattern) {
+            // Relaxed: written under the tree's lock.
+            entry.holders.fetch_add(1, Ordering::Relaxed);
+            return Arc::clone(entry);
+        }
+        let entry = Arc::new(PatternEntry {
+            pattern: pattern.clone(),
+            hash,
+            // Relaxed: only that they differ matters.
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            holders: AtomicUsize::new(1),
+            recipients: Arc::default(),
+        });
+        tree.insert(pattern, &entry);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        // Under the lock: who finds the entry from now on returns from subscribing after this, and a
+        // publish that begins after that must not trust a route that misses the entry.
+        self.advance(pattern);
+        entry
+    }
+
+    /// Gives back what `hold` gave. Whether `pattern` is out of the trie now.
+    pub(crate) fn release(&self, entry: &Arc<PatternEntry<P>>) -> bool {
+        let mut tree = self.tree(&entry.pattern).write();
+        // Relaxed: written under the tree's lock.
+        if entry.holders.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return false;
+        }
+        tree.remove(&entry.pattern, |other| Arc::ptr_eq(other, entry));
+        // Relaxed: a mere count. Routes keep the dead entry until they are next used.
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether anyone holds `pattern`.
+    pub(crate) fn contains(&self, pattern: &Pattern) -> bool {
+        self.tree(pattern).read().get(pattern, |entry| entry.pattern == *pattern).is_some()
+    }
+
+    /// Calls `each` for every pattern, under no lock.
+    pub(crate) fn close(&self, mut each: impl FnMut(&PatternEntry<P>)) {
+        for tree in &self.trees {
+            let mut entries = Vec::new();
+            tree.read().for_each(|entry| entries.push(Arc::clone(entry)));
+            entries.iter().for_each(|entry| each(entry));
+        }
+    }
+
+    fn advance(&self, pattern: &Pattern) {
+        for prefix in pattern.prefixes() {
+            match LEVELS.iter().rev().find(|&&level| level <= prefix.len()) {
+                None => self.unanchored.fetch_add(1, Ordering::Relaxed),
+                Some(&level) => {
+                    let anchored = self
+                        .anchored
+                        .get_or_init(|| (0..ROWS * ROW).map(|_| AtomicU64::new(0)).collect());
+                    anchored[self.counter(&prefix[..level])].fetch_add(1, Ordering::Relaxed)
+                }
+            };
+        }
+        // Release: partner of the Acquires above; the counter and the trie come first.
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    fn counter(&self, beginning: &[u8]) -> usize {
+        let row = self.spread(&beginning[..beginning.len().min(2)]) as usize % ROWS;
+        let column = (self.spread(beginning) >> 32) as usize % ROW;
+        row * ROW + column
+    }
+
+    fn spread(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(bytes);
+        hasher.finish()
+    }
+
+    /// The tree that holds `pattern`. One that can begin with different bytes (a glob's choice) lies
+    /// with those that can begin with any.
+    fn tree(&self, pattern: &Pattern) -> &Tree<P> {
+        let mut firsts = pattern.prefixes().into_iter().map(|prefix| prefix.first().copied());
+        let tree = match firsts.next() {
+            Some(Some(first)) if firsts.all(|other| other == Some(first)) => Self::tree_of(first),
+            _ => 0,
+        };
+        &self.trees[tree]
+    }
+
+    fn tree_of(first: u8) -> usize {
+        1 + usize::from(first) % TREES
+    }
+}

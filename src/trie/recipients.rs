@@ -1,0 +1,151 @@
+//! The subscribers of one channel, or of one pattern: what a publish runs through. It takes no lock.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use smallvec::SmallVec;
+
+use crate::event::Message;
+use crate::inbox::Inbox;
+use crate::sync::{AtomicU64, Ordering};
+
+/// One subscription, as publishers see it.
+pub(crate) struct Recipient<P> {
+    /// The inbox's queue itself: a delivery that succeeds touches nothing else of the inbox.
+    pub(crate) to: Sender<Message<P>>,
+    pub(crate) inbox: Arc<Inbox<P>>,
+    /// Messages that entered the inbox by this subscription.
+    pub(crate) entered: AtomicU64,
+}
+
+impl<P> Recipient<P> {
+    pub(crate) fn new(to: Sender<Message<P>>, inbox: Arc<Inbox<P>>) -> Self {
+        Self { to, inbox, entered: AtomicU64::new(0) }
+    }
+
+    /// Hands its count to the inbox: for a recipient that is no longer in a list.
+    pub(crate) fn settle(&self) {
+        // Relaxed: the lock of the list that it was in orders it after the last delivery.
+        self.inbox.add_entered(self.entered.load(Ordering::Relaxed));
+    }
+}
+
+/// A list of recipients, in the order they subscribed.
+///
+/// Joining is O(1) and leaving O(log n), both amortised: a place that was left stays empty until half
+/// of them are, and a subscription is found by its number, by which the list is sorted.
+pub(crate) struct Recipients<P> {
+    /// The subscriptions' numbers, ascending: one for each place, apart so that a search runs through
+    /// a sixth of the memory.
+    numbers: SmallVec<[u64; 1]>,
+    places: SmallVec<[Option<Recipient<P>>; 1]>,
+    live: usize,
+    /// How many of the inboxes take a message once, by whichever subscription comes first.
+    deduplicating: usize,
+}
+
+impl<P> Default for Recipients<P> {
+    fn default() -> Self {
+        Self { numbers: SmallVec::new(), places: SmallVec::new(), live: 0, deduplicating: 0 }
+    }
+}
+
+impl<P> Recipients<P> {
+    pub(crate) fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn deduplicating(&self) -> usize {
+        self.deduplicating
+    }
+
+    /// All places; an empty one is `None`.
+    #[inline]
+    pub(crate) fn places(&self) -> &[Option<Recipient<P>>] {
+        &self.places
+    }
+
+    /// The subscriptions' numbers, one for each place.
+    pub(crate) fn numbers(&self) -> &[u64] {
+        &self.numbers
+    }
+
+    /// Adds a recipient; `number` is greater than all before.
+    pub(crate) fn push(&mut self, number: u64, recipient: Recipient<P>) {
+        debug_assert!(self.numbers.last().is_none_or(|&last| last < number));
+        self.deduplicating += usize::from(recipient.inbox.settings().dedupe);
+        self.live += 1;
+        self.numbers.push(number);
+        self.places.push(Some(recipient));
+    }
+
+    pub(crate) fn get(&self, number: u64) -> Option<&Recipient<P>> {
+        self.places[self.numbers.binary_search(&number).ok()?].as_ref()
+    }
+
+    /// Takes a recipient out; the caller drops it where no lock is held.
+    pub(crate) fn remove(&mut self, number: u64) -> Option<Recipient<P>> {
+        let removed = self.places[self.numbers.binary_search(&number).ok()?].take()?;
+        self.deduplicating -= usize::from(removed.inbox.settings().dedupe);
+        self.live -= 1;
+        if self.places.len() >= 2 * self.live + 8 || self.live == 0 {
+            self.compact();
+        }
+        Some(removed)
+    }
+
+    fn compact(&mut self) {
+        let mut places = self.places.iter();
+        self.numbers.retain(|_| places.next().is_some_and(Option::is_some));
+        self.places.retain(|place| place.is_some());
+        self.numbers.shrink_to_fit();
+        self.places.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::Settings;
+    use crate::limits::Overflow;
+
+    fn recipient(dedupe: bool) -> Recipient<u32> {
+        let settings = Settings {
+            capacity: 1,
+            overflow: Overflow::DropOldest,
+            label: None,
+            lifecycle_events: false,
+            dedupe,
+        };
+        let inbox = Inbox::new(0, settings);
+        Recipient::new(inbox.sender().unwrap(), Arc::new(inbox))
+    }
+
+    #[test]
+    fn leaving_in_any_order_keeps_the_rest_sorted_and_gives_memory_back() {
+        let mut recipients = Recipients::default();
+        for number in 0..100 {
+            recipients.push(number * 3, recipient(number % 2 == 0));
+        }
+        assert_eq!((recipients.len(), recipients.deduplicating()), (100, 50));
+        // A permutation: 37 and 100 have no common factor.
+        for step in 0..100 {
+            let number = step * 37 % 100 * 3;
+            assert!(recipients.remove(number).is_some());
+            assert!(recipients.remove(number).is_none(), "left twice");
+            assert!(recipients.remove(number + 1).is_none(), "never joined");
+            assert_eq!(recipients.len() as u64, 99 - step);
+            assert!(recipients.places().len() < 2 * recipients.len() + 8);
+            let live: Vec<u64> = recipients
+                .numbers()
+                .iter()
+                .zip(recipients.places())
+                .filter_map(|(&number, place)| place.as_ref().map(|_| number))
+                .collect();
+            assert_eq!(live.len(), recipients.len());
+            assert!(live.is_sorted());
+            assert!(live.iter().all(|&number| recipients.get(number).is_some()));
+        }
+        assert_eq!(recipients.places.capacity(), 1);
+    }
+}
