@@ -376,7 +376,7 @@ impl<P> Subscriber<P> {
     ///
     /// let bus: Bus<u32> = Bus::new();
     /// let sub = bus.subscribe("numbers")?;
-    /// for n in 1..=3 {
+    /// for n in 1..=3_u32 {
     ///     bus.publish("numbers", n);
     /// }
     /// drop(bus);

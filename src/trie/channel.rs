@@ -83,8 +83,9 @@ type Matching<P> = SmallVec<[(Arc<PatternEntry<P>>, Arc<Source>); 1]>;
 pub(crate) struct Route<P> {
     /// The entry is out of its stripe: a publish must look the name up anew.
     detached: bool,
-    /// Used since the clock last looked.
-    touched: bool,
+    /// Publishes since the clock last looked, as far as it asks: 0, 1, or 2 for more. The one that made
+    /// the entry counts, so that a name published once does not pass for one in use.
+    uses: u8,
     /// Which patterns `patterns` was derived from.
     stamp: Stamp,
     pub(crate) exact: Recipients<P>,
@@ -107,7 +108,7 @@ impl<P> Route<P> {
         matching.sort_unstable_by_key(|(entry, _)| entry.number);
         Self {
             detached: false,
-            touched: false,
+            uses: 0,
             stamp,
             exact: Recipients::default(),
             patterns: matching,
@@ -117,7 +118,7 @@ impl<P> Route<P> {
     fn ended() -> Self {
         Self {
             detached: true,
-            touched: false,
+            uses: 0,
             stamp: Stamp::default(),
             exact: Recipients::default(),
             patterns: SmallVec::new(),
@@ -128,15 +129,17 @@ impl<P> Route<P> {
         self.detached
     }
 
-    /// Whether the clock may take the entry, having come by once; asks for a second chance else.
+    /// Whether the clock may take the entry; one in use gets a second chance.
     pub(super) fn cool(&mut self) -> bool {
-        !std::mem::take(&mut self.touched)
+        let cool = self.uses < 2;
+        self.uses = 1;
+        cool
     }
 
     /// Sees to it that `self.patterns` are those that match now.
     #[inline]
     pub(crate) fn refresh(&mut self, name: &Arc<str>, patterns: &Patterns<P>) {
-        self.touched = true;
+        self.uses = 2.min(self.uses + 1);
         if !patterns.unchanged_since(self.stamp) {
             self.check(name, patterns);
         }

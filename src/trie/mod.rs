@@ -406,3 +406,118 @@ impl<P> Trie<P> {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a publish does with an entry, the messages apart.
+    fn publish(trie: &Trie<u32>, name: &str) -> Arc<Channel<u32>> {
+        loop {
+            let channel = trie.to_publish(name).unwrap();
+            let mut turn = trie.turn(&channel);
+            if turn.is_detached() {
+                continue;
+            }
+            trie.refresh(&channel, &mut turn);
+            let patterns = turn.patterns.len();
+            drop(turn);
+            trie.published(&channel, patterns);
+            return channel;
+        }
+    }
+
+    fn hold(trie: &Trie<u32>, pattern: &str) -> Arc<PatternEntry<u32>> {
+        let pattern = Pattern::redis(pattern);
+        trie.patterns.hold(&pattern, trie.pattern_hash(&pattern))
+    }
+
+    #[test]
+    fn recent_names_are_bounded_in_bytes() {
+        let trie = Trie::new(4);
+        let most = stripe::RECENT_BYTES;
+        for i in 0..200_000 {
+            publish(&trie, &format!("name:{i}"));
+        }
+        let (entries, bytes) = trie.stripes.census();
+        assert!(bytes <= most && bytes > most / 2, "{bytes}");
+        assert!(entries < 100_000, "{entries}");
+        // Patterns that match count too.
+        for i in 0..1_000 {
+            hold(&trie, &format!("name:*{i}*"));
+            hold(&trie, &format!("*{i}"));
+        }
+        for i in 0..100_000 {
+            publish(&trie, &format!("name:{i}"));
+        }
+        let (fewer, bytes) = trie.stripes.census();
+        assert!(bytes <= most, "{bytes}");
+        assert!(fewer < entries, "{fewer}");
+    }
+
+    #[test]
+    fn a_route_that_grows_is_weighed_anew() {
+        let trie = Trie::new(1);
+        publish(&trie, "name");
+        let (_, light) = trie.stripes.census();
+        let entries: Vec<_> =
+            (0..100).map(|i| hold(&trie, &format!("n*{}", "*e".repeat(i)))).collect();
+        publish(&trie, "name");
+        let (_, heavy) = trie.stripes.census();
+        assert!(heavy > light, "{light} {heavy}");
+        for entry in &entries {
+            assert!(trie.patterns.release(entry));
+        }
+    }
+
+    #[test]
+    fn a_flood_of_names_does_not_drive_out_those_in_use() {
+        let trie = Trie::new(4);
+        let hot: Vec<_> = (0..100).map(|i| publish(&trie, &format!("hot:{i}"))).collect();
+        for i in 0..300_000 {
+            publish(&trie, &format!("once:{i}"));
+            let at = i % hot.len();
+            assert!(Arc::ptr_eq(&publish(&trie, &format!("hot:{at}")), &hot[at]), "after {i}");
+        }
+    }
+
+    #[test]
+    fn a_name_beyond_the_budget_does_not_stay() {
+        let trie = Trie::new(1);
+        let name = "n".repeat(stripe::RECENT_BYTES + 1);
+        publish(&trie, &name);
+        assert_eq!(trie.stripes.census(), (0, 0));
+    }
+
+    #[test]
+    fn a_topic_leaves_nothing() {
+        let trie = Trie::<u32>::new(4);
+        for i in 0..1_000 {
+            let channel = trie.pin(&format!("topic:{i}"));
+            assert_eq!(trie.stripes.census().0, 1);
+            trie.unpin(&channel);
+        }
+        assert_eq!(trie.stripes.census(), (0, 0));
+    }
+
+    #[test]
+    fn a_pattern_of_another_beginning_spoils_no_route() {
+        let trie = Trie::<u32>::new(4);
+        let stamp = || trie.patterns.stamp(b"hot:channel");
+        hold(&trie, "hot:*");
+        let before = stamp();
+        // A beginning whose row of counters is another's: with 64 rows, most are.
+        let unrelated = (0..20).filter(|i| {
+            let old = stamp();
+            (0..500).for_each(|j| drop(hold(&trie, &format!("{i:02}churn:{j}:*"))));
+            Patterns::<u32>::holds(old, stamp())
+        });
+        assert!(unrelated.count() > 10);
+        assert!(!trie.patterns.unchanged_since(before));
+        for related in ["*", "?ot*", "h*", "ho?", "hot:chan*", "hot:channel"] {
+            let old = stamp();
+            hold(&trie, related);
+            assert!(!Patterns::<u32>::holds(old, stamp()), "{related}");
+        }
+    }
+}

@@ -20,7 +20,7 @@ use crate::event::Source;
 use crate::sync::{Ordering, RwLock};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
-const RECENT_BYTES: usize = 16 << 20;
+pub(super) const RECENT_BYTES: usize = 16 << 20;
 
 /// See the module's documentation.
 pub(super) struct Stripes<P> {

@@ -841,3 +841,203 @@ fn remove_class<E>(classes: &mut Vec<(ByteSet, Node<E>)>, set: &ByteSet) {
     classes.retain(|(other, _)| other != set);
     shrink(classes);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Tree = PatternTree<Pattern>;
+
+    fn tree(patterns: impl IntoIterator<Item = impl AsRef<str>>) -> Tree {
+        let mut tree = Tree::new(RandomState::default());
+        for pattern in patterns {
+            let pattern = Pattern::redis(pattern.as_ref());
+            tree.insert(&pattern, &pattern);
+        }
+        tree
+    }
+
+    fn remove(tree: &mut Tree, pattern: &str) -> Option<Pattern> {
+        let pattern = Pattern::redis(pattern);
+        tree.remove(&pattern, |other| *other == pattern)
+    }
+
+    /// The patterns that match, sorted, and the steps it took.
+    fn matches(tree: &Tree, channel: &str) -> (Vec<String>, usize) {
+        let mut found = Vec::new();
+        let steps = tree.matches(channel.as_bytes(), |pattern, unconfirmed| {
+            if !unconfirmed || pattern.is_match(channel) {
+                found.push(pattern.as_str().to_owned());
+            }
+        });
+        found.sort();
+        (found, steps)
+    }
+
+    /// Steps that any walk may take: what the module's documentation promises, with each byte of a run
+    /// for a node.
+    fn bound(patterns: &[String], channel: &str) -> usize {
+        let nodes: usize = patterns.iter().map(|pattern| pattern.len() + 1).sum();
+        2 * (nodes + 1) * (channel.len() + 1)
+    }
+
+    #[test]
+    fn every_shape_is_found_once() {
+        let patterns = [
+            "", "*", "a*", "*a", "*a*", "a", "?", "??", "a?", "?a*", "[ab]*", "*[ab]", "a*b*",
+            "*a*b", "*a*a*", "a*[ab]*b", "*?a", "\\a", "[a]", "**", "*ab", "*ab*", "ab*",
+        ];
+        let tree = tree(patterns);
+        for channel in ["", "a", "b", "ab", "ba", "aa", "aab", "abab", "xaxbx", "bbb", "aaaa"] {
+            let mut expected: Vec<_> =
+                patterns.iter().filter(|text| Pattern::redis(text).is_match(channel)).collect();
+            expected.sort();
+            assert_eq!(
+                matches(&tree, channel).0.iter().collect::<Vec<_>>(),
+                expected,
+                "{channel:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn removing_leaves_nothing_behind() {
+        let patterns: Vec<String> = (0..500)
+            .flat_map(|i| {
+                [
+                    format!("user:{i}:*"),
+                    format!("*:s{i}"),
+                    format!("user:*:s{i}"),
+                    format!("*k{i}k*"),
+                    format!("a{i}:*:b:*"),
+                    format!("[a-f]{i}?:*"),
+                    format!("{}{i}", "?".repeat(i % 7)),
+                ]
+            })
+            .collect();
+        let mut tree = tree(&patterns);
+        assert_eq!(matches(&tree, "user:7:s12").0, ["*:s12", "user:*:s12", "user:7:*"]);
+        // Every third, then the rest, so that tables shrink and single edges remain in between.
+        for rest in [false, true] {
+            for (at, pattern) in patterns.iter().enumerate() {
+                if (at % 3 == 0) != rest {
+                    assert!(remove(&mut tree, pattern).is_some());
+                    assert!(remove(&mut tree, pattern).is_none(), "removed twice");
+                }
+            }
+        }
+        assert!(tree.is_empty() && tree.root.rare.is_none());
+        assert_eq!(matches(&tree, "user:7:s12").0, [""; 0]);
+    }
+
+    #[test]
+    fn patterns_that_compile_to_the_same_are_kept_apart() {
+        let mut tree = tree(["a*b", "a**b", "[a]*b", "\\a*b"]);
+        assert_eq!(matches(&tree, "ab").0, ["[a]*b", "\\a*b", "a**b", "a*b"]);
+        assert!(remove(&mut tree, "a**b").is_some());
+        assert_eq!(matches(&tree, "ab").0, ["[a]*b", "\\a*b", "a*b"]);
+    }
+
+    #[test]
+    fn many_stars_take_polynomial_steps() {
+        let channel = "a".repeat(3_000);
+        let patterns: Vec<String> =
+            (1..200).map(|stars| format!("{}b", "*a".repeat(stars))).collect();
+        let (found, steps) = matches(&tree(&patterns), &channel);
+        assert_eq!(found, [""; 0]);
+        assert!(steps <= bound(&patterns, &channel), "{steps}");
+
+        let text = format!("{}*b", "*a".repeat(1_000));
+        let (found, steps) = matches(&tree([&text]), &channel);
+        assert_eq!(found, [""; 0]);
+        assert!(steps <= bound(&[text], &channel), "{steps}");
+    }
+
+    #[test]
+    fn long_runs_of_question_marks_are_one_edge() {
+        let patterns: Vec<String> =
+            (0..10_000).map(|i| format!("{}{}", "?".repeat(200 + i % 100), i)).collect();
+        let channel = "x".repeat(290) + "77";
+        let (_, steps) = matches(&tree(&patterns), &channel);
+        assert!(steps <= 10_000, "{steps}");
+        let starred: Vec<String> = patterns.iter().map(|text| format!("*{text}*")).collect();
+        let (_, steps) = matches(&tree(&starred), &channel);
+        assert!(steps <= bound(&starred, &channel), "{steps}");
+    }
+
+    #[test]
+    fn classes_after_a_star_take_polynomial_steps() {
+        let patterns: Vec<String> = (1..100)
+            .map(|n| "*[ab]".repeat(n) + "c")
+            .chain((1..100).map(|n| "*".to_owned() + &"[a-c]".repeat(n) + "d"))
+            .collect();
+        let channel = "ab".repeat(500);
+        let (found, steps) = matches(&tree(&patterns), &channel);
+        assert_eq!(found, [""; 0]);
+        assert!(steps <= bound(&patterns, &channel), "{steps}");
+    }
+
+    #[test]
+    fn literals_behind_a_star_are_tried_where_they_can_begin() {
+        let patterns: Vec<String> = (0..10_000).map(|i| format!("*k{i}k*")).collect();
+        let tree = tree(&patterns);
+        let channel = format!("{}k77k{}", "x".repeat(1_000), "x".repeat(1_000));
+        let (found, steps) = matches(&tree, &channel);
+        assert_eq!(found, ["*k77k*"]);
+        assert!(steps < 100, "{steps}");
+    }
+
+    #[test]
+    fn depth_does_not_reach_the_stack() {
+        // On a stack on which a recursion over the depth would overflow.
+        let deep = || {
+            let texts = [
+                "?*".repeat(30_000),
+                "[a]*".repeat(16_000),
+                "[ab]".repeat(16_000),
+                "*a?".repeat(20_000),
+                "a*".repeat(32_000),
+                "[".repeat(65_536),
+            ];
+            let mut tree = tree(&texts);
+            let channel = "ab".repeat(1_000);
+            matches(&tree, &channel);
+            assert!(remove(&mut tree, &texts[3]).is_some());
+            drop(tree);
+        };
+        std::thread::Builder::new().stack_size(64 << 10).spawn(deep).unwrap().join().unwrap();
+    }
+
+    proptest::proptest! {
+        /// The trie says what each pattern says for itself, whatever came and went before.
+        #[test]
+        fn agrees_with_a_linear_scan(
+            patterns in proptest::collection::vec("[ab*?\\[\\]^\\\\-]{0,7}", 1..40),
+            removed in proptest::collection::vec(proptest::bool::ANY, 40),
+            channels in proptest::collection::vec("[ab\\]^-]{0,9}", 8),
+        ) {
+            let mut patterns = patterns;
+            patterns.sort();
+            patterns.dedup();
+            let mut tree = tree(&patterns);
+            let mut kept = Vec::new();
+            for (pattern, removed) in patterns.iter().zip(removed) {
+                if removed {
+                    proptest::prop_assert!(remove(&mut tree, pattern).is_some());
+                } else {
+                    kept.push(pattern.clone());
+                }
+            }
+            for channel in &channels {
+                let expected: Vec<_> = kept
+                    .iter()
+                    .filter(|pattern| Pattern::redis(pattern).is_match(channel))
+                    .cloned()
+                    .collect();
+                let (found, steps) = matches(&tree, channel);
+                proptest::prop_assert_eq!(found, expected);
+                proptest::prop_assert!(steps <= bound(&kept, channel));
+            }
+        }
+    }
+}
