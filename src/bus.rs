@@ -279,7 +279,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// How many inboxes have subscribed to `channel` itself; patterns are not counted.
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self, channel: &str) -> usize {
-        self.core.trie.find(channel).map_or(0, |channel| channel.subscribers())
+        let trie = &self.core.trie;
+        trie.find(channel).map_or(0, |channel| trie.subscriber_count(&channel))
     }
 
     /// What [`Receipt::matched`] of a publish on `channel` would be now: patterns counted.
@@ -289,15 +290,12 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// As a publish without its deliveries.
     pub fn match_count(&self, channel: &str) -> usize {
         let core = &*self.core;
-        if core.trie.is_closed() {
-            return 0;
-        }
         while let Some(entry) = core.trie.find(channel) {
-            if let Some(matched) = fanout::would_match(core, &entry) {
+            if let Some(matched) = fanout::match_count(core, &entry) {
                 return matched;
             }
         }
-        fanout::match_count(&core.trie.derive(channel))
+        fanout::match_count_unlisted(core, channel)
     }
 
     /// How many distinct patterns are subscribed.

@@ -23,6 +23,8 @@ pub(crate) struct Core<P> {
     has_deferred: AtomicBool,
     /// What subscribers dropped in a turn had held.
     deferred: Mutex<Vec<Held<P>>>,
+    /// Whether closing is done. (It has begun when the trie is closed.)
+    closed: AtomicBool,
     /// Taken by whoever subscribes on a bus whose limits span subscribers.
     pub(crate) admission: Mutex<()>,
     members: CachePadded<Members>,
@@ -52,6 +54,7 @@ impl<P> Core<P> {
             overflow,
             has_deferred: AtomicBool::new(false),
             deferred: Mutex::new(Vec::new()),
+            closed: AtomicBool::new(false),
             admission: Mutex::new(()),
             members: CachePadded::default(),
             registry: (0..SHARDS).map(|_| CachePadded::default()).collect(),
@@ -154,14 +157,17 @@ impl<P> Core<P> {
     // ---- closing and looking in ----------------------------------------------------------------
 
     pub(crate) fn close(&self) {
-        if self.trie.is_closed() {
+        // Relaxed: a second closer that does not see it does all again, which changes nothing.
+        if self.closed.load(Ordering::Relaxed) {
             return;
         }
-        self.trie.close();
-        // The inboxes alone: what they had subscribed to, the trie has let go of.
+        self.trie.shut_down();
+        // The inboxes alone: what they had subscribed to, the trie lets go of.
         self.for_each_member(|member| {
             member.inbox.close(CloseReason::Bus);
         });
+        self.trie.take_down();
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn stats(&self) -> Stats {

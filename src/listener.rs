@@ -1,12 +1,12 @@
 //! A handler on a thread of its own.
 
 use std::fmt;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-
-use crossbeam_channel::{Sender, bounded};
 
 use crate::event::Event;
 use crate::subscriber::Subscriber;
+use crate::sync::{AtomicBool, Ordering};
 
 /// A thread that hands a subscriber's events to a handler; see
 /// [`Subscriber::spawn`](crate::Subscriber::spawn).
@@ -15,9 +15,8 @@ use crate::subscriber::Subscriber;
 /// [`join`](Self::join) waits for its end.
 #[must_use = "a listener is stopped when it is dropped"]
 pub struct Listener {
-    /// Holds a token once the thread is to stop. The thread owns both ends too, so that letting this go
-    /// stops nothing.
-    stop: Sender<()>,
+    /// Set when the thread is to stop; then it is unparked.
+    stop: Arc<AtomicBool>,
     /// Gone when detached or joined.
     thread: Option<JoinHandle<()>>,
 }
@@ -28,10 +27,9 @@ impl Listener {
         name: String,
         mut handler: impl FnMut(Event<P>) + Send + 'static,
     ) -> Self {
-        let (stop, stopped) = bounded(1);
-        let never_disconnected = stop.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let listen = move || {
-            let _never_disconnected = never_disconnected;
             while let Some(event) = subscriber.recv_until(&stopped) {
                 handler(event);
             }
@@ -48,8 +46,11 @@ impl Listener {
     /// It wakes this listener alone, and does not wait for it.
     #[doc(alias = "stop_thread")]
     pub fn stop(&self) {
-        // Full means that it has been told.
-        let _ = self.stop.try_send(());
+        // Release: what was done before is seen by the thread when it sees this.
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
     }
 
     /// Whether the thread has ended: stopped, panicked, or its subscriber closed and drained.
@@ -66,7 +67,8 @@ impl Listener {
     pub fn join(mut self) -> thread::Result<()> {
         match self.thread.take() {
             Some(thread) if thread.thread().id() == thread::current().id() => {
-                self.stop();
+                // Relaxed: it is this thread that will see it.
+                self.stop.store(true, Ordering::Relaxed);
                 Err(Box::new("a listener cannot be joined by its own handler"))
             }
             Some(thread) => thread.join(),

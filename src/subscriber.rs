@@ -17,6 +17,7 @@ use crate::listener::Listener;
 use crate::member::Member;
 use crate::pattern::Pattern;
 use crate::stats::{CloseReason, SubscriberInfo};
+use crate::sync::AtomicBool;
 
 /// The receiving side of a bus: a set of channels and patterns that feed one inbox.
 ///
@@ -342,16 +343,16 @@ impl<P> Subscriber<P> {
     }
 
     fn wait(&self, deadline: Option<Instant>) -> Result<Event<P>, RecvTimeoutError> {
-        self.member.inbox.wait(&Until { deadline, stop: None }).map_err(|waited| match waited {
+        self.member.inbox.wait(Until { deadline, stop: None }).map_err(|waited| match waited {
             Waited::TimedOut => RecvTimeoutError::Timeout,
             Waited::Closed | Waited::Stopped => RecvTimeoutError::Closed,
         })
     }
 
-    /// Waits for the next event, or until `stop` can be received from; `None` for that, and when it is
-    /// closed and drained.
-    pub(crate) fn recv_until(&self, stop: &Receiver<()>) -> Option<Event<P>> {
-        self.member.inbox.wait(&Until { deadline: None, stop: Some(stop) }).ok()
+    /// Waits for the next event, or until `stop` is set and the thread unparked; `None` for that, and
+    /// when it is closed and drained.
+    pub(crate) fn recv_until(&self, stop: &AtomicBool) -> Option<Event<P>> {
+        self.member.inbox.wait(Until { deadline: None, stop: Some(stop) }).ok()
     }
 
     /// An iterator over events that waits for each; it ends when the subscriber is closed and drained,

@@ -104,12 +104,12 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// How many inboxes have subscribed to the channel itself; patterns are not counted.
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self) -> usize {
-        self.pin.channel.subscribers()
+        self.core.trie.subscriber_count(&self.pin.channel)
     }
 
     /// What [`Receipt::matched`] of a publish would be now: patterns counted.
     pub fn match_count(&self) -> usize {
-        fanout::would_match(&self.core, &self.pin.channel).unwrap_or(0)
+        fanout::match_count(&self.core, &self.pin.channel).unwrap_or(0)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Patterns: the corners of Redis's rules, a matcher written straight from them, shell globs as
 //! `globset` reads them, and the type's own promises.
 
+mod common;
+
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
@@ -268,7 +270,7 @@ fn channel_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(common::cases(1_000))]
 
     #[test]
     fn the_matcher_follows_the_rules(
@@ -386,7 +388,7 @@ fn path_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(common::cases(300))]
 
     #[test]
     fn globs_are_read_as_globset_reads_them(

@@ -10,6 +10,7 @@ mod scratch;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hashbrown::HashSet;
 use smallvec::SmallVec;
 
 use crate::core::Core;
@@ -26,12 +27,37 @@ use scratch::Lease;
 /// back.
 pub(crate) struct Detached<P>(pub(crate) P);
 
-/// How many messages a publish would make now: one for each subscription of `route` that matches.
+/// How many messages a publish on `channel` would make now: one for each subscription that matches.
+/// `None` where its entry is out of the trie.
 ///
 /// # Complexity
 ///
 /// Linear in the patterns that match, and in the recipients where one of them takes each message once.
-pub(crate) fn match_count<P: 'static>(route: &Route<P>) -> usize {
+pub(crate) fn match_count<P: 'static>(core: &Core<P>, channel: &Arc<Channel<P>>) -> Option<usize> {
+    if core.trie.is_closed() {
+        // The turn may be taken, by a publish that has outlived the closing.
+        return Some(0);
+    }
+    let mut turn = core.trie.turn(channel);
+    if turn.is_detached() {
+        return None;
+    }
+    core.trie.refresh(channel, &mut turn);
+    Some(count(&turn))
+}
+
+/// The same for a name that has no entry.
+pub(crate) fn match_count_unlisted<P: 'static>(core: &Core<P>, name: &str) -> usize {
+    if core.trie.is_closed() {
+        return 0;
+    }
+    let route = core.trie.derive(name);
+    let matched = count(&route);
+    route.patterns.iter().for_each(|(entry, _)| core.trie.released(entry));
+    matched
+}
+
+fn count<P: 'static>(route: &Route<P>) -> usize {
     let mut lease = Lease::take();
     let scratch = &mut *lease;
     scratch.merge.lock(&route.patterns);
@@ -49,20 +75,10 @@ pub(crate) fn match_count<P: 'static>(route: &Route<P>) -> usize {
     live - repeated
 }
 
-/// How many messages a publish on `channel` would make; `None` where its entry is out of the trie.
-pub(crate) fn would_match<P: 'static>(core: &Core<P>, channel: &Arc<Channel<P>>) -> Option<usize> {
-    let mut turn = core.trie.turn(channel);
-    if turn.is_detached() {
-        return None;
-    }
-    core.trie.refresh(channel, &mut turn);
-    Some(match_count(&turn))
-}
-
 /// The look-up of a publish whose payload is made only if something matches: how many messages it would
 /// make. One that would make none is counted as published.
 pub(crate) fn probe<P: 'static>(core: &Core<P>, channel: &Arc<Channel<P>>) -> Option<usize> {
-    let matched = would_match(core, channel)?;
+    let matched = match_count(core, channel)?;
     if matched == 0 {
         core.trie.count(channel, Tally { published: 1, ..Tally::default() });
     }
@@ -83,11 +99,16 @@ pub(crate) fn publish<P: Clone + 'static>(
     // holds run user code then, and must do so when the turn is over.
     let mut slot = None;
     let mut after = After::new(core);
-    let mut turn = core.trie.try_turn(channel).unwrap_or_else(|| {
-        // Timeouts run from here.
-        after.started = Some(Instant::now());
-        core.trie.turn(channel)
-    });
+    let mut turn = match core.trie.try_turn(channel) {
+        Some(turn) => turn,
+        // The turn may be taken by a publish that has outlived the closing.
+        None if core.trie.is_closed() => return Err(Detached(payload)),
+        None => {
+            // Timeouts run from here.
+            after.started = Some(Instant::now());
+            core.trie.turn(channel)
+        }
+    };
     if turn.is_detached() {
         return Err(Detached(payload));
     }
@@ -111,50 +132,18 @@ pub(crate) fn publish<P: Clone + 'static>(
         }
         merge = Some(&mut scratch.merge);
     }
-    let mut exact = Some(Segment {
+    let mark = Mark::set();
+    let mut serving = Serving { slot: &mut slot, remaining, seen, tally: &mut commit.tally };
+    let exact = Segment {
         places: turn.exact.places(),
         numbers: turn.exact.numbers(),
         source: &channel.source,
         shared: false,
-    });
-    let mark = Mark::set();
-    loop {
-        let segment = if let Some(segment) = exact.take() {
-            segment
-        } else if let Some(merge) = merge.as_deref_mut()
-            && let Some(segment) = merge.next(patterns)
-        {
-            segment
-        } else {
-            break;
-        };
-        for (at, place) in segment.places.iter().enumerate() {
-            let Some(recipient) = place else { continue };
-            remaining -= 1;
-            if let Some(seen) = &mut seen
-                && recipient.inbox.settings().dedupe
-                && !seen.insert(address(&recipient.inbox))
-            {
-                continue;
-            }
-            // The last one gets the payload itself.
-            let payload = if remaining == 0 { slot.take() } else { slot.clone() };
-            let Some(payload) = payload else { break };
-            let message = Message { payload, source: Arc::clone(segment.source) };
-            // The one call site of `try_send`: with a second one the compiler would not inline it.
-            let entered = match recipient.to.try_send(message) {
-                Ok(()) => {
-                    commit.tally.delivered += 1;
-                    true
-                }
-                Err(error) => {
-                    let number = segment.numbers[at];
-                    after.overflow(recipient, number, error.into_inner(), &mut commit.tally)
-                }
-            };
-            if entered {
-                count_entered(recipient, segment.shared);
-            }
+    };
+    serving.serve(exact, &mut |full| after.overflow(full));
+    if let Some(merge) = merge {
+        while let Some(segment) = merge.next(patterns) {
+            serving.serve(segment, &mut |full| after.overflow(full));
         }
     }
     drop(mark);
@@ -175,6 +164,69 @@ pub(crate) fn publish<P: Clone + 'static>(
     receipt.matched = receipt.delivered + receipt.dropped;
     core.catch_up();
     Ok((receipt, matching))
+}
+
+/// A publish on its way through the recipients.
+struct Serving<'a, P> {
+    /// The payload, until the last recipient gets it.
+    slot: &'a mut Option<P>,
+    /// Recipients to come.
+    remaining: usize,
+    /// Inboxes served, by address, where some take a message once.
+    seen: Option<&'a mut HashSet<usize, foldhash::fast::RandomState>>,
+    tally: &'a mut Tally,
+}
+
+/// A message that found an inbox full.
+struct Full<'a, P> {
+    recipient: &'a Recipient<P>,
+    /// The number of the subscription.
+    number: u64,
+    message: Message<P>,
+    tally: &'a mut Tally,
+}
+
+impl<P: Clone> Serving<'_, P> {
+    /// Sends to the recipients of `segment`. `full` is asked what to do where there is no room: it
+    /// returns the message to have it sent again.
+    ///
+    /// One function for all, not inlined, for the sake of one call site of `try_send`: with a second one
+    /// the compiler would not inline that, and every delivery would pay.
+    #[inline(never)]
+    fn serve(
+        &mut self,
+        segment: Segment<'_, P>,
+        full: &mut dyn FnMut(Full<'_, P>) -> Option<Message<P>>,
+    ) {
+        'recipients: for (at, place) in segment.places.iter().enumerate() {
+            let Some(recipient) = place else { continue };
+            self.remaining -= 1;
+            if let Some(seen) = &mut self.seen
+                && recipient.inbox.settings().dedupe
+                && !seen.insert(address(&recipient.inbox))
+            {
+                continue;
+            }
+            // The last one gets the payload itself.
+            let payload = if self.remaining == 0 { self.slot.take() } else { self.slot.clone() };
+            let Some(payload) = payload else { return };
+            let mut message = Message { payload, source: Arc::clone(segment.source) };
+            while let Err(error) = recipient.to.try_send(message) {
+                let number = segment.numbers[at];
+                let message_back = error.into_inner();
+                let tally = &mut *self.tally;
+                match full(Full { recipient, number, message: message_back, tally }) {
+                    Some(again) => message = again,
+                    None => continue 'recipients,
+                }
+            }
+            if recipient.inbox.has_parked() {
+                recipient.inbox.wake_one();
+            }
+            count_entered(recipient, segment.shared);
+            self.tally.delivered += 1;
+        }
+    }
 }
 
 /// Counts a message that entered an inbox by the subscription `recipient`.
@@ -210,37 +262,34 @@ struct After<'a, P: 'static> {
     scratch: Option<Lease<P>>,
     /// Subscribers that were full and are to be ended, by number.
     disconnected: SmallVec<[u64; 1]>,
-    waits: Vec<Wait<P>>,
+    /// Messages that wait for room, each with whom it is for.
+    waits: Vec<(Recipient<P>, Wait<P>)>,
 }
 
-impl<'a, P> After<'a, P> {
+impl<'a, P: Clone> After<'a, P> {
     #[inline]
     fn new(core: &'a Core<P>) -> Self {
         let disconnected = SmallVec::new();
         Self { core, started: None, scratch: None, disconnected, waits: Vec::new() }
     }
 
-    /// Does with a message what the policy of a full inbox says; whether it entered.
+    /// Does with a message what the policy of a full inbox says; returns it to have it sent again.
     #[cold]
-    fn overflow(
-        &mut self,
-        recipient: &Recipient<P>,
-        number: u64,
-        message: Message<P>,
-        tally: &mut Tally,
-    ) -> bool {
+    fn overflow(&mut self, full: Full<'_, P>) -> Option<Message<P>> {
+        let Full { recipient, number, message, tally } = full;
         let inbox = &recipient.inbox;
         let dead = &mut self.scratch.get_or_insert_with(Lease::take).dead;
-        let refused = match inbox.overflow(&recipient.to, message, number, dead) {
-            Overflowed::Entered { evicted } => {
-                tally.delivered += 1;
-                tally.evicted += evicted;
-                return true;
+        let refused = match inbox.overflow(message, number) {
+            Overflowed::Retry { message, evicted } => {
+                tally.evicted += u64::from(evicted.is_some());
+                dead.extend(evicted);
+                return Some(message);
             }
             Overflowed::Wait(wait) => {
                 self.started.get_or_insert_with(Instant::now);
-                self.waits.push(wait);
-                return false;
+                let recipient = Recipient::new(recipient.to.clone(), Arc::clone(inbox));
+                self.waits.push((recipient, wait));
+                return None;
             }
             Overflowed::Disconnected(message) => {
                 self.disconnected.push(inbox.member());
@@ -250,7 +299,7 @@ impl<'a, P> After<'a, P> {
         };
         tally.dropped += 1;
         dead.push(refused);
-        false
+        None
     }
 
     #[inline]
@@ -270,11 +319,12 @@ impl<'a, P> After<'a, P> {
         }
         let started = self.started.unwrap_or_else(Instant::now);
         let mut tally = Tally::default();
-        for wait in self.waits.drain(..) {
+        for (recipient, wait) in self.waits.drain(..) {
             // A deadline beyond what the clock can say is none.
             let deadline = wait.timeout().and_then(|timeout| started.checked_add(timeout));
-            if wait.finish(deadline) {
-                tally.delivered += 1;
+            let place = Some(recipient);
+            if wait.finish(deadline, |message| send_again(&place, message, &mut tally)) {
+                place.iter().for_each(Recipient::settle);
             } else {
                 tally.dropped += 1;
             }
@@ -283,12 +333,36 @@ impl<'a, P> After<'a, P> {
         receipt.dropped += tally.dropped as usize;
         self.core.trie.count(channel, tally);
     }
+}
 
+impl<P> After<'_, P> {
     fn disconnect(&mut self) {
         for member in self.disconnected.drain(..) {
             self.core.disconnect(member);
         }
     }
+}
+
+/// Sends a message to the one recipient in `place`; it comes back where there is still no room.
+fn send_again<P: Clone>(
+    place: &Option<Recipient<P>>,
+    message: Message<P>,
+    tally: &mut Tally,
+) -> Option<Message<P>> {
+    let Message { payload, source } = message;
+    let mut back = None;
+    let mut slot = Some(payload);
+    let segment = Segment {
+        places: std::slice::from_ref(place),
+        numbers: &[0],
+        source: &source,
+        shared: false,
+    };
+    Serving { slot: &mut slot, remaining: 1, seen: None, tally }.serve(segment, &mut |full| {
+        back = Some(full.message);
+        None
+    });
+    back
 }
 
 impl<P> Drop for After<'_, P> {

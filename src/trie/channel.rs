@@ -106,13 +106,7 @@ impl<P> Route<P> {
             matching.push((Arc::clone(entry), Arc::new(source)));
         });
         matching.sort_unstable_by_key(|(entry, _)| entry.number);
-        Self {
-            detached: false,
-            uses: 0,
-            stamp,
-            exact: Recipients::default(),
-            patterns: matching,
-        }
+        Self { detached: false, uses: 0, stamp, exact: Recipients::default(), patterns: matching }
     }
 
     fn ended() -> Self {

@@ -118,7 +118,7 @@ impl<P> Trie<P> {
 
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        // SeqCst: partner of the store in `close`. The one writes here and then tries a turn, the other
+        // SeqCst: partner of the store in `shut_down`. The one writes here and then tries a turn, the other
         // gives up a turn and then reads here: one of them must see the other.
         self.closed.load(Ordering::SeqCst)
     }
@@ -256,6 +256,7 @@ impl<P> Trie<P> {
         // and then this sees that the bus is closed.
         if self.is_closed() {
             drop(recipients);
+            self.released(&entry);
             self.patterns.release(&entry);
             return Err(Closed);
         }
@@ -263,10 +264,7 @@ impl<P> Trie<P> {
         let number = self.next_number();
         recipients.push(number, recipient);
         drop(recipients);
-        if self.is_closed() {
-            // Who closed may have found the lock taken, by this.
-            self.shut(&entry);
-        }
+        self.released(&entry);
         Ok(Joined { at: entry, number })
     }
 
@@ -274,6 +272,7 @@ impl<P> Trie<P> {
     pub(crate) fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>) -> Option<Recipient<P>> {
         turn::forbid();
         let recipient = joined.at.write().remove(joined.number);
+        self.released(&joined.at);
         self.patterns.release(&joined.at);
         let recipient = recipient?;
         recipient.settle();
@@ -299,20 +298,26 @@ impl<P> Trie<P> {
     pub(crate) fn entered_pattern(&self, joined: &Joined<PatternEntry<P>>) -> u64 {
         turn::forbid();
         // Relaxed: a sum, exact at rest.
-        joined
+        let entered = joined
             .at
             .read()
             .get(joined.number)
-            .map_or(0, |recipient| recipient.entered.load(Ordering::Relaxed))
+            .map_or(0, |recipient| recipient.entered.load(Ordering::Relaxed));
+        self.released(&joined.at);
+        entered
     }
 
     // ---- closing -------------------------------------------------------------------------------
 
-    /// Closes the trie: whatever it held is let go, what publishes hold as soon as they are done. Waits
-    /// for none of them.
-    pub(crate) fn close(&self) {
+    /// Closes the trie to publishing and subscribing.
+    pub(crate) fn shut_down(&self) {
         // SeqCst: see `is_closed`.
         self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets go of all that a closed trie held, and of what publishes hold as soon as they are done. Waits
+    /// for none of them.
+    pub(crate) fn take_down(&self) {
         self.stripes.close(|route| self.take_apart(route));
         self.patterns.close(|entry| self.shut(entry));
     }
@@ -334,7 +339,16 @@ impl<P> Trie<P> {
         }
     }
 
-    /// Lets go of a pattern's recipients, unless a publish holds them: then it does this at its end.
+    /// To be called by whoever has given up the lock of a pattern's recipients outside of a turn: one
+    /// who closed the bus meanwhile has found it taken. (A turn's end sees to those held in it.)
+    #[inline]
+    pub(crate) fn released(&self, entry: &PatternEntry<P>) {
+        if self.is_closed() {
+            self.shut(entry);
+        }
+    }
+
+    /// Lets go of a pattern's recipients, unless someone holds them: then they do this at their end.
     fn shut(&self, entry: &PatternEntry<P>) {
         let taken = entry.try_write().map(|mut recipients| std::mem::take(&mut *recipients));
         for recipient in taken.iter().flat_map(|recipients| recipients.places()).flatten() {
@@ -372,6 +386,9 @@ impl<P> Trie<P> {
     pub(crate) fn channels(&self, pattern: Option<&Pattern>) -> Vec<Arc<str>> {
         turn::forbid();
         let mut names = Vec::new();
+        if self.is_closed() {
+            return names;
+        }
         self.stripes.for_each(|channel| {
             if channel.subscribers() > 0
                 && pattern.is_none_or(|pattern| pattern.is_match(&channel.name))
@@ -380,6 +397,11 @@ impl<P> Trie<P> {
             }
         });
         names
+    }
+
+    /// Exact subscribers of a channel.
+    pub(crate) fn subscriber_count(&self, channel: &Channel<P>) -> usize {
+        if self.is_closed() { 0 } else { channel.subscribers() }
     }
 
     /// Channels that have an exact subscriber.

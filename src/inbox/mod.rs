@@ -1,23 +1,29 @@
 //! A subscriber's inbox: the bounded crossbeam queue, what happens when it is full, the account of what
 //! was lost, lifecycle events, and the waking of who waits.
 //!
-//! Publishers reach an inbox through the `Sender` in their route and touch nothing here while it has
-//! room. Receivers read one word, [`Inbox::attention`], before each message; all else is off that path.
+//! Publishers reach an inbox through the `Sender` in their route, and while it has room they only read
+//! one word here, [`Inbox::attention`], to see whether a receiver sleeps. Receivers read the same word
+//! before and after each message; all else is off that path.
 //!
 //! One lock is taken in this module, the mailbox's. It is the innermost of the engine: whoever holds it
 //! takes no other and runs no user code.
 
+mod waiter;
+
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded, never, select_biased};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_utils::Backoff;
 
 use crate::error::TryRecvError;
 use crate::event::{Event, Message};
 use crate::limits::Overflow;
 use crate::stats::CloseReason;
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+use waiter::{Waiter, park};
 
 /// Lifecycle events wait in the mailbox.
 const EVENTS: u32 = 1;
@@ -27,6 +33,18 @@ const LAGGED: u32 = 1 << 1;
 const CLOSED: u32 = 1 << 2;
 /// Some receive has returned `Closed`, and so must all that follow.
 const ENDED: u32 = 1 << 3;
+/// Receivers sleep, or are about to: whoever brings something to read wakes one.
+const PARKED: u32 = 1 << 4;
+/// Publishers wait for room: whoever takes a message wakes them.
+const CROWDED: u32 = 1 << 5;
+
+/// What a receiver must look at before it takes a message.
+const FIRST: u32 = EVENTS | LAGGED | CLOSED | ENDED;
+
+/// How long a publisher that waits for room sleeps at most before it looks itself, at first and at last.
+/// It is woken at once by whoever receives through a `Subscriber`; who takes messages from its
+/// `receiver()` wakes nobody.
+const LOOKS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(1));
 
 /// The choices made when a subscriber was built.
 #[derive(Clone, Debug)]
@@ -43,7 +61,7 @@ pub(crate) struct Inbox<P> {
     /// The number of its member in the registry.
     member: u64,
     queue: Receiver<Message<P>>,
-    /// `EVENTS | LAGGED | CLOSED | ENDED`; 0 while a receiver has nothing to do but take messages.
+    /// The bits above; 0 while publishers have nothing to do but send, and receivers but to take.
     attention: AtomicU32,
     settings: Settings,
     /// Messages that made room for newer ones.
@@ -74,9 +92,9 @@ struct Rare<P> {
     passed: u64,
     /// Messages that left the queue before the `Subscribe` they follow was seen.
     aside: VecDeque<Message<P>>,
-    /// Wakes receivers that wait; made when one first does. Dropping the sender wakes all of them.
-    bell: Option<(Sender<()>, Receiver<()>)>,
-    /// Publishers that wait for room, each with the subscription it serves.
+    /// Receivers that sleep, the first to be woken first. `PARKED` is set while there are any.
+    parked: VecDeque<Arc<Waiter>>,
+    /// Publishers that wait for room. `CROWDED` is set while there are any.
     waiting: Vec<Waiting>,
 }
 
@@ -86,7 +104,7 @@ impl<P> Default for Rare<P> {
             events: VecDeque::new(),
             passed: 0,
             aside: VecDeque::new(),
-            bell: None,
+            parked: VecDeque::new(),
             waiting: Vec::new(),
         }
     }
@@ -99,11 +117,11 @@ struct Pending {
 }
 
 struct Waiting {
+    /// The number of the subscription that the message came by.
     subscription: u64,
-    /// Dropped to end the wait. Nothing is sent.
-    _cancel: Sender<()>,
-    /// Tells the waits apart.
-    cancelled: Receiver<()>,
+    publisher: Thread,
+    /// Set to end the wait. Its address tells the waits apart.
+    cancelled: Arc<AtomicBool>,
 }
 
 /// A lifecycle event before it is dressed as an [`Event`].
@@ -132,13 +150,13 @@ impl<P> From<Lifecycle> for Event<P> {
     }
 }
 
-/// What became of a message that found the inbox full.
+/// What is to be done with a message that found the inbox full.
 pub(crate) enum Overflowed<P> {
-    /// It entered after all; so many older ones were evicted.
-    Entered { evicted: u64 },
-    /// It was refused.
+    /// An older one has been evicted: send it again.
+    Retry { message: Message<P>, evicted: Option<Message<P>> },
+    /// It is refused.
     Refused(Message<P>),
-    /// It was refused, and its subscriber is closed for it: the caller must unsubscribe it.
+    /// It is refused, and its subscriber is closed for it: the caller must unsubscribe it.
     Disconnected(Message<P>),
     /// It must wait, outside the turn.
     Wait(Wait<P>),
@@ -146,21 +164,21 @@ pub(crate) enum Overflowed<P> {
 
 /// A message that waits for room in an inbox.
 ///
-/// Dropped unfinished (by unwinding), it counts as refused.
+/// Dropped unfinished, it counts as refused.
 pub(crate) struct Wait<P> {
     inbox: Arc<Inbox<P>>,
-    to: Sender<Message<P>>,
     message: Option<Message<P>>,
     timeout: Option<Duration>,
-    cancelled: Receiver<()>,
+    cancelled: Arc<AtomicBool>,
 }
 
 /// How a waiting receive is ended from outside.
+#[derive(Clone, Copy)]
 pub(crate) struct Until<'a> {
     /// `None` is without end.
     pub(crate) deadline: Option<Instant>,
-    /// Readable, or disconnected, when the receive is to give up.
-    pub(crate) stop: Option<&'a Receiver<()>>,
+    /// Set, and then the thread unparked, when the receive is to give up.
+    pub(crate) stop: Option<&'a AtomicBool>,
 }
 
 impl<P> Inbox<P> {
@@ -251,57 +269,40 @@ impl<P> Inbox<P> {
         mailbox.close_reason = Some(reason);
         mailbox.sender = None;
         // Release: whoever reads the bit sees what was sent before the close. Under the lock, so that
-        // a receiver about to wait sees it or is woken.
+        // a receiver about to sleep sees it or is woken.
         self.attention.fetch_or(CLOSED, Ordering::Release);
         if let Some(rare) = &mut mailbox.rare {
-            rare.bell = None;
-            rare.waiting = Vec::new();
+            while self.wake_next(rare) {}
+            self.cancel(rare, |_| true);
         }
         true
     }
 
     // ---- publishing to a full inbox ------------------------------------------------------------
 
-    /// Applies the policy to `message`, which `to` has just refused as full. Runs in the turn: it waits
-    /// for nobody and drops no payload; evicted ones go to `evicted`.
+    /// Applies the policy to `message`, which the queue has just refused as full. Runs in the turn: it
+    /// waits for nobody and drops no payload.
     #[cold]
     pub(crate) fn overflow(
         self: &Arc<Self>,
-        to: &Sender<Message<P>>,
-        mut message: Message<P>,
+        message: Message<P>,
         subscription: u64,
-        evicted: &mut Vec<Message<P>>,
     ) -> Overflowed<P> {
         self.sample_depth();
         match self.settings.overflow {
             Overflow::DropOldest => {
-                let mut count = 0;
-                loop {
-                    if let Some(oldest) = self.evict() {
-                        evicted.push(oldest);
-                        count += 1;
-                    }
-                    // A send with a deadline that is over, and not `try_send`, whose one call site is
-                    // in the fan-out: a second one would keep the compiler from inlining it there.
-                    match to.send_deadline(message, over()) {
-                        Ok(()) => break,
-                        Err(error) if error.is_disconnected() => {
-                            self.lose(&self.evicted, count);
-                            self.lose(&self.refused, 1);
-                            return Overflowed::Refused(error.into_inner());
-                        }
-                        Err(error) => message = error.into_inner(),
-                    }
+                let evicted = self.take(true).ok().and_then(Event::into_message);
+                if evicted.is_some() {
+                    self.lose(&self.evicted);
                 }
-                self.lose(&self.evicted, count);
-                Overflowed::Entered { evicted: count }
+                Overflowed::Retry { message, evicted }
             }
             Overflow::DropNewest => {
-                self.lose(&self.refused, 1);
+                self.lose(&self.refused);
                 Overflowed::Refused(message)
             }
             Overflow::Disconnect => {
-                self.lose(&self.refused, 1);
+                self.lose(&self.refused);
                 self.close(CloseReason::Overflow);
                 Overflowed::Disconnected(message)
             }
@@ -309,68 +310,71 @@ impl<P> Inbox<P> {
                 let mut mailbox = self.mailbox.lock();
                 if mailbox.close_reason.is_some() {
                     drop(mailbox);
-                    self.lose(&self.refused, 1);
+                    self.lose(&self.refused);
                     return Overflowed::Refused(message);
                 }
                 // Entered in the turn: whoever takes the subscription out of the route after this
                 // finds the wait and ends it.
-                let (cancel, cancelled) = bounded(0);
-                let rare = mailbox.rare.get_or_insert_default();
-                rare.waiting.push(Waiting {
+                let cancelled = Arc::new(AtomicBool::new(false));
+                mailbox.rare.get_or_insert_default().waiting.push(Waiting {
                     subscription,
-                    _cancel: cancel,
-                    cancelled: cancelled.clone(),
+                    publisher: thread::current(),
+                    cancelled: Arc::clone(&cancelled),
                 });
-                Overflowed::Wait(Wait {
-                    inbox: Arc::clone(self),
-                    to: to.clone(),
-                    message: Some(message),
-                    timeout,
-                    cancelled,
-                })
+                // SeqCst: partner of the load in `taken`. This writes here and then tries to send; the
+                // other takes and then reads here: one of them must see the other.
+                self.attention.fetch_or(CROWDED, Ordering::SeqCst);
+                let inbox = Arc::clone(self);
+                Overflowed::Wait(Wait { inbox, message: Some(message), timeout, cancelled })
             }
         }
     }
 
-    /// Counts a message that did not enter after all.
-    fn refuse(&self) {
-        self.lose(&self.refused, 1);
-    }
-
-    fn evict(&self) -> Option<Message<P>> {
-        // Acquire: with the mailbox's lock below; a stale 0 is a message that no pending event counts.
-        if self.attention.load(Ordering::Acquire) & EVENTS == 0 {
-            return self.queue.recv_deadline(over()).ok();
-        }
-        let mut mailbox = self.mailbox.lock();
-        let oldest = self.queue.recv_deadline(over()).ok()?;
-        self.passed_one(&mut mailbox);
-        Some(oldest)
-    }
-
-    fn lose(&self, counter: &AtomicU64, messages: u64) {
-        if messages == 0 {
-            return;
-        }
+    /// Counts a lost message.
+    fn lose(&self, counter: &AtomicU64) {
         // Relaxed: read as sums at rest.
-        counter.fetch_add(messages, Ordering::Relaxed);
-        self.unreported.fetch_add(messages, Ordering::Relaxed);
-        // Release: partner of the Acquire in `poll`; a receiver that sees the bit sees the count.
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.unreported.fetch_add(1, Ordering::Relaxed);
+        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count.
         if self.attention.fetch_or(LAGGED, Ordering::Release) & LAGGED == 0 {
-            Self::ring(&mut self.mailbox.lock());
+            self.wake_one();
         }
     }
 
     /// Ends the waits of publishers for `subscription`, as refused.
     pub(crate) fn cancel_waits(&self, subscription: u64) {
         if let Some(rare) = &mut self.mailbox.lock().rare {
-            rare.waiting.retain(|waiting| waiting.subscription != subscription);
+            self.cancel(rare, |waiting| waiting.subscription == subscription);
         }
     }
 
-    fn forget_wait(&self, cancelled: &Receiver<()>) {
-        if let Some(rare) = &mut self.mailbox.lock().rare {
-            rare.waiting.retain(|waiting| !waiting.cancelled.same_channel(cancelled));
+    fn cancel(&self, rare: &mut Rare<P>, which: impl Fn(&Waiting) -> bool) {
+        rare.waiting.retain(|waiting| {
+            let cancel = which(waiting);
+            if cancel {
+                // Release: partner of the Acquire in `Wait::is_cancelled`.
+                waiting.cancelled.store(true, Ordering::Release);
+                waiting.publisher.unpark();
+            }
+            !cancel
+        });
+        self.uncrowd(rare);
+    }
+
+    fn uncrowd(&self, rare: &mut Rare<P>) {
+        if rare.waiting.is_empty() {
+            rare.waiting = Vec::new();
+            // Relaxed: set and cleared under the lock.
+            self.attention.fetch_and(!CROWDED, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes all publishers that wait for room: a thread can wait in several inboxes, one after
+    /// another, and the first in the list need not wait in this one yet.
+    #[cold]
+    fn make_way(&self) {
+        if let Some(rare) = &self.mailbox.lock().rare {
+            rare.waiting.iter().for_each(|waiting| waiting.publisher.unpark());
         }
     }
 
@@ -397,16 +401,9 @@ impl<P> Inbox<P> {
             }
         };
         rare.events.push_back(Pending { event, due });
-        // Release: partner of the Acquire in `poll`. The events themselves are under the lock.
+        // Release: partner of the Acquire in `take`. The events themselves are under the lock.
         self.attention.fetch_or(EVENTS, Ordering::Release);
-        Self::ring(&mut mailbox);
-    }
-
-    fn ring(mailbox: &mut Mailbox<P>) {
-        if let Some((bell, _)) = mailbox.rare.as_ref().and_then(|rare| rare.bell.as_ref()) {
-            // Full means that a call is on its way already.
-            let _ = bell.try_send(());
-        }
+        self.wake_next(rare);
     }
 
     /// Counts a message that left the queue while events were pending, and wakes a receiver that
@@ -416,42 +413,85 @@ impl<P> Inbox<P> {
         if let Some(first) = rare.events.front() {
             rare.passed += 1;
             if first.due <= rare.passed || self.queue.is_empty() {
-                Self::ring(mailbox);
+                self.wake_next(rare);
             }
         }
+    }
+
+    // ---- waking receivers ----------------------------------------------------------------------
+
+    /// Whether a receiver sleeps: to be asked after a message has been sent.
+    #[inline]
+    pub(crate) fn has_parked(&self) -> bool {
+        // SeqCst: partner of the store in `wait`. This one has sent (crossbeam moves the tail by a
+        // SeqCst exchange) and then reads here; the other writes here and then looks at the queue: one
+        // of them must see the other.
+        self.attention.load(Ordering::SeqCst) & PARKED != 0
+    }
+
+    /// Wakes the receiver that has slept longest.
+    #[cold]
+    pub(crate) fn wake_one(&self) {
+        if let Some(rare) = &mut self.mailbox.lock().rare {
+            self.wake_next(rare);
+        }
+    }
+
+    /// Wakes the receiver that has slept longest; whether there was one.
+    fn wake_next(&self, rare: &mut Rare<P>) -> bool {
+        let Some(waiter) = rare.parked.pop_front() else { return false };
+        if rare.parked.is_empty() {
+            // Relaxed: set and cleared under the lock.
+            self.attention.fetch_and(!PARKED, Ordering::Relaxed);
+        }
+        waiter.wake();
+        true
     }
 
     // ---- receiving -----------------------------------------------------------------------------
 
     /// What is there to be read, in the order: losses, lifecycle events that are due, a message.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn poll(&self) -> Result<Event<P>, TryRecvError> {
+        self.take(false)
+    }
+
+    /// What is there to be read; where `evicting`, the oldest message and nothing else.
+    ///
+    /// One function for both, not inlined, for the sake of one call site of `try_recv`: with a second one
+    /// the compiler would not inline that, and every receive would pay.
+    #[inline(never)]
+    fn take(&self, evicting: bool) -> Result<Event<P>, TryRecvError> {
         loop {
             // Held across the take where events wait for messages to pass: neither may overtake.
             let mut mailbox = None;
             // Acquire: partner of the Releases in `lose`, `tell` and `close`.
             let attention = self.attention.load(Ordering::Acquire);
-            if attention != 0 {
-                match self.attend(attention) {
+            if attention & FIRST != 0 {
+                match self.attend(attention, evicting) {
                     Attended::Yield(event) => return Ok(event),
                     Attended::Ended => return Err(TryRecvError::Closed),
                     Attended::Take(guard) => mailbox = guard,
                 }
             }
-            // The one call site of `try_recv`: with a second one the compiler would not inline it.
             match self.queue.try_recv() {
                 Ok(message) => {
                     if let Some(mut mailbox) = mailbox {
                         self.passed_one(&mut mailbox);
-                        return Ok(message.into());
+                    } else if !evicting && self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
+                        // A subscription is told of before the first message that it can bring is sent,
+                        // so whoever took that message sees the bit.
+                        match self.reconcile(message) {
+                            Some(message) => return Ok(message.into()),
+                            None => continue,
+                        }
                     }
-                    if let Some(event) = self.taken(message) {
-                        return Ok(event);
-                    }
+                    self.taken();
+                    return Ok(message.into());
                 }
                 // Another reader took what events were waiting for: now they are due.
-                Err(_) if mailbox.is_some() => {}
-                Err(_) if attention & CLOSED != 0 => {
+                Err(_) if mailbox.is_some() && !evicting => {}
+                Err(_) if attention & CLOSED != 0 && !evicting => {
                     // Relaxed: the bit alone is what the next receive reads.
                     self.attention.fetch_or(ENDED, Ordering::Relaxed);
                     return Err(TryRecvError::Closed);
@@ -461,20 +501,18 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Dresses a message that has just left the queue; `None` where an event must come first.
+    /// What follows the taking of a message.
     #[inline]
-    fn taken(&self, message: Message<P>) -> Option<Event<P>> {
+    fn taken(&self) {
         let depth = self.queue.len() + 1;
         // Relaxed: a mere statistic.
         if depth > self.high_water.load(Ordering::Relaxed) {
             self.high_water.fetch_max(depth, Ordering::Relaxed);
         }
-        // Acquire: partner of the Release in `tell`. A subscription is told of before the first message
-        // it can bring is sent, so whoever took that message sees the bit.
-        if self.attention.load(Ordering::Acquire) & EVENTS != 0 {
-            return self.reconcile(message).map(Event::from);
+        // SeqCst: partner of the store in `overflow`; crossbeam moves the head by a SeqCst exchange.
+        if self.attention.load(Ordering::SeqCst) & CROWDED != 0 {
+            self.make_way();
         }
-        Some(message.into())
     }
 
     /// Sets `message` aside where the `Subscribe` that it follows has been told of since this receive
@@ -488,11 +526,16 @@ impl<P> Inbox<P> {
             return None;
         }
         self.passed_one(&mut mailbox);
+        drop(mailbox);
+        self.taken();
         Some(message)
     }
 
     #[cold]
-    fn attend(&self, attention: u32) -> Attended<'_, P> {
+    fn attend(&self, attention: u32, evicting: bool) -> Attended<'_, P> {
+        if evicting {
+            return Attended::Take((attention & EVENTS != 0).then(|| self.mailbox.lock()));
+        }
         if attention & ENDED != 0 {
             return Attended::Ended;
         }
@@ -515,8 +558,8 @@ impl<P> Inbox<P> {
         let event = if rare.events.front().is_some_and(|first| due(first, rare.passed)) {
             let event = rare.events.pop_front().map(|pending| pending.event.into());
             if rare.events.front().is_some_and(|next| due(next, rare.passed)) {
-                // For another clone that waits: this one's caller may be long.
-                Self::ring(&mut mailbox);
+                // For another clone that sleeps: this one's caller may be long.
+                self.wake_next(rare);
             }
             event
         } else if let Some(message) = rare.aside.pop_front() {
@@ -543,45 +586,67 @@ impl<P> Inbox<P> {
     }
 
     /// Waits until there is something to be read.
-    pub(crate) fn wait(&self, until: &Until<'_>) -> Result<Event<P>, Waited> {
-        let silent = never();
-        let stop = until.stop.unwrap_or(&silent);
+    pub(crate) fn wait(&self, until: Until<'_>) -> Result<Event<P>, Waited> {
         loop {
-            if !stop.is_empty() {
+            if until.is_stopped() {
+                // What is queued stays queued for the others.
                 return Err(Waited::Stopped);
             }
             match self.poll() {
                 Ok(event) => return Ok(event),
                 Err(TryRecvError::Closed) => return Err(Waited::Closed),
+                Err(TryRecvError::Empty) if until.is_over() => return Err(Waited::TimedOut),
                 Err(TryRecvError::Empty) => {}
             }
-            let bell = {
-                let mut mailbox = self.mailbox.lock();
-                // Under the lock: what is told after this look rings the bell that is taken here.
-                if self.attention.load(Ordering::Acquire) != 0 {
-                    continue;
-                }
-                let rare = mailbox.rare.get_or_insert_default();
-                rare.bell.get_or_insert_with(|| bounded(1)).1.clone()
-            };
-            let left = until.deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let message = match left {
-                None => select_biased! {
-                    recv(stop) -> _ => return Err(Waited::Stopped),
-                    recv(bell) -> _ => None,
-                    recv(self.queue) -> message => message.ok(),
-                },
-                Some(Duration::ZERO) => return Err(Waited::TimedOut),
-                Some(left) => select_biased! {
-                    recv(stop) -> _ => return Err(Waited::Stopped),
-                    recv(bell) -> _ => None,
-                    recv(self.queue) -> message => message.ok(),
-                    default(left) => None,
-                },
-            };
-            if let Some(event) = message.and_then(|message| self.taken(message)) {
-                return Ok(event);
+            let backoff = Backoff::new();
+            while self.has_nothing() && !backoff.is_completed() {
+                backoff.snooze();
             }
+            if self.has_nothing() {
+                self.sleep(until);
+            }
+        }
+    }
+
+    /// Whether there seems to be nothing to read.
+    fn has_nothing(&self) -> bool {
+        // Acquire: as in `take`.
+        self.queue.is_empty() && self.attention.load(Ordering::Acquire) & FIRST == 0
+    }
+
+    /// Sleeps until there may be something to read, or `until` is over.
+    fn sleep(&self, until: Until<'_>) {
+        let waiter = Waiter::current();
+        {
+            let mut mailbox = self.mailbox.lock();
+            mailbox.rare.get_or_insert_default().parked.push_back(Arc::clone(&waiter));
+            // SeqCst: see `has_parked`.
+            self.attention.fetch_or(PARKED, Ordering::SeqCst);
+        }
+        while self.has_nothing() && !waiter.is_woken() && !until.is_stopped() && !until.is_over() {
+            park(until.deadline);
+        }
+        if waiter.is_woken() {
+            return self.pass_on(until);
+        }
+        let mut mailbox = self.mailbox.lock();
+        if let Some(rare) = &mut mailbox.rare {
+            rare.parked.retain(|other| !Arc::ptr_eq(other, &waiter));
+            if rare.parked.is_empty() {
+                // Relaxed: set and cleared under the lock.
+                self.attention.fetch_and(!PARKED, Ordering::Relaxed);
+            }
+        }
+        drop(mailbox);
+        if waiter.is_woken() {
+            self.pass_on(until);
+        }
+    }
+
+    /// One that was woken takes what it was woken for, unless it has been stopped: then another must.
+    fn pass_on(&self, until: Until<'_>) {
+        if until.is_stopped() && !self.has_nothing() {
+            self.wake_one();
         }
     }
 
@@ -611,6 +676,17 @@ pub(crate) enum Waited {
     Stopped,
 }
 
+impl Until<'_> {
+    fn is_stopped(&self) -> bool {
+        // Acquire: what was done before stopping is seen by who was stopped.
+        self.stop.is_some_and(|stop| stop.load(Ordering::Acquire))
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
 impl Lifecycle {
     /// Whether this is the `Subscribe` that `message` must not precede.
     fn announces<P>(&self, message: &Message<P>) -> bool {
@@ -627,44 +703,44 @@ impl<P> Wait<P> {
         self.timeout
     }
 
-    /// Waits for room until `deadline`, without end where there is none; whether the message entered.
-    pub(crate) fn finish(mut self, deadline: Option<Instant>) -> bool {
-        let Some(message) = self.message.take() else { return false };
-        let mut select = Select::new();
-        let cancelled = select.recv(&self.cancelled);
-        select.send(&self.to);
-        let ready = match deadline {
-            Some(deadline) => select.select_deadline(deadline).ok(),
-            None => Some(select.select()),
-        };
-        let left = match ready {
-            None => Some(message),
-            Some(operation) if operation.index() == cancelled => {
-                let _ = operation.recv(&self.cancelled);
-                Some(message)
+    /// Tries to `send` until the message enters, the wait is ended, or `deadline` is over; whether it
+    /// entered. `send` gives back what did not.
+    pub(crate) fn finish(
+        mut self,
+        deadline: Option<Instant>,
+        mut send: impl FnMut(Message<P>) -> Option<Message<P>>,
+    ) -> bool {
+        let mut look = LOOKS.0;
+        while !self.is_cancelled() {
+            let Some(message) = self.message.take() else { return false };
+            self.message = send(message);
+            if self.message.is_none() {
+                return true;
             }
-            Some(operation) => operation.send(&self.to, message).err().map(|error| error.0),
-        };
-        if left.is_none() {
-            self.inbox.add_entered(1);
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return false;
+            }
+            let next = now + look;
+            park(Some(deadline.map_or(next, |deadline| deadline.min(next))));
+            look = LOOKS.1.min(look * 2);
         }
-        // Put back where it was not sent: dropping the wait counts it, then it is dropped itself.
-        self.message = left;
-        self.message.is_none()
+        false
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
     }
 }
 
 impl<P> Drop for Wait<P> {
     fn drop(&mut self) {
         if self.message.is_some() {
-            self.inbox.refuse();
+            self.inbox.lose(&self.inbox.refused);
         }
-        self.inbox.forget_wait(&self.cancelled);
+        if let Some(rare) = &mut self.inbox.mailbox.lock().rare {
+            rare.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.cancelled, &self.cancelled));
+            self.inbox.uncrowd(rare);
+        }
     }
-}
-
-/// A deadline that is over: for sends and takes that do not wait.
-fn over() -> Instant {
-    static OVER: LazyLock<Instant> = LazyLock::new(Instant::now);
-    *OVER
 }

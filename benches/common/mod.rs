@@ -1,0 +1,143 @@
+//! What the benches share: measuring in turns, and tables of the numbers to reach.
+#![allow(dead_code, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use comfy_table::{CellAlignment, Table, presets};
+use criterion::Criterion;
+
+/// Whether this run only tries out that everything works (`cargo bench -- --test`).
+pub fn is_test() -> bool {
+    std::env::args().any(|arg| arg == "--test")
+}
+
+/// Whether benches were chosen by name, so that the tables at the end are not asked for.
+pub fn is_filtered() -> bool {
+    std::env::args().skip(1).any(|arg| !arg.starts_with('-') || arg == "--list")
+}
+
+/// `full` in a real run, `tried` where it is only tried out.
+pub fn scaled(full: usize, tried: usize) -> usize {
+    if is_test() { tried } else { full }
+}
+
+/// Short measurements: the benches have many points, and compare medians.
+pub fn criterion() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+        .sample_size(20)
+        .without_plots()
+        .configure_from_args()
+}
+
+/// The time of one call of `work`, for each of `operations` in it, in nanoseconds.
+pub fn nanos(operations: usize, work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_nanos() as f64 / operations as f64
+}
+
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Medians of what two ways take in turns, and of their ratio and difference round by round, so that a
+/// machine whose speed drifts drifts under both.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub ours: f64,
+    pub floor: f64,
+    pub ratio: f64,
+    pub difference: f64,
+}
+
+/// Measures two ways in turns; each returns nanoseconds for one operation.
+pub fn in_turns(
+    rounds: usize,
+    mut ours: impl FnMut() -> f64,
+    mut floor: impl FnMut() -> f64,
+) -> Pair {
+    let (mut us, mut them, mut ratios, mut differences) = (vec![], vec![], vec![], vec![]);
+    for round in 0..rounds + 2 {
+        // Each way comes first as often as the other.
+        let (a, b) = if round % 2 == 0 {
+            let a = ours();
+            (a, floor())
+        } else {
+            let b = floor();
+            (ours(), b)
+        };
+        // Two rounds to warm up.
+        if round >= 2 {
+            us.push(a);
+            them.push(b);
+            ratios.push(a / b);
+            differences.push(a - b);
+        }
+    }
+    Pair {
+        ours: median(&mut us),
+        floor: median(&mut them),
+        ratio: median(&mut ratios),
+        difference: median(&mut differences),
+    }
+}
+
+/// One number that the project set out to reach.
+pub struct Number {
+    pub name: &'static str,
+    pub what: String,
+    pub figure: f64,
+    pub reach: f64,
+    pub aim: f64,
+    pub unit: &'static str,
+    /// What it was measured against, in words.
+    pub against: String,
+}
+
+/// Prints the numbers with what was to be reached and what is aimed for beside each.
+pub fn print_numbers(title: &str, numbers: &[Number]) {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header(["", "what", "measured", "reach", "aim", "", "against"]);
+    for number in numbers {
+        let Number { figure, reach, aim, unit, .. } = *number;
+        let verdict = if figure <= aim {
+            "aim met".to_owned()
+        } else if figure <= reach {
+            "reached".to_owned()
+        } else {
+            format!("missed by {:.0} %", (figure / reach - 1.0) * 100.0)
+        };
+        table.add_row([
+            number.name.to_owned(),
+            number.what.clone(),
+            format!("{figure:.2} {unit}"),
+            format!("{reach} {unit}"),
+            format!("{aim} {unit}"),
+            verdict,
+            number.against.clone(),
+        ]);
+    }
+    for column in 2..5 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    println!("\n{title} (medians)\n{table}\n");
+}
+
+/// A generator of pseudo-random numbers that is the same in every run (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % bound as u64) as usize
+    }
+}

@@ -1,0 +1,347 @@
+//! What patterns cost: a channel never seen and a hot one against many of them, their coming and going,
+//! and what a user would write instead.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Number, Random, in_turns, is_filtered, is_test, median, nanos, scaled};
+use criterion::Criterion;
+use fanout::{Bus, Subscriber};
+use globset::{Glob, GlobMatcher, GlobSet, GlobSetBuilder};
+
+type Payload = Arc<[u8]>;
+
+/// A family of patterns, numbered, and channels that match one of them and no other.
+struct Shape {
+    name: &'static str,
+    pattern: fn(usize) -> String,
+    /// A channel that pattern `i` matches, different for each `n`.
+    channel: fn(usize, usize) -> String,
+}
+
+const SHAPES: [Shape; 6] = [
+    Shape {
+        name: "user:{i}:*",
+        pattern: |i| format!("user:{i}:*"),
+        channel: |i, n| format!("user:{i}:login{n}"),
+    },
+    Shape { name: "*:s{i}", pattern: |i| format!("*:s{i}"), channel: |i, n| format!("u{n}:s{i}") },
+    Shape {
+        name: "user:*:s{i}",
+        pattern: |i| format!("user:*:s{i}"),
+        channel: |i, n| format!("user:{n}:s{i}"),
+    },
+    Shape {
+        name: "*k{i}k*",
+        pattern: |i| format!("*k{i}k*"),
+        channel: |i, n| format!("x{n}k{i}ky"),
+    },
+    Shape {
+        name: "a{i}:*:b:*",
+        pattern: |i| format!("a{i}:*:b:*"),
+        channel: |i, n| format!("a{i}:{n}:b:c"),
+    },
+    Shape {
+        name: "[a-f]{i}?:*",
+        pattern: |i| format!("[a-f]{i}?:*"),
+        channel: |i, n| format!("c{i}z:{n}"),
+    },
+];
+
+const SIZES: [usize; 4] = [10, 1_000, 100_000, 1_000_000];
+
+/// Publishes between two draining pauses: the inbox has room for them.
+const BATCH: usize = 500;
+
+/// A bus with so many patterns of a shape, all of one subscriber.
+struct Crowd {
+    bus: Bus<Payload>,
+    subscriber: Subscriber<Payload>,
+    shape: &'static Shape,
+    size: usize,
+    random: Random,
+    /// Channels made so far.
+    made: usize,
+    payload: Payload,
+}
+
+impl Crowd {
+    fn new(shape: &'static Shape, size: usize) -> Self {
+        let bus: Bus<Payload> = Bus::new();
+        let subscriber =
+            bus.subscriber_builder().capacity(2 * BATCH).lifecycle_events(false).build();
+        for from in (0..size).step_by(10_000) {
+            let patterns = (from..size.min(from + 10_000)).map(shape.pattern);
+            subscriber.psubscribe_many(patterns).unwrap();
+        }
+        let payload = Arc::from(&b"payload"[..]);
+        Self { bus, subscriber, shape, size, random: Random(7), made: 0, payload }
+    }
+
+    /// Nanoseconds for a publish to a channel that was never published to, one pattern matching it.
+    fn never_seen(&mut self, publishes: usize) -> f64 {
+        let names: Vec<String> = (0..publishes)
+            .map(|_| {
+                self.made += 1;
+                (self.shape.channel)(self.random.below(self.size), self.made)
+            })
+            .collect();
+        let mut total = 0.0;
+        for batch in names.chunks(BATCH) {
+            total += nanos(1, || {
+                for name in batch {
+                    black_box(self.bus.publish(name, Arc::clone(&self.payload)));
+                }
+            });
+            let read = self.subscriber.try_iter().filter(|event| event.message().is_some()).count();
+            assert_eq!(read, batch.len(), "each channel is matched by one pattern");
+        }
+        total / publishes as f64
+    }
+
+    /// Nanoseconds for the coming and going of a pattern.
+    fn come_and_go(&mut self, times: usize) -> f64 {
+        let patterns: Vec<String> =
+            (0..times).map(|i| (self.shape.pattern)(self.size + i)).collect();
+        nanos(times, || {
+            for pattern in &patterns {
+                self.subscriber.psubscribe(pattern).unwrap();
+                black_box(self.subscriber.punsubscribe(pattern));
+            }
+        })
+    }
+}
+
+/// A bus with one hot channel, its subscriber, and what drains it.
+struct Hot {
+    bus: Bus<Payload>,
+    inbox: Subscriber<Payload>,
+    payload: Payload,
+}
+
+impl Hot {
+    fn on(bus: &Bus<Payload>) -> Self {
+        let builder = bus.subscriber_builder().capacity(2 * BATCH).lifecycle_events(false);
+        let inbox = builder.subscribe("hot:channel").unwrap();
+        Self { bus: bus.clone(), inbox, payload: Arc::from(&b"payload"[..]) }
+    }
+
+    fn publish(&self) -> f64 {
+        let taken = nanos(BATCH, || {
+            for _ in 0..BATCH {
+                black_box(self.bus.publish("hot:channel", Arc::clone(&self.payload)));
+            }
+        });
+        assert_eq!(self.inbox.try_iter().count(), BATCH);
+        taken
+    }
+}
+
+fn with_criterion(criterion: &mut Criterion) {
+    for shape in &SHAPES {
+        for size in SIZES.map(|size| if is_test() { size.min(1_000) } else { size }) {
+            let mut crowd = Crowd::new(shape, size);
+            let id = |what| format!("{what}/{}/{size}", shape.name);
+            criterion.bench_function(&id("never seen"), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let publishes = iterations as usize;
+                    Duration::from_nanos((crowd.never_seen(publishes) * iterations as f64) as u64)
+                });
+            });
+            let hot = Hot::on(&crowd.bus);
+            criterion.bench_function(&id("hot channel"), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let batches = (iterations as usize).div_ceil(BATCH);
+                    let each: f64 =
+                        (0..batches).map(|_| hot.publish()).sum::<f64>() / batches as f64;
+                    Duration::from_nanos((each * iterations as f64) as u64)
+                });
+            });
+            criterion.bench_function(&id("come and go"), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let times = iterations as usize;
+                    Duration::from_nanos((crowd.come_and_go(times) * iterations as f64) as u64)
+                });
+            });
+        }
+    }
+}
+
+/// What a user would write instead: a scan over matchers, and one set of all.
+fn by_hand(criterion: &mut Criterion) {
+    let shape = &SHAPES[0];
+    for size in SIZES.map(|size| if is_test() { size.min(100) } else { size }) {
+        let globs: Vec<Glob> = (0..size).map(|i| Glob::new(&(shape.pattern)(i)).unwrap()).collect();
+        let channel = (shape.channel)(size / 2, 1);
+        // A matcher holds a regular expression: a million of them would take all memory.
+        if size <= 10_000 {
+            let matchers: Vec<GlobMatcher> = globs.iter().map(Glob::compile_matcher).collect();
+            let id = format!("by hand/scan of GlobMatchers/{size}");
+            criterion.bench_function(&id, |bencher| {
+                bencher
+                    .iter(|| matchers.iter().filter(|matcher| matcher.is_match(&channel)).count());
+            });
+        }
+        let built = Instant::now();
+        match glob_set(&globs) {
+            Ok(set) => {
+                println!("GlobSet of {size}: built in {:?}", built.elapsed());
+                let id = format!("by hand/GlobSet/{size}");
+                criterion.bench_function(&id, |bencher| bencher.iter(|| set.matches(&channel)));
+            }
+            Err(error) => println!("GlobSet of {size}: does not build: {error}"),
+        }
+    }
+}
+
+fn glob_set(globs: &[Glob]) -> Result<GlobSet, globset::Error> {
+    let mut builder = GlobSetBuilder::new();
+    for glob in globs {
+        builder.add(glob.clone());
+    }
+    builder.build()
+}
+
+/// A publisher on 1,000 hot channels, alone and while another thread adds and removes patterns of an
+/// unrelated beginning. Every hot channel is matched by a pattern, so each has a route to lose.
+fn under_churn(rounds: usize) -> common::Pair {
+    let bus: Bus<Payload> = Bus::new();
+    let monitor = bus
+        .subscriber_builder()
+        .capacity(2 * BATCH)
+        .lifecycle_events(false)
+        .psubscribe("hot:*")
+        .unwrap();
+    let names: Vec<String> = (0..1_000).map(|i| format!("hot:{i}")).collect();
+    let payload: Payload = Arc::from(&b"payload"[..]);
+    let mut at = 0;
+    let mut publish = || {
+        let taken = nanos(BATCH, || {
+            for _ in 0..BATCH {
+                at = (at + 1) % names.len();
+                black_box(bus.publish(&names[at], Arc::clone(&payload)));
+            }
+        });
+        assert_eq!(monitor.try_iter().count(), BATCH);
+        taken
+    };
+    // One after the other and not in turns: a thread that is to stand still is still there. The other
+    // thread runs in both: without churn it spins, so that both share the machine alike.
+    let churn = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
+    let (mut calm, mut stormy) = (Vec::new(), Vec::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let churner = bus.subscriber_builder().lifecycle_events(false).build();
+            let mut i = 0_usize;
+            while !stop.load(Ordering::Relaxed) {
+                if churn.load(Ordering::Relaxed) {
+                    i += 1;
+                    let pattern = format!("churn:{i}:*");
+                    churner.psubscribe(&pattern).unwrap();
+                    churner.punsubscribe(&pattern);
+                } else {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        for round in 0..2 * rounds {
+            let storm = round % 2 == 1;
+            churn.store(storm, Ordering::Relaxed);
+            publish();
+            let taken: f64 = (0..10).map(|_| publish()).sum::<f64>() / 10.0;
+            if storm { stormy.push(taken) } else { calm.push(taken) }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let (ours, floor) = (median(&mut stormy), median(&mut calm));
+    common::Pair { ours, floor, ratio: ours / floor, difference: ours - floor }
+}
+
+/// Nanoseconds for a publish to each of so many channels, once, nothing matching.
+fn once_each(channels: usize) -> f64 {
+    let bus: Bus<Payload> = Bus::new();
+    let payload: Payload = Arc::from(&b"payload"[..]);
+    let names: Vec<String> = (0..channels).map(|i| format!("once:{i}:only")).collect();
+    nanos(channels, || {
+        for name in &names {
+            black_box(bus.publish(name, Arc::clone(&payload)));
+        }
+    })
+}
+
+fn main() {
+    let mut criterion = common::criterion();
+    with_criterion(&mut criterion);
+    by_hand(&mut criterion);
+    criterion.final_summary();
+    if is_filtered() {
+        return;
+    }
+
+    let mut numbers = Vec::new();
+    let (million, rounds) = (scaled(1_000_000, 1_000), scaled(41, 1));
+    for (name, size, reach, aim) in
+        [("N6", million, 1_000.0, 300.0), ("N7", scaled(10_000, 100), 300.0, 120.0)]
+    {
+        for shape in &SHAPES {
+            let mut crowd = Crowd::new(shape, size);
+            // Until the memory of recent names is full, so that each name drives another out.
+            crowd.never_seen(scaled(200_000, 1_000));
+            let mut taken: Vec<f64> = (0..rounds).map(|_| crowd.never_seen(2_000)).collect();
+            numbers.push(Number {
+                name,
+                what: format!("never seen, {size} × {}", shape.name),
+                figure: median(&mut taken),
+                reach,
+                aim,
+                unit: "ns",
+                against: "absolute".to_owned(),
+            });
+        }
+    }
+    {
+        let crowd = Crowd::new(&SHAPES[0], million);
+        let (with, without) = (Hot::on(&crowd.bus), Hot::on(&Bus::new()));
+        let pair = in_turns(scaled(401, 1), || with.publish(), || without.publish());
+        numbers.push(Number {
+            name: "N8",
+            what: format!("hot channel, {million} patterns"),
+            figure: pair.difference,
+            reach: 10.0,
+            aim: 0.0,
+            unit: "ns",
+            against: format!("{:.1} ns with none", pair.floor),
+        });
+    }
+    {
+        let mut crowd = Crowd::new(&SHAPES[0], scaled(100_000, 1_000));
+        crowd.come_and_go(1_000);
+        let mut taken: Vec<f64> = (0..rounds).map(|_| crowd.come_and_go(1_000)).collect();
+        numbers.push(Number {
+            name: "N14",
+            what: format!("psubscribe + punsubscribe, {} patterns", crowd.size),
+            figure: median(&mut taken),
+            reach: 3_000.0,
+            aim: 1_000.0,
+            unit: "ns",
+            against: "absolute".to_owned(),
+        });
+    }
+    common::print_numbers("Matching", &numbers);
+
+    let pair = under_churn(scaled(101, 1));
+    println!(
+        "1,000 hot channels, one pattern matching: {:.0} ns a publish; while another thread adds and \
+         removes patterns of an unrelated beginning: {:.0} ns ({:.2} ×)",
+        pair.floor, pair.ours, pair.ratio
+    );
+    let mut once: Vec<f64> = (0..scaled(5, 1)).map(|_| once_each(million)).collect();
+    println!("{million} distinct channels, once each: {:.0} ns a publish", median(&mut once));
+}

@@ -1,0 +1,411 @@
+//! Order: messages of one publisher arrive in its order, and all inboxes get the messages of one channel
+//! in the same order, whichever threads published them and however.
+
+mod support;
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use fanout::{Bus, Event, Overflow, Subscriber};
+use support::{Dice, Stop, assert_ascending, drain, is_subsequence, silent, watched, watched_for};
+
+/// Which publisher sent it, and its how-manieth that was.
+type Tag = (usize, u64);
+
+/// The ways to publish to a channel, in turns.
+fn publish_somehow(bus: &Bus<Tag>, channel: &str, tag: Tag) {
+    match tag.1 % 4 {
+        0 => bus.publish(channel, tag),
+        1 => bus.publish_with(channel, || tag),
+        2 => bus.try_publish_with(channel, || Ok::<_, ()>(tag)).unwrap(),
+        _ => bus.topic(channel).publish(tag),
+    };
+}
+
+fn of_publisher(tags: &[Tag], publisher: usize) -> Vec<u64> {
+    tags.iter().filter(|tag| tag.0 == publisher).map(|tag| tag.1).collect()
+}
+
+/// What `sub` reads until it is closed and drained.
+fn read_on(sub: Subscriber<Tag>) -> thread::JoinHandle<Vec<Tag>> {
+    thread::spawn(move || sub.messages().map(|message| message.payload).collect())
+}
+
+#[test]
+fn a_publisher_s_messages_arrive_in_its_order_across_channels_and_ways_to_publish() {
+    watched(|| {
+        const EACH: u64 = 3_000;
+        let bus: Bus<Tag> = Bus::builder().capacity(20_000).build();
+        let exact = silent(&bus).build();
+        exact.subscribe_many(["a", "b", "c"]).unwrap();
+        let pattern = silent(&bus).psubscribe("?").unwrap();
+        let mixed = silent(&bus).dedupe(true).subscribe("a").unwrap();
+        mixed.psubscribe("[ab]").unwrap();
+        mixed.psubscribe("[bc]").unwrap();
+        let inboxes = [exact, pattern, mixed];
+        thread::scope(|scope| {
+            for publisher in 0..3 {
+                let bus = &bus;
+                scope.spawn(move || {
+                    let topic = bus.topic("b");
+                    for n in 0..EACH {
+                        match n % 3 {
+                            0 => drop(topic.publish((publisher, n))),
+                            1 => publish_somehow(bus, "a", (publisher, n)),
+                            _ => publish_somehow(bus, "c", (publisher, n)),
+                        }
+                    }
+                });
+            }
+        });
+        for inbox in &inboxes {
+            let tags = drain(inbox);
+            assert_eq!(tags.len() as u64, 3 * EACH);
+            for publisher in 0..3 {
+                assert_eq!(of_publisher(&tags, publisher), (0..EACH).collect::<Vec<_>>());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_publisher_s_order_survives_every_policy() {
+    for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Block { timeout: None }]
+    {
+        watched(move || {
+            const EACH: u64 = 3_000;
+            let bus: Bus<Tag> = Bus::builder().capacity(3).overflow(overflow).build();
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    let sub = silent(&bus).psubscribe("*").unwrap();
+                    sub.subscribe("apart").unwrap();
+                    read_on(sub)
+                })
+                .collect();
+            thread::scope(|scope| {
+                for publisher in 0..3 {
+                    let bus = &bus;
+                    scope.spawn(move || {
+                        let topic = bus.topic("b");
+                        for n in 0..EACH {
+                            match n % 2 {
+                                0 => drop(topic.publish((publisher, n))),
+                                _ => publish_somehow(bus, "a", (publisher, n)),
+                            }
+                        }
+                    });
+                }
+            });
+            bus.close();
+            for reader in readers {
+                let tags = reader.join().unwrap();
+                for publisher in 0..3 {
+                    let numbers = of_publisher(&tags, publisher);
+                    assert_ascending(&numbers);
+                    if matches!(overflow, Overflow::Block { .. }) {
+                        assert_eq!(numbers.len() as u64, EACH, "Block lost some");
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_blocked_publish_brings_the_exact_message_first_then_those_of_patterns_in_their_order() {
+    watched(|| {
+        const EACH: u64 = 500;
+        let bus: Bus<Tag> = Bus::new();
+        let sub = silent(&bus).capacity(1).overflow(Overflow::Block { timeout: None }).build();
+        sub.psubscribe("*").unwrap();
+        sub.subscribe("c").unwrap();
+        sub.psubscribe("?").unwrap();
+        let reader = thread::spawn({
+            let sub = sub.clone();
+            move || {
+                sub.messages()
+                    .map(|message| (message.payload.1, message.pattern().map(str::to_owned)))
+                    .collect::<Vec<_>>()
+            }
+        });
+        for n in 0..EACH {
+            assert_eq!(bus.publish("c", (0, n)).delivered, 3);
+        }
+        bus.close();
+        let wanted = (0..EACH)
+            .flat_map(|n| [(n, None), (n, Some("*".to_owned())), (n, Some("?".to_owned()))])
+            .collect::<Vec<_>>();
+        assert_eq!(reader.join().unwrap(), wanted);
+    });
+}
+
+#[test]
+fn what_happens_before_is_ordered_before_in_every_inbox() {
+    watched(|| {
+        const ROUNDS: u64 = 2_000;
+        let bus: Bus<Tag> = Bus::builder().capacity(2 * ROUNDS as usize).build();
+        let inboxes =
+            [silent(&bus).subscribe("c").unwrap(), silent(&bus).psubscribe("c*").unwrap()];
+        let (to_other, from_one) = std::sync::mpsc::sync_channel::<u64>(0);
+        thread::scope(|scope| {
+            let bus = &bus;
+            scope.spawn(move || {
+                for n in 0..ROUNDS {
+                    bus.publish("c", (0, n));
+                    to_other.send(n).unwrap();
+                }
+            });
+            scope.spawn(move || {
+                let topic = bus.topic("c");
+                for n in from_one {
+                    topic.publish((1, n));
+                }
+            });
+        });
+        for inbox in &inboxes {
+            let tags = drain(inbox);
+            let mut told = 0;
+            for (publisher, n) in tags {
+                match publisher {
+                    0 => told = n + 1,
+                    _ => assert!(n < told, "an answer came before what it answers"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn all_inboxes_get_a_channel_in_one_order() {
+    watched(|| {
+        const EACH: u64 = 2_000;
+        const PUBLISHERS: usize = 4;
+        let bus: Bus<Tag> = Bus::builder().capacity(4 * PUBLISHERS * EACH as usize).build();
+        let exact = [silent(&bus).subscribe("c").unwrap(), silent(&bus).subscribe("c").unwrap()];
+        let patterns =
+            [silent(&bus).psubscribe("c*").unwrap(), silent(&bus).psubscribe("[abc]").unwrap()];
+        let once = silent(&bus).dedupe(true).psubscribe("?").unwrap();
+        once.subscribe("c").unwrap();
+        let both = silent(&bus).psubscribe("?").unwrap();
+        both.subscribe("c").unwrap();
+        let start = Barrier::new(PUBLISHERS);
+        thread::scope(|scope| {
+            for publisher in 0..PUBLISHERS {
+                let (bus, start) = (&bus, &start);
+                scope.spawn(move || {
+                    let topic = bus.topic("c");
+                    start.wait();
+                    for n in 0..EACH {
+                        match publisher % 2 {
+                            0 => drop(bus.publish("c", (publisher, n))),
+                            _ => drop(topic.publish((publisher, n))),
+                        }
+                    }
+                });
+            }
+        });
+        let order = drain(&exact[0]);
+        assert_eq!(order.len() as u64, PUBLISHERS as u64 * EACH);
+        assert_eq!(drain(&exact[1]), order);
+        assert_eq!(drain(&patterns[0]), order);
+        assert_eq!(drain(&patterns[1]), order);
+        assert_eq!(drain(&once), order);
+        let twice: Vec<Tag> = order.iter().flat_map(|&tag| [tag, tag]).collect();
+        assert_eq!(drain(&both), twice);
+    });
+}
+
+#[test]
+fn inboxes_that_lose_messages_keep_the_common_order() {
+    watched(|| {
+        const EACH: u64 = 3_000;
+        const PUBLISHERS: usize = 3;
+        let bus: Bus<Tag> = Bus::builder().capacity(PUBLISHERS * EACH as usize).build();
+        let whole = silent(&bus).psubscribe("*").unwrap();
+        let roomy = silent(&bus)
+            .overflow(Overflow::Block { timeout: Some(Duration::ZERO) })
+            .subscribe("c")
+            .unwrap();
+        let lossy: Vec<_> = [Overflow::DropOldest, Overflow::DropNewest]
+            .into_iter()
+            .flat_map(|overflow| {
+                let small = || silent(&bus).capacity(2).overflow(overflow);
+                [small().subscribe("c").unwrap(), small().psubscribe("c").unwrap()]
+            })
+            .map(read_on)
+            .collect();
+        thread::scope(|scope| {
+            for publisher in 0..PUBLISHERS {
+                let bus = &bus;
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        publish_somehow(bus, "c", (publisher, n));
+                    }
+                });
+            }
+        });
+        bus.close();
+        let order = drain(&whole);
+        assert_eq!(order.len() as u64, PUBLISHERS as u64 * EACH);
+        assert_eq!(drain(&roomy), order, "an inbox that is never full keeps it under Block too");
+        for reader in lossy {
+            let tags = reader.join().unwrap();
+            assert!(!tags.is_empty());
+            assert!(is_subsequence(&tags, &order));
+        }
+    });
+}
+
+/// Hazard: a channel's entry is taken out and made anew while a publisher still holds the old one; the
+/// channel then has two turns, and two orders.
+#[test]
+fn a_channel_made_anew_again_and_again_keeps_one_order() {
+    watched_for(Duration::from_secs(90), || {
+        let publishes: u64 = if cfg!(debug_assertions) { 6_000 } else { 20_000 };
+        const PUBLISHERS: usize = 3;
+        let capacity = PUBLISHERS * publishes as usize;
+        let bus: Bus<Tag> = Bus::builder().stripes(1).capacity(capacity).build();
+        // By patterns alone: the channel itself comes and goes.
+        let steady = [
+            silent(&bus).psubscribe("hot*").unwrap(),
+            silent(&bus).psubscribe("*t").unwrap(),
+            silent(&bus).psubscribe("h?t").unwrap(),
+        ];
+        let done = Stop::default();
+        let visits = thread::scope(|scope| {
+            let (bus, done) = (&bus, &done);
+            let _done = done.at_last();
+            let publishers: Vec<_> = (0..PUBLISHERS)
+                .map(|publisher| {
+                    scope.spawn(move || {
+                        for n in 0..publishes {
+                            publish_somehow(bus, "hot", (publisher, n));
+                            if n % 64 == 0 {
+                                // So that the entry is left alone for a while, too.
+                                thread::yield_now();
+                            }
+                        }
+                    })
+                })
+                .collect();
+            // Subscribers whose leaving prunes the entry.
+            let visitors = scope.spawn(move || {
+                let mut visits = Vec::new();
+                let mut dice = Dice::new(7);
+                while !done.is_near() {
+                    let visit = silent(bus).capacity(64).subscribe("hot").unwrap();
+                    for _ in 0..dice.roll(20) {
+                        thread::yield_now();
+                    }
+                    visit.unsubscribe("hot");
+                    visits.push(drain(&visit));
+                }
+                visits
+            });
+            // Topics that let go, patterns that spoil the route, and names so long that they push all
+            // recent names out.
+            scope.spawn(move || {
+                let long: Vec<String> =
+                    (0..20).map(|n| format!("{n}{}", "x".repeat(1 << 20))).collect();
+                for n in 0.. {
+                    if done.is_near() {
+                        break;
+                    }
+                    drop(bus.topic("hot"));
+                    drop(bus.psubscribe(format!("hot{}*", n % 7)).unwrap());
+                    drop(bus.psubscribe(format!("h[o{}]t", n % 7)).unwrap());
+                    bus.publish(&long[n % long.len()], (usize::MAX, n as u64));
+                }
+            });
+            publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+            done.now();
+            visitors.join().unwrap()
+        });
+        let order = drain(&steady[0]);
+        assert_eq!(order.len(), capacity, "none was lost");
+        for inbox in &steady[1..] {
+            assert_eq!(drain(inbox), order);
+        }
+        for publisher in 0..PUBLISHERS {
+            assert_eq!(of_publisher(&order, publisher), (0..publishes).collect::<Vec<_>>());
+        }
+        assert!(visits.iter().any(|visit| !visit.is_empty()), "no visitor saw anything");
+        for visit in &visits {
+            assert!(is_subsequence(visit, &order));
+        }
+    });
+}
+
+/// The same with entries that are made and pruned by every single publish.
+#[test]
+fn a_channel_without_subscribers_of_its_own_keeps_one_order() {
+    watched(|| {
+        const EACH: u64 = 30;
+        let bus: Bus<Tag> = Bus::builder().stripes(1).build();
+        // Longer than all the memory for recent names: it is never remembered.
+        let name = "n".repeat(17 << 20);
+        let steady = [
+            silent(&bus).dedupe(true).psubscribe("n*").unwrap(),
+            silent(&bus).psubscribe("[mn]*").unwrap(),
+        ];
+        thread::scope(|scope| {
+            for publisher in 0..2 {
+                let (bus, name) = (&bus, &name);
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        bus.publish(name, (publisher, n));
+                    }
+                });
+            }
+        });
+        let order = drain(&steady[0]);
+        assert_eq!(order.len() as u64, 2 * EACH);
+        assert_eq!(drain(&steady[1]), order);
+        for publisher in 0..2 {
+            assert_eq!(of_publisher(&order, publisher), (0..EACH).collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn a_publisher_waits_for_its_channel_s_turn_alone() {
+    // While one publish has the turn of `busy`, others of this thread's reach their channels.
+    watched(|| {
+        let bus: Bus<support::Hooked> = Bus::builder().stripes(1).build();
+        let _first = silent(&bus).subscribe("busy").unwrap();
+        let _second = silent(&bus).subscribe("busy").unwrap();
+        let other = silent(&bus).subscribe("other").unwrap();
+        let pattern = silent(&bus).psubscribe("o*").unwrap();
+        let gate = support::Gate::new();
+        let _open = gate.open_at_last();
+        let publisher = thread::spawn({
+            let (bus, gate) = (bus.clone(), gate.clone());
+            move || bus.publish("busy", support::Hooked::on_clone(1, move || gate.pass()))
+        });
+        gate.await_arrivals(1);
+        assert_eq!(bus.publish("other", support::Hooked::plain(2)).delivered, 2);
+        assert_eq!(bus.topic("old").publish(support::Hooked::plain(3)).delivered, 1);
+        assert_eq!((other.len(), pattern.len()), (1, 2));
+        gate.open();
+        assert_eq!(publisher.join().unwrap().delivered, 2);
+    });
+}
+
+#[test]
+fn a_single_reader_sees_events_and_messages_in_the_order_of_the_publisher() {
+    watched(|| {
+        let bus: Bus<Tag> = Bus::new();
+        let sub = bus.subscriber();
+        for n in 0..50 {
+            sub.subscribe("c").unwrap();
+            bus.publish("c", (0, n));
+            bus.publish("c", (1, n));
+            sub.unsubscribe("c");
+            assert!(matches!(sub.recv().unwrap(), Event::Subscribe { count: 1, .. }));
+            assert_eq!(sub.recv().unwrap().into_message().unwrap().payload, (0, n));
+            assert_eq!(sub.recv().unwrap().into_message().unwrap().payload, (1, n));
+            assert!(matches!(sub.recv().unwrap(), Event::Unsubscribe { count: 0, .. }));
+        }
+    });
+}
