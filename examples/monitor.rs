@@ -28,6 +28,7 @@ use fanout::{Bus, Pattern, SubscribeError, Subscriber};
 
 /// Prints those lines of `channel payload` on stdin whose channel matches a pattern.
 #[derive(Parser)]
+#[command(name = "monitor")]
 struct Args {
     /// Redis globs, such as 'user:*:notifications' (quote them, or the shell expands them)
     #[arg(required = true, value_name = "PATTERN")]
@@ -58,12 +59,13 @@ fn main() -> ExitCode {
     let outcome = monitor.run(&mut BufReader::new(io::stdin()), &mut BufWriter::new(io::stdout()));
     let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read the output has seen enough, as `head` does.
+        // Whoever reads the output, or the errors, has seen enough: `head` does that.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     };
     let Summary { lines, malformed, matched, printed } = monitor.summary;
-    report(format_args!(
+    // Where it cannot be written there is nobody to tell.
+    let _ = report(format_args!(
         "{lines} lines, {malformed} malformed, {matched} matched, {printed} messages printed"
     ));
     code
@@ -120,7 +122,7 @@ impl Monitor {
                 Ok((channel, payload)) => self.publish(channel, payload, output)?,
                 Err(why) => {
                     self.summary.malformed += 1;
-                    report(format_args!("line {}: {why}", self.summary.lines));
+                    report(format_args!("line {}: {why}", self.summary.lines))?;
                 }
             }
         }
@@ -148,11 +150,12 @@ fn parse(line: &[u8]) -> Result<(&str, &str), &'static str> {
 }
 
 fn fail(why: &str) -> ExitCode {
-    report(format_args!("error: {why}"));
+    // The exit code says it too.
+    let _ = report(format_args!("error: {why}"));
     ExitCode::FAILURE
 }
 
 /// Writes to stderr; unlike `eprintln!`, does not panic where that is a pipe that nobody reads any more.
-fn report(what: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{what}");
+fn report(what: std::fmt::Arguments<'_>) -> io::Result<()> {
+    writeln!(io::stderr(), "{what}")
 }

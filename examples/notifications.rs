@@ -195,6 +195,8 @@ struct Sent {
     matched: u64,
     delivered: u64,
     dropped: u64,
+    /// Of the publish alone. It wakes the monitor's thread where that sleeps, a system call that costs
+    /// more than the rest.
     publish: Histogram<u64>,
     /// How far behind its schedule each publish began.
     late: Histogram<u64>,

@@ -474,8 +474,8 @@ fn every_waiting_receive_wakes_drains_and_ends() {
                         let bus: Bus<u32> = Bus::new();
                         let sub = silent(&bus).build();
                         match subscribe {
-                            "exact" => drop(sub.subscribe("c").unwrap()),
-                            "pattern" => drop(sub.psubscribe("c*").unwrap()),
+                            "exact" => _ = sub.subscribe("c").unwrap(),
+                            "pattern" => _ = sub.psubscribe("c*").unwrap(),
                             _ if messages > 0 => continue,
                             _ => {}
                         }

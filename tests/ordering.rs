@@ -51,7 +51,7 @@ fn a_publisher_s_messages_arrive_in_its_order_across_channels_and_ways_to_publis
                     let topic = bus.topic("b");
                     for n in 0..EACH {
                         match n % 3 {
-                            0 => drop(topic.publish((publisher, n))),
+                            0 => _ = topic.publish((publisher, n)),
                             1 => publish_somehow(bus, "a", (publisher, n)),
                             _ => publish_somehow(bus, "c", (publisher, n)),
                         }
@@ -90,7 +90,7 @@ fn a_publisher_s_order_survives_every_policy() {
                         let topic = bus.topic("b");
                         for n in 0..EACH {
                             match n % 2 {
-                                0 => drop(topic.publish((publisher, n))),
+                                0 => _ = topic.publish((publisher, n)),
                                 _ => publish_somehow(bus, "a", (publisher, n)),
                             }
                         }
@@ -198,8 +198,8 @@ fn all_inboxes_get_a_channel_in_one_order() {
                     start.wait();
                     for n in 0..EACH {
                         match publisher % 2 {
-                            0 => drop(bus.publish("c", (publisher, n))),
-                            _ => drop(topic.publish((publisher, n))),
+                            0 => _ = bus.publish("c", (publisher, n)),
+                            _ => _ = topic.publish((publisher, n)),
                         }
                     }
                 });

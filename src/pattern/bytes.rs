@@ -9,12 +9,6 @@ impl ByteSet {
         self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
     }
 
-    pub(crate) fn insert_range(&mut self, from: u8, to: u8) {
-        for byte in from..=to {
-            self.insert(byte);
-        }
-    }
-
     pub(crate) fn negate(&mut self) {
         for word in &mut self.0 {
             *word = !*word;

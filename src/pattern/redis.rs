@@ -3,6 +3,8 @@
 //! The rules are those of redis-server 7.0.15 (`stringmatchlen` in its `src/util.c`), found out by
 //! asking it; `tests/data/redis_glob_vectors.tsv` keeps its answers.
 
+use std::ffi::c_char;
+
 use smallvec::SmallVec;
 
 use super::bytes::ByteSet;
@@ -147,7 +149,7 @@ fn parse_class(text: &[u8], mut at: usize) -> (ByteSet, usize) {
             }
             [] => break,
             [from, b'-', to, ..] => {
-                set.insert_range(from.min(to), from.max(to));
+                insert_range(&mut set, from, to);
                 at += 3;
             }
             [byte, ..] => {
@@ -160,6 +162,18 @@ fn parse_class(text: &[u8], mut at: usize) -> (ByteSet, usize) {
         set.negate();
     }
     (set, at)
+}
+
+/// Adds a range, whose ends may stand in either order.
+///
+/// redis-server compares the bytes as C's `char`, which is signed on x86-64 and not on most others: there
+/// `[é-]` holds the byte 0xAC, between 0xA9 and `]`, going up through 0xFF and 0x00. So does this, for the
+/// target it is built for.
+fn insert_range(set: &mut ByteSet, from: u8, to: u8) {
+    let (from, to) = (from as c_char, to as c_char);
+    for byte in from.min(to)..=from.max(to) {
+        set.insert(byte as u8);
+    }
 }
 
 /// Collects tokens into normal form.
