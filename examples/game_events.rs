@@ -12,7 +12,7 @@
 //! cargo run --example game_events -- --games 2 --players 4
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
@@ -120,7 +120,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         // Whatever came of the games: everybody else reads on until the bus is closed, and then drains.
         bus.close();
 
-        let mut seen_by_referee: BTreeMap<&str, Log> = BTreeMap::new();
+        let mut seen_by_referee: HashMap<&str, Log> = HashMap::new();
         for (channel, outcome) in outcomes {
             let log = outcome.map_err(|_| format!("{channel}: the referee panicked"))??;
             seen_by_referee.insert(channel, log);
@@ -135,10 +135,10 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             show(&mut out, name, &log)?;
         }
         let seen_by_spectator = watching.join().map_err(|_| "the spectator panicked")?;
-        for (channel, expected) in &seen_by_referee {
-            let log = seen_by_spectator.get(*channel).map_or(&[][..], Vec::as_slice);
+        for (_, channel, ..) in &games {
+            let log = seen_by_spectator.get(channel).map_or(&[][..], Vec::as_slice);
             let name = format!("spectator of {channel}");
-            audit.compare(&name, &spectator, log, expected);
+            audit.compare(&name, &spectator, log, &seen_by_referee[channel.as_str()]);
             show(&mut out, &name, log)?;
         }
         audit.verdict()
@@ -199,8 +199,8 @@ fn play(
 }
 
 /// Watches all games until the bus is closed. Between games no order is promised, so each has its log.
-fn watch(inbox: &Subscriber<GameEvent>) -> BTreeMap<String, Log> {
-    let mut logs: BTreeMap<String, Log> = BTreeMap::new();
+fn watch(inbox: &Subscriber<GameEvent>) -> HashMap<String, Log> {
+    let mut logs: HashMap<String, Log> = HashMap::new();
     for message in inbox.messages() {
         logs.entry(message.channel().to_owned()).or_default().push(message.payload);
     }

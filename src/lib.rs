@@ -151,6 +151,14 @@ pub use stats::{CloseReason, Receipt, Stats, SubscriberInfo};
 pub use subscriber::{IntoIter, Iter, Messages, Subscriber, SubscriberBuilder, TryIter};
 pub use topic::Topic;
 
+/// What the fuzz targets need to see of the inside.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod fuzzing {
+    pub use crate::trie::fuzzing::{finds_glob, matches};
+}
+
 /// The Rust in the README, compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -86,7 +86,9 @@ const ACTS: [(&str, Act); 24] = [
     ("subscribe many", |world| _ = world.sub.subscribe_many(["c", "d", "e"])),
     ("unsubscribe", |world| _ = world.sub.unsubscribe("c")),
     ("punsubscribe", |world| _ = world.sub.punsubscribe("c*")),
-    ("unsubscribe from all", |world| _ = world.sub.unsubscribe_all() + world.sub.punsubscribe_all()),
+    ("unsubscribe from all", |world| {
+        _ = world.sub.unsubscribe_all() + world.sub.punsubscribe_all()
+    }),
     ("drop a subscriber", |world| _ = world.take_spare()),
     ("close a subscriber", |world| world.sub.close()),
     ("close a subscriber and drop it", |world| {
@@ -635,7 +637,8 @@ fn a_subscriber_dropped_by_a_payload_s_clone_is_unsubscribed_after_the_publish()
         for names in [&["c"][..], &["other"], &["c", "other"], &[]] {
             for patterns in [&[][..], &["c*"], &["other*"], &["c*", "?", "other*"]] {
                 let bus: Bus<Hooked> = Bus::new();
-                let stay = [silent(&bus).subscribe("c").unwrap(), silent(&bus).subscribe("c").unwrap()];
+                let stay =
+                    [silent(&bus).subscribe("c").unwrap(), silent(&bus).subscribe("c").unwrap()];
                 let sub = bus.subscriber();
                 sub.subscribe_many(names).unwrap();
                 sub.psubscribe_many(patterns.iter().copied()).unwrap();
@@ -717,7 +720,8 @@ fn what_an_inbox_held_that_a_payload_s_clone_drops_is_dropped_after_the_turn() {
             bus.publish(
                 "held",
                 Hooked::on_drop(1, move || {
-                    let receipt = catch_unwind(AssertUnwindSafe(|| used.publish("c", Hooked::plain(2))));
+                    let receipt =
+                        catch_unwind(AssertUnwindSafe(|| used.publish("c", Hooked::plain(2))));
                     tell.send(receipt.map_err(|panic| panic_text(&*panic))).unwrap();
                 }),
             );
@@ -757,9 +761,11 @@ fn the_last_bus_dropped_by_a_payload_s_clone_closes() {
     watched(|| {
         for with_topic in [false, true] {
             let one: Bus<Hooked> = Bus::new();
-            let stay = [silent(&one).subscribe("c").unwrap(), silent(&one).psubscribe("c*").unwrap()];
+            let stay =
+                [silent(&one).subscribe("c").unwrap(), silent(&one).psubscribe("c*").unwrap()];
             let other: Bus<Hooked> = Bus::new();
-            let subs = [silent(&other).subscribe("c").unwrap(), silent(&other).psubscribe("c*").unwrap()];
+            let subs =
+                [silent(&other).subscribe("c").unwrap(), silent(&other).psubscribe("c*").unwrap()];
             other.publish("c", Hooked::plain(1));
             let topic = other.topic("c");
             let receipt = match with_topic {
@@ -881,7 +887,8 @@ fn a_clone_that_panics_keeps_the_books_of_full_inboxes() {
                 Overflow::Disconnect,
                 Overflow::DropOldest,
             ];
-            let subs = policies.map(|overflow| silent(&bus).overflow(overflow).subscribe("c").unwrap());
+            let subs =
+                policies.map(|overflow| silent(&bus).overflow(overflow).subscribe("c").unwrap());
             assert_eq!(bus.publish("c", Fuse::sound(1)).delivered, 6);
             // The last inbox would get the payload itself, so that there are five clones.
             panic_of(|| bus.publish("c", Fuse::new(2, blows_at)));

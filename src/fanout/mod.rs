@@ -134,13 +134,11 @@ pub(crate) fn publish<P: Clone + 'static>(
     }
     let mark = Mark::set();
     let mut serving = Serving { slot: &mut slot, remaining, seen, tally: &mut commit.tally };
-    let exact = Segment {
-        places: turn.exact.places(),
-        numbers: turn.exact.numbers(),
-        source: &channel.source,
-        shared: false,
-    };
-    serving.serve(exact, &mut |full| after.overflow(full));
+    if let Some(source) = &turn.source {
+        let (places, numbers) = (turn.exact.places(), turn.exact.numbers());
+        let exact = Segment { places, numbers, source, shared: false };
+        serving.serve(exact, &mut |full| after.overflow(full));
+    }
     if let Some(merge) = merge {
         while let Some(segment) = merge.next(patterns) {
             serving.serve(segment, &mut |full| after.overflow(full));

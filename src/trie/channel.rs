@@ -20,8 +20,6 @@ pub(crate) struct Channel<P> {
     pub(crate) name: Arc<str>,
     /// Under the bus's seed.
     pub(crate) hash: u64,
-    /// What messages of exact subscriptions point to.
-    pub(crate) source: Arc<Source>,
     /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
     pub(super) pins: AtomicUsize,
     /// Exact subscribers. Written in the turn.
@@ -89,6 +87,8 @@ pub(crate) struct Route<P> {
     /// Which patterns `patterns` was derived from.
     stamp: Stamp,
     pub(crate) exact: Recipients<P>,
+    /// What messages of exact subscriptions point to; made for the first of them.
+    pub(crate) source: Option<Arc<Source>>,
     /// The patterns that match, by ascending number, each with what its messages point to.
     pub(crate) patterns: Matching<P>,
 }
@@ -106,15 +106,20 @@ impl<P> Route<P> {
             matching.push((Arc::clone(entry), Arc::new(source)));
         });
         matching.sort_unstable_by_key(|(entry, _)| entry.number);
-        Self { detached: false, uses: 0, stamp, exact: Recipients::default(), patterns: matching }
+        Self { stamp, patterns: matching, ..Self::empty() }
     }
 
     fn ended() -> Self {
+        Self { detached: true, ..Self::empty() }
+    }
+
+    fn empty() -> Self {
         Self {
-            detached: true,
+            detached: false,
             uses: 0,
             stamp: Stamp::default(),
             exact: Recipients::default(),
+            source: None,
             patterns: SmallVec::new(),
         }
     }
@@ -161,11 +166,9 @@ impl<P> Route<P> {
 
 impl<P> Channel<P> {
     pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
-        let source = Arc::new(Source { channel: Arc::clone(&name), pattern: None });
         Self {
             name,
             hash,
-            source,
             pins: AtomicUsize::new(0),
             subscribers: AtomicUsize::new(0),
             clocked: AtomicBool::new(false),
@@ -212,6 +215,9 @@ impl<P> Channel<P> {
 
     /// Adds an exact subscriber; `route` is this channel's. Whether it is the first.
     pub(crate) fn join(&self, route: &mut Route<P>, number: u64, recipient: Recipient<P>) -> bool {
+        route.source.get_or_insert_with(|| {
+            Arc::new(Source { channel: Arc::clone(&self.name), pattern: None })
+        });
         route.exact.push(number, recipient);
         // Relaxed: written in the turn.
         self.subscribers.store(route.exact.len(), Ordering::Relaxed);

@@ -429,6 +429,34 @@ impl<P> Trie<P> {
     }
 }
 
+/// The pattern tree alone, with its steps counted.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use super::tree::PatternTree;
+    use crate::pattern::Pattern;
+
+    /// Which of the Redis globs match `channel`, and how many steps that took.
+    pub fn matches(patterns: &[&str], channel: &str) -> (Vec<bool>, usize) {
+        let mut tree = PatternTree::new(Default::default());
+        for (at, text) in patterns.iter().enumerate() {
+            tree.insert(&Pattern::redis(text), &at);
+        }
+        let mut matched = vec![false; patterns.len()];
+        let steps = tree.matches(channel.as_bytes(), |&at, _| matched[at] = true);
+        (matched, steps)
+    }
+
+    /// Whether `glob` matches `channel`, and whether the tree finds it by its literal beginning.
+    pub fn finds_glob(glob: &Pattern, channel: &str) -> (bool, bool) {
+        let mut tree = PatternTree::new(Default::default());
+        tree.insert(glob, &());
+        let mut found = 0;
+        tree.matches(channel.as_bytes(), |(), _| found += 1);
+        assert!(found <= 1, "found twice");
+        (glob.is_match(channel), found == 1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -339,7 +339,7 @@ impl<P> Channel<P> {
     fn cost(&self, patterns: usize) -> usize {
         const PLACES: usize = 4 * size_of::<usize>();
         const COUNTS: usize = 2 * size_of::<usize>();
-        let entry = size_of::<Self>() + size_of::<Source>() + 3 * COUNTS + self.name.len();
+        let entry = size_of::<Self>() + 2 * COUNTS + self.name.len();
         let pattern =
             size_of::<(Arc<PatternEntry<P>>, Arc<Source>)>() + size_of::<Source>() + COUNTS;
         entry + PLACES + patterns * pattern
