@@ -100,6 +100,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
 
     fn publish_payload(&self, name: &str, mut payload: P) -> Receipt {
         let core = &*self.core;
+        core.enter();
         while let Some(channel) = core.trie.to_publish(name) {
             match fanout::publish(core, &channel, payload) {
                 Ok((receipt, patterns)) => {
@@ -174,6 +175,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Whether a publish would reach nobody; counts it then.
     fn counts_nothing(&self, name: &str) -> bool {
         let core = &*self.core;
+        core.enter();
         while let Some(channel) = core.trie.to_publish(name) {
             if let Some(matched) = fanout::probe(core, &channel) {
                 return matched == 0;
@@ -273,12 +275,14 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Linear in the channels of the bus.
     #[doc(alias = "PUBSUB CHANNELS")]
     pub fn channels(&self, pattern: Option<&str>) -> Vec<Arc<str>> {
+        self.core.enter();
         self.core.trie.channels(pattern.map(Pattern::redis).as_ref())
     }
 
     /// How many inboxes have subscribed to `channel` itself; patterns are not counted.
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self, channel: &str) -> usize {
+        self.core.enter();
         let trie = &self.core.trie;
         trie.find(channel).map_or(0, |channel| trie.subscriber_count(&channel))
     }
@@ -290,6 +294,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// As a publish without its deliveries.
     pub fn match_count(&self, channel: &str) -> usize {
         let core = &*self.core;
+        core.enter();
         while let Some(entry) = core.trie.find(channel) {
             if let Some(matched) = fanout::match_count(core, &entry) {
                 return matched;
@@ -301,6 +306,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// How many distinct patterns are subscribed.
     #[doc(alias = "PUBSUB NUMPAT")]
     pub fn pattern_count(&self) -> usize {
+        self.core.enter();
         if self.is_closed() { 0 } else { self.core.trie.pattern_count() }
     }
 

@@ -6,12 +6,13 @@ use std::sync::{Arc, Weak};
 use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 
+use crate::inbox::Inbox;
 use crate::limits::{Limits, Overflow};
 use crate::member::{Held, Member, release};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::trie::Trie;
-use crate::turn;
+use crate::turn::{self, each_in_spite_of_panics};
 
 /// See the module's documentation.
 pub(crate) struct Core<P> {
@@ -21,8 +22,8 @@ pub(crate) struct Core<P> {
     pub(crate) overflow: Overflow,
     /// Whether `deferred` holds anything. Read at every publish, hardly ever written.
     has_deferred: AtomicBool,
-    /// What subscribers dropped in a turn had held.
-    deferred: Mutex<Vec<Held<P>>>,
+    /// What subscribers dropped in a turn had held, and their inboxes.
+    deferred: Mutex<Vec<(Held<P>, Arc<Inbox<P>>)>>,
     /// Whether closing is done. (It has begun when the trie is closed.)
     closed: AtomicBool,
     /// Taken by whoever subscribes on a bus whose limits span subscribers.
@@ -127,8 +128,8 @@ impl<P> Core<P> {
 
     // ---- what was left to be done --------------------------------------------------------------
 
-    pub(crate) fn defer(&self, held: Held<P>) {
-        self.deferred.lock().push(held);
+    pub(crate) fn defer(&self, held: Held<P>, inbox: Arc<Inbox<P>>) {
+        self.deferred.lock().push((held, inbox));
         // Release: partner of the Acquire in `catch_up`.
         self.has_deferred.store(true, Ordering::Release);
     }
@@ -149,9 +150,10 @@ impl<P> Core<P> {
             self.has_deferred.store(false, Ordering::Relaxed);
             std::mem::take(&mut *deferred)
         };
-        for mut held in deferred {
+        each_in_spite_of_panics(deferred, |(mut held, inbox)| {
             release(self, &mut held);
-        }
+            drop(inbox);
+        });
     }
 
     // ---- closing and looking in ----------------------------------------------------------------
@@ -171,6 +173,7 @@ impl<P> Core<P> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
+        self.enter();
         let tally = self.trie.tally();
         let open = !self.trie.is_closed();
         let live = |count: usize| if open { count } else { 0 };
@@ -187,6 +190,7 @@ impl<P> Core<P> {
     }
 
     pub(crate) fn infos(&self) -> Vec<SubscriberInfo> {
+        self.enter();
         let mut infos = Vec::new();
         if !self.trie.is_closed() {
             self.for_each_member(|member| {

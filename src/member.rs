@@ -266,6 +266,7 @@ impl<P> Member<P> {
 
     /// Channels held, in the order they were subscribed.
     pub(crate) fn channels(&self) -> Vec<Arc<str>> {
+        self.core.enter();
         let held = self.held.lock();
         if self.inbox.is_closed() {
             return Vec::new();
@@ -275,6 +276,7 @@ impl<P> Member<P> {
 
     /// Patterns held, in the order they were subscribed.
     pub(crate) fn patterns(&self) -> Vec<Pattern> {
+        self.core.enter();
         let held = self.held.lock();
         if self.inbox.is_closed() {
             return Vec::new();
@@ -319,7 +321,7 @@ impl<P> Drop for Member<P> {
         if turn::inside() {
             // Dropped by a payload's `Clone`: leaving a channel could wait for the very turn that this
             // thread is in.
-            self.core.defer(mem::take(held));
+            self.core.defer(mem::take(held), Arc::clone(&self.inbox));
         } else {
             release(&self.core, held);
         }

@@ -50,6 +50,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     }
 
     fn publish_payload(&self, payload: P) -> Receipt {
+        self.core.enter();
         match fanout::publish(&self.core, &self.pin.channel, payload) {
             Ok((receipt, _)) => receipt,
             // A pinned entry is taken out of the trie by closing alone.
@@ -85,6 +86,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
 
     /// Whether a publish would reach nobody; counts it then.
     fn counts_nothing(&self) -> bool {
+        self.core.enter();
         match fanout::probe(&self.core, &self.pin.channel) {
             Some(matched) => matched == 0,
             None => {
@@ -104,11 +106,13 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// How many inboxes have subscribed to the channel itself; patterns are not counted.
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self) -> usize {
+        self.core.enter();
         self.core.trie.subscriber_count(&self.pin.channel)
     }
 
     /// What [`Receipt::matched`] of a publish would be now: patterns counted.
     pub fn match_count(&self) -> usize {
+        self.core.enter();
         fanout::match_count(&self.core, &self.pin.channel).unwrap_or(0)
     }
 }

@@ -284,7 +284,8 @@ fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
         let receipt = publisher.join().unwrap();
         (before, read(), receipt)
     });
-    assert_eq!(receipt.matched, 2);
+    // Who has read the end is not reached any more.
+    assert_eq!(receipt.matched, receipt.delivered + receipt.dropped);
     assert_eq!(before.len() + after.len(), receipt.delivered, "{receipt:?}");
 }
 

@@ -188,8 +188,10 @@ impl Model {
             prop_assert_eq!(topic.match_count(), self.matched(topic.channel()));
             prop_assert_eq!(topic.subscriber_count(), bus.subscriber_count(topic.channel()));
         }
-        let held: BTreeSet<&Pattern> =
+        let mut held: Vec<&Pattern> =
             self.subs.iter().flat_map(|listed| &listed.patterns).collect();
+        held.sort_unstable();
+        held.dedup();
         prop_assert_eq!(bus.pattern_count(), held.len());
         let held: BTreeSet<String> =
             self.subs.iter().flat_map(|listed| listed.channels.iter().cloned()).collect();

@@ -11,17 +11,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hashbrown::HashSet;
-use smallvec::SmallVec;
 
 use crate::core::Core;
 use crate::event::Message;
-use crate::inbox::{Inbox, Overflowed, Wait};
+use crate::inbox::{Inbox, Overflowed};
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
 use crate::trie::{Channel, Counters, Recipient, Recipients, Route, Tally};
 use crate::turn::Mark;
 use merge::Segment;
-use scratch::Lease;
+use scratch::{Lease, Scratch};
 
 /// The channel's entry was taken out of the trie before the publish had its turn. The payload comes
 /// back.
@@ -98,7 +97,7 @@ pub(crate) fn publish<P: Clone + 'static>(
     // Locals are dropped from the last to the first, by unwinding too: the payload and what `after`
     // holds run user code then, and must do so when the turn is over.
     let mut slot = None;
-    let mut after = After::new(core);
+    let mut after = After::new(core, channel);
     let mut turn = match core.trie.try_turn(channel) {
         Some(turn) => turn,
         // The turn may be taken by a publish that has outlived the closing.
@@ -122,9 +121,11 @@ pub(crate) fn publish<P: Clone + 'static>(
     let mut merge = None;
     // Where some inboxes take a message once, whichever subscription it comes by: those served.
     let mut seen = None;
+    let mut blocking = turn.exact.blocking();
     if let Some(lease) = &mut lease {
         let scratch = &mut **lease;
         scratch.merge.lock(patterns);
+        blocking += scratch.merge.lists().map(Recipients::blocking).sum::<usize>();
         remaining += scratch.merge.lists().map(Recipients::len).sum::<usize>();
         let takes_once = |recipients: &Recipients<P>| recipients.deduplicating() > 0;
         if takes_once(&turn.exact) || scratch.merge.lists().any(takes_once) {
@@ -132,16 +133,19 @@ pub(crate) fn publish<P: Clone + 'static>(
         }
         merge = Some(&mut scratch.merge);
     }
+    if blocking > 0 {
+        after.started.get_or_insert_with(Instant::now);
+    }
     let mark = Mark::set();
-    let mut serving = Serving { slot: &mut slot, remaining, seen, tally: &mut commit.tally };
+    let mut serving =
+        Serving { slot: &mut slot, remaining, seen, barring: false, tally: &mut commit.tally };
     if let Some(source) = &turn.source {
         let (places, numbers) = (turn.exact.places(), turn.exact.numbers());
-        let exact = Segment { places, numbers, source, shared: false };
-        serving.serve(exact, &mut |full| after.overflow(full));
+        serving.serve(Segment { places, numbers, source, shared: false }, &mut after);
     }
     if let Some(merge) = merge {
         while let Some(segment) = merge.next(patterns) {
-            serving.serve(segment, &mut |full| after.overflow(full));
+            serving.serve(segment, &mut after);
         }
     }
     drop(mark);
@@ -158,9 +162,8 @@ pub(crate) fn publish<P: Clone + 'static>(
         delivered: tally.delivered as usize,
         dropped: tally.dropped as usize,
     };
-    after.settle(channel, &mut receipt);
+    after.settle(&mut receipt);
     receipt.matched = receipt.delivered + receipt.dropped;
-    core.catch_up();
     Ok((receipt, matching))
 }
 
@@ -172,6 +175,8 @@ struct Serving<'a, P> {
     remaining: usize,
     /// Inboxes served, by address, where some take a message once.
     seen: Option<&'a mut HashSet<usize, foldhash::fast::RandomState>>,
+    /// Whether some inboxes get nothing more in the turn.
+    barring: bool,
     tally: &'a mut Tally,
 }
 
@@ -184,24 +189,41 @@ struct Full<'a, P> {
     tally: &'a mut Tally,
 }
 
+enum Answer<P> {
+    /// Send it again.
+    Again(Message<P>),
+    Done,
+    /// What else the publish has for this inbox is not to be sent in the turn: ask `bars`.
+    DoneForIt,
+}
+
+/// What `Serving` asks where it does not go smoothly.
+trait Desk<P> {
+    /// What to do with a message that found no room, or is not to be sent.
+    fn full(&mut self, full: Full<'_, P>) -> Answer<P>;
+
+    /// Whether nothing is to be sent to this inbox in the turn: it has a message that waits, or has been
+    /// disconnected, and room that it has got since must not let a later message overtake.
+    fn bars(&self, inbox: &Arc<Inbox<P>>) -> bool;
+
+    /// Takes a message that was sent to an inbox whose end has been read.
+    fn void(&mut self, message: Message<P>);
+}
+
 impl<P: Clone> Serving<'_, P> {
-    /// Sends to the recipients of `segment`. `full` is asked what to do where there is no room: it
-    /// returns the message to have it sent again.
+    /// Sends to the recipients of `segment`.
     ///
     /// One function for all, not inlined, for the sake of one call site of `try_send`: with a second one
     /// the compiler would not inline that, and every delivery would pay.
     #[inline(never)]
-    fn serve(
-        &mut self,
-        segment: Segment<'_, P>,
-        full: &mut dyn FnMut(Full<'_, P>) -> Option<Message<P>>,
-    ) {
+    fn serve(&mut self, segment: Segment<'_, P>, desk: &mut dyn Desk<P>) {
         'recipients: for (at, place) in segment.places.iter().enumerate() {
             let Some(recipient) = place else { continue };
+            let inbox = &recipient.inbox;
             self.remaining -= 1;
             if let Some(seen) = &mut self.seen
-                && recipient.inbox.settings().dedupe
-                && !seen.insert(address(&recipient.inbox))
+                && inbox.settings().dedupe
+                && !seen.insert(address(inbox))
             {
                 continue;
             }
@@ -209,17 +231,30 @@ impl<P: Clone> Serving<'_, P> {
             let payload = if self.remaining == 0 { self.slot.take() } else { self.slot.clone() };
             let Some(payload) = payload else { return };
             let mut message = Message { payload, source: Arc::clone(segment.source) };
-            while let Err(error) = recipient.to.try_send(message) {
-                let number = segment.numbers[at];
-                let message_back = error.into_inner();
-                let tally = &mut *self.tally;
-                match full(Full { recipient, number, message: message_back, tally }) {
-                    Some(again) => message = again,
-                    None => continue 'recipients,
+            let mut barred = self.barring && desk.bars(inbox);
+            loop {
+                if !barred {
+                    match recipient.to.try_send(message) {
+                        Ok(()) => break,
+                        Err(error) => message = error.into_inner(),
+                    }
                 }
+                let (number, tally) = (segment.numbers[at], &mut *self.tally);
+                match desk.full(Full { recipient, number, message, tally }) {
+                    Answer::Again(again) => message = again,
+                    Answer::Done => continue 'recipients,
+                    Answer::DoneForIt => {
+                        self.barring = true;
+                        continue 'recipients;
+                    }
+                }
+                barred = false;
             }
-            if recipient.inbox.has_parked() {
-                recipient.inbox.wake_one();
+            if inbox.asks_after()
+                && let Some(message) = inbox.sent()
+            {
+                desk.void(message);
+                continue;
             }
             count_entered(recipient, segment.shared);
             self.tally.delivered += 1;
@@ -251,104 +286,143 @@ impl Drop for Commit<'_> {
     }
 }
 
-/// What is left to do when the turn is over. Empty for a publish that met no full inbox.
+/// What is left to do when the turn is over. Nothing for a publish that met no full inbox.
 struct After<'a, P: 'static> {
     core: &'a Core<P>,
+    channel: &'a Arc<Channel<P>>,
     /// When the publish began, where that matters.
     started: Option<Instant>,
-    /// Holds the messages to be dropped.
-    scratch: Option<Lease<P>>,
-    /// Subscribers that were full and are to be ended, by number.
-    disconnected: SmallVec<[u64; 1]>,
-    /// Messages that wait for room, each with whom it is for.
-    waits: Vec<(Recipient<P>, Wait<P>)>,
+    /// Holds what is left to do; taken when the first inbox is full.
+    rare: Option<Lease<P>>,
 }
 
-impl<'a, P: Clone> After<'a, P> {
-    #[inline]
-    fn new(core: &'a Core<P>) -> Self {
-        let disconnected = SmallVec::new();
-        Self { core, started: None, scratch: None, disconnected, waits: Vec::new() }
-    }
-
-    /// Does with a message what the policy of a full inbox says; returns it to have it sent again.
+impl<P> Desk<P> for After<'_, P> {
     #[cold]
-    fn overflow(&mut self, full: Full<'_, P>) -> Option<Message<P>> {
+    fn full(&mut self, full: Full<'_, P>) -> Answer<P> {
         let Full { recipient, number, message, tally } = full;
         let inbox = &recipient.inbox;
-        let dead = &mut self.scratch.get_or_insert_with(Lease::take).dead;
-        let refused = match inbox.overflow(message, number) {
+        let rare = self.rare_mut();
+        match inbox.overflow(message, number) {
             Overflowed::Retry { message, evicted } => {
                 tally.evicted += u64::from(evicted.is_some());
-                dead.extend(evicted);
-                return Some(message);
+                rare.dead.extend(evicted);
+                return Answer::Again(message);
             }
-            Overflowed::Wait(wait) => {
-                self.started.get_or_insert_with(Instant::now);
-                let recipient = Recipient::new(recipient.to.clone(), Arc::clone(inbox));
-                self.waits.push((recipient, wait));
-                return None;
+            Overflowed::Void(message) => {
+                rare.dead.push(message);
+                return Answer::Done;
+            }
+            Overflowed::Refused(message) => {
+                rare.dead.push(message);
+                tally.dropped += 1;
+                return Answer::Done;
             }
             Overflowed::Disconnected(message) => {
-                self.disconnected.push(inbox.member());
-                message
+                rare.dead.push(message);
+                tally.dropped += 1;
+                rare.disconnected.push(inbox.member());
             }
-            Overflowed::Refused(message) => message,
-        };
-        tally.dropped += 1;
-        dead.push(refused);
-        None
+            Overflowed::Wait(wait) => {
+                let recipient = Recipient::new(recipient.to.clone(), Arc::clone(inbox));
+                rare.waits.push_back((recipient, wait));
+            }
+        }
+        rare.barred.insert(address(inbox));
+        Answer::DoneForIt
     }
 
+    fn bars(&self, inbox: &Arc<Inbox<P>>) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.barred.contains(&address(inbox)))
+    }
+
+    #[cold]
+    fn void(&mut self, message: Message<P>) {
+        self.rare_mut().dead.push(message);
+    }
+}
+
+impl<'a, P> After<'a, P> {
     #[inline]
-    fn settle(&mut self, channel: &Arc<Channel<P>>, receipt: &mut Receipt) {
-        if self.scratch.is_some() {
-            self.settle_overflow(channel, receipt);
+    fn new(core: &'a Core<P>, channel: &'a Arc<Channel<P>>) -> Self {
+        Self { core, channel, started: None, rare: None }
+    }
+
+    fn rare_mut(&mut self) -> &mut Scratch<P> {
+        self.rare.get_or_insert_with(Lease::take)
+    }
+}
+
+impl<P: Clone> After<'_, P> {
+    #[inline]
+    fn settle(&mut self, receipt: &mut Receipt) {
+        if self.rare.is_some() {
+            self.settle_overflow(receipt);
         }
     }
 
     #[cold]
-    fn settle_overflow(&mut self, channel: &Arc<Channel<P>>, receipt: &mut Receipt) {
-        self.disconnect();
-        // Before waiting, so that the payloads are not held while it lasts.
-        self.scratch = None;
-        if self.waits.is_empty() {
+    fn settle_overflow(&mut self, receipt: &mut Receipt) {
+        let Some(rare) = &mut self.rare else { return };
+        disconnect(self.core, &mut rare.disconnected);
+        // Before waiting, so that payloads are not held while it lasts.
+        rare.drop_dead();
+        if rare.waits.is_empty() {
             return;
         }
         let started = self.started.unwrap_or_else(Instant::now);
         let mut tally = Tally::default();
-        for (recipient, wait) in self.waits.drain(..) {
+        while let Some((recipient, wait)) = rare.waits.pop_front() {
             // A deadline beyond what the clock can say is none.
             let deadline = wait.timeout().and_then(|timeout| started.checked_add(timeout));
             let place = Some(recipient);
-            if wait.finish(deadline, |message| send_again(&place, message, &mut tally)) {
-                place.iter().for_each(Recipient::settle);
-            } else {
-                tally.dropped += 1;
+            match wait.finish(deadline, |message| send_again(&place, message, &mut tally)) {
+                None => place.iter().for_each(Recipient::settle),
+                Some(message) => {
+                    rare.dead.push(message);
+                    tally.dropped += 1;
+                }
             }
         }
         receipt.delivered += tally.delivered as usize;
         receipt.dropped += tally.dropped as usize;
-        self.core.trie.count(channel, tally);
+        self.core.trie.count(self.channel, tally);
+        rare.drop_dead();
     }
 }
 
-impl<P> After<'_, P> {
-    fn disconnect(&mut self) {
-        for member in self.disconnected.drain(..) {
-            self.core.disconnect(member);
+fn disconnect<P>(core: &Core<P>, members: &mut Vec<u64>) {
+    for member in members.drain(..) {
+        core.disconnect(member);
+    }
+}
+
+impl<P> Drop for After<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            // Something is left where the publish unwinds.
+            disconnect(self.core, &mut rare.disconnected);
+            let mut tally = Tally::default();
+            while let Some((_, wait)) = rare.waits.pop_front() {
+                rare.dead.extend(wait.give_up());
+                tally.dropped += 1;
+            }
+            if tally.dropped > 0 {
+                self.core.trie.count(self.channel, tally);
+            }
         }
+        self.core.catch_up();
     }
 }
 
 /// Sends a message to the one recipient in `place`; it comes back where there is still no room.
-fn send_again<P: Clone>(
+fn send_again<P: Clone + 'static>(
     place: &Option<Recipient<P>>,
     message: Message<P>,
     tally: &mut Tally,
 ) -> Option<Message<P>> {
     let Message { payload, source } = message;
-    let mut back = None;
+    let mut back = Back(None);
     let mut slot = Some(payload);
     let segment = Segment {
         places: std::slice::from_ref(place),
@@ -356,19 +430,25 @@ fn send_again<P: Clone>(
         source: &source,
         shared: false,
     };
-    Serving { slot: &mut slot, remaining: 1, seen: None, tally }.serve(segment, &mut |full| {
-        back = Some(full.message);
-        None
-    });
-    back
+    let mut serving = Serving { slot: &mut slot, remaining: 1, seen: None, barring: false, tally };
+    serving.serve(segment, &mut back);
+    back.0
 }
 
-impl<P> Drop for After<'_, P> {
-    #[inline]
-    fn drop(&mut self) {
-        // Some are left where the publish unwinds.
-        if !self.disconnected.is_empty() {
-            self.disconnect();
-        }
+/// Takes back what found no room again.
+struct Back<P>(Option<Message<P>>);
+
+impl<P> Desk<P> for Back<P> {
+    fn full(&mut self, full: Full<'_, P>) -> Answer<P> {
+        self.0 = Some(full.message);
+        Answer::Done
+    }
+
+    fn bars(&self, _: &Arc<Inbox<P>>) -> bool {
+        false
+    }
+
+    fn void(&mut self, _: Message<P>) {
+        // Outside every turn: it may be dropped here.
     }
 }

@@ -2,12 +2,16 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
 use hashbrown::HashSet;
 
 use super::merge::Merge;
 use crate::event::Message;
+use crate::inbox::Wait;
+use crate::trie::Recipient;
+use crate::turn::each_in_spite_of_panics;
 
 thread_local! {
     /// The buffers of this thread, one set for each payload type that is not in use right now.
@@ -22,11 +26,31 @@ pub(super) struct Scratch<P> {
     pub(super) merge: Merge<P>,
     /// Inboxes served by this publish, by address, of those that take a message once.
     pub(super) seen: HashSet<usize, foldhash::fast::RandomState>,
+    /// Subscribers that were full and are to be ended, by number.
+    pub(super) disconnected: Vec<u64>,
+    /// Messages that wait for room, each with whom it is for.
+    pub(super) waits: VecDeque<(Recipient<P>, Wait<P>)>,
+    /// Inboxes that get nothing more in the turn, by address.
+    pub(super) barred: HashSet<usize, foldhash::fast::RandomState>,
 }
 
 impl<P> Default for Scratch<P> {
     fn default() -> Self {
-        Self { dead: Vec::new(), merge: Merge::default(), seen: HashSet::default() }
+        Self {
+            dead: Vec::new(),
+            merge: Merge::default(),
+            seen: HashSet::default(),
+            disconnected: Vec::new(),
+            waits: VecDeque::new(),
+            barred: HashSet::default(),
+        }
+    }
+}
+
+impl<P> Scratch<P> {
+    /// Drops the messages that are to be dropped, each of them though a payload's `Drop` panics.
+    pub(super) fn drop_dead(&mut self) {
+        each_in_spite_of_panics(self.dead.drain(..), drop);
     }
 }
 
@@ -51,8 +75,8 @@ impl<P> Drop for Lease<P> {
         let Some(mut scratch) = self.0.take() else { return };
         scratch.merge.clear();
         scratch.seen.clear();
-        // Payloads: it may run user code, and may unwind.
-        scratch.dead.clear();
+        scratch.barred.clear();
+        scratch.drop_dead();
         let _ = KEPT.try_with(|kept| kept.try_borrow_mut().map(|mut kept| kept.push(scratch)));
     }
 }

@@ -38,6 +38,9 @@ const PARKED: u32 = 1 << 4;
 /// Publishers wait for room: whoever takes a message wakes them.
 const CROWDED: u32 = 1 << 5;
 
+/// What a publisher must look at after it has sent a message.
+const AFTER: u32 = PARKED | CLOSED;
+
 /// What a receiver must look at before it takes a message.
 const FIRST: u32 = EVENTS | LAGGED | CLOSED | ENDED;
 
@@ -54,6 +57,13 @@ pub(crate) struct Settings {
     pub(crate) label: Option<Arc<str>>,
     pub(crate) lifecycle_events: bool,
     pub(crate) dedupe: bool,
+}
+
+impl Settings {
+    /// Whether publishers wait when the inbox is full.
+    pub(crate) fn blocks(&self) -> bool {
+        matches!(self.overflow, Overflow::Block { .. })
+    }
 }
 
 /// See the module's documentation.
@@ -156,15 +166,15 @@ pub(crate) enum Overflowed<P> {
     Retry { message: Message<P>, evicted: Option<Message<P>> },
     /// It is refused.
     Refused(Message<P>),
-    /// It is refused, and its subscriber is closed for it: the caller must unsubscribe it.
+    /// Its subscriber has been told that it is closed: the message concerns nobody.
+    Void(Message<P>),
+    /// It is refused, and its subscriber is to be closed for it.
     Disconnected(Message<P>),
     /// It must wait, outside the turn.
     Wait(Wait<P>),
 }
 
-/// A message that waits for room in an inbox.
-///
-/// Dropped unfinished, it counts as refused.
+/// A message that waits for room in an inbox. It must be finished, or given up.
 pub(crate) struct Wait<P> {
     inbox: Arc<Inbox<P>>,
     message: Option<Message<P>>,
@@ -297,15 +307,13 @@ impl<P> Inbox<P> {
                 }
                 Overflowed::Retry { message, evicted }
             }
-            Overflow::DropNewest => {
-                self.lose(&self.refused);
-                Overflowed::Refused(message)
-            }
-            Overflow::Disconnect => {
-                self.lose(&self.refused);
-                self.close(CloseReason::Overflow);
-                Overflowed::Disconnected(message)
-            }
+            Overflow::DropNewest => self.refuse(message),
+            // It is closed after the turn, so that whatever this publish has for it is refused and told
+            // of before the end.
+            Overflow::Disconnect => match self.refuse(message) {
+                Overflowed::Refused(message) => Overflowed::Disconnected(message),
+                void => void,
+            },
             Overflow::Block { timeout } => {
                 let mut mailbox = self.mailbox.lock();
                 if mailbox.close_reason.is_some() {
@@ -330,15 +338,27 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Counts a lost message.
-    fn lose(&self, counter: &AtomicU64) {
-        // Relaxed: read as sums at rest.
+    fn refuse(&self, message: Message<P>) -> Overflowed<P> {
+        if self.lose(&self.refused) {
+            return Overflowed::Refused(message);
+        }
+        // Relaxed: see `lose`.
+        self.refused.fetch_sub(1, Ordering::Relaxed);
+        Overflowed::Void(message)
+    }
+
+    /// Counts a lost message; `false` where nobody can be told of it, the end having been read.
+    fn lose(&self, counter: &AtomicU64) -> bool {
+        // Relaxed, both: read as sums at rest, and made visible by the bit below.
         counter.fetch_add(1, Ordering::Relaxed);
         self.unreported.fetch_add(1, Ordering::Relaxed);
-        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count.
-        if self.attention.fetch_or(LAGGED, Ordering::Release) & LAGGED == 0 {
+        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count. One
+        // word with `ENDED`: either this comes first, and there is a `Lagged` before the end, or that.
+        let before = self.attention.fetch_or(LAGGED, Ordering::AcqRel);
+        if before & LAGGED == 0 {
             self.wake_one();
         }
+        before & ENDED == 0
     }
 
     /// Ends the waits of publishers for `subscription`, as refused.
@@ -420,18 +440,36 @@ impl<P> Inbox<P> {
 
     // ---- waking receivers ----------------------------------------------------------------------
 
-    /// Whether a receiver sleeps: to be asked after a message has been sent.
+    /// Whether `sent` must be called for a message that has just been sent.
     #[inline]
-    pub(crate) fn has_parked(&self) -> bool {
-        // SeqCst: partner of the store in `wait`. This one has sent (crossbeam moves the tail by a
+    pub(crate) fn asks_after(&self) -> bool {
+        // SeqCst: partner of the store in `sleep`. This one has sent (crossbeam moves the tail by a
         // SeqCst exchange) and then reads here; the other writes here and then looks at the queue: one
-        // of them must see the other.
-        self.attention.load(Ordering::SeqCst) & PARKED != 0
+        // of them must see the other. The same holds for closing.
+        self.attention.load(Ordering::SeqCst) & AFTER != 0
+    }
+
+    /// Wakes a receiver for a message that has just been sent. Where the inbox was closed meanwhile and
+    /// its end has been read, a message comes back: it concerns nobody, and was not delivered.
+    #[cold]
+    pub(crate) fn sent(&self) -> Option<Message<P>> {
+        if self.attention.load(Ordering::Relaxed) & CLOSED != 0 {
+            // Under the lock, as in `end`: whoever reads the end after this sees the message first.
+            let mailbox = self.mailbox.lock();
+            let ended = self.attention.load(Ordering::Relaxed) & ENDED != 0;
+            drop(mailbox);
+            if ended {
+                // As many are taken back as were sent too late, whichever of them.
+                return self.take(true).ok().and_then(Event::into_message);
+            }
+        }
+        self.wake_one();
+        None
     }
 
     /// Wakes the receiver that has slept longest.
     #[cold]
-    pub(crate) fn wake_one(&self) {
+    fn wake_one(&self) {
         if let Some(rare) = &mut self.mailbox.lock().rare {
             self.wake_next(rare);
         }
@@ -492,19 +530,31 @@ impl<P> Inbox<P> {
                 // Another reader took what events were waiting for: now they are due.
                 Err(_) if mailbox.is_some() && !evicting => {}
                 Err(_) if attention & CLOSED != 0 && !evicting => {
-                    // Relaxed: the bit alone is what the next receive reads.
-                    self.attention.fetch_or(ENDED, Ordering::Relaxed);
-                    return Err(TryRecvError::Closed);
+                    if self.end() {
+                        return Err(TryRecvError::Closed);
+                    }
                 }
                 Err(_) => return Err(TryRecvError::Empty),
             }
         }
     }
 
+    /// Marks that the end has been read, unless there is something to read after all.
+    #[cold]
+    fn end(&self) -> bool {
+        // Under the lock, as in `sent`.
+        let _mailbox = self.mailbox.lock();
+        let last = |attention| (attention & (LAGGED | EVENTS) == 0).then_some(attention | ENDED);
+        // AcqRel: see `lose`.
+        self.queue.is_empty()
+            && self.attention.fetch_update(Ordering::AcqRel, Ordering::Acquire, last).is_ok()
+    }
+
     /// What follows the taking of a message.
     #[inline]
     fn taken(&self) {
-        let depth = self.queue.len() + 1;
+        // What came since the message was taken may have filled its place.
+        let depth = (self.queue.len() + 1).min(self.settings.capacity);
         // Relaxed: a mere statistic.
         if depth > self.high_water.load(Ordering::Relaxed) {
             self.high_water.fetch_max(depth, Ordering::Relaxed);
@@ -525,7 +575,8 @@ impl<P> Inbox<P> {
             rare.aside.push_back(message);
             return None;
         }
-        self.passed_one(&mut mailbox);
+        // Whether an event that has come meanwhile counts on this message cannot be told. It is not
+        // counted: such an event comes one message later, never one too early.
         drop(mailbox);
         self.taken();
         Some(message)
@@ -620,7 +671,7 @@ impl<P> Inbox<P> {
         {
             let mut mailbox = self.mailbox.lock();
             mailbox.rare.get_or_insert_default().parked.push_back(Arc::clone(&waiter));
-            // SeqCst: see `has_parked`.
+            // SeqCst: see `asks_after`.
             self.attention.fetch_or(PARKED, Ordering::SeqCst);
         }
         while self.has_nothing() && !waiter.is_woken() && !until.is_stopped() && !until.is_over() {
@@ -703,29 +754,34 @@ impl<P> Wait<P> {
         self.timeout
     }
 
-    /// Tries to `send` until the message enters, the wait is ended, or `deadline` is over; whether it
-    /// entered. `send` gives back what did not.
+    /// Tries to `send` until the message is gone, the wait is ended, or `deadline` is over; then it comes
+    /// back, refused. `send` gives back what did not enter.
     pub(crate) fn finish(
         mut self,
         deadline: Option<Instant>,
         mut send: impl FnMut(Message<P>) -> Option<Message<P>>,
-    ) -> bool {
+    ) -> Option<Message<P>> {
         let mut look = LOOKS.0;
         while !self.is_cancelled() {
-            let Some(message) = self.message.take() else { return false };
-            self.message = send(message);
-            if self.message.is_none() {
-                return true;
-            }
+            self.message = send(self.message.take()?);
             let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return false;
+            if self.message.is_none() || deadline.is_some_and(|deadline| now >= deadline) {
+                break;
             }
             let next = now + look;
             park(Some(deadline.map_or(next, |deadline| deadline.min(next))));
             look = LOOKS.1.min(look * 2);
         }
-        false
+        let message = self.message.take()?;
+        self.inbox.lose(&self.inbox.refused);
+        Some(message)
+    }
+
+    /// Gives up: the message is refused.
+    pub(crate) fn give_up(self) -> Option<Message<P>> {
+        // Relaxed: it is this thread that reads it.
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.finish(None, Some)
     }
 
     fn is_cancelled(&self) -> bool {
@@ -735,9 +791,6 @@ impl<P> Wait<P> {
 
 impl<P> Drop for Wait<P> {
     fn drop(&mut self) {
-        if self.message.is_some() {
-            self.inbox.lose(&self.inbox.refused);
-        }
         if let Some(rare) = &mut self.inbox.mailbox.lock().rare {
             rare.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.cancelled, &self.cancelled));
             self.inbox.uncrowd(rare);

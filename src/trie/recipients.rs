@@ -42,11 +42,19 @@ pub(crate) struct Recipients<P> {
     live: usize,
     /// How many of the inboxes take a message once, by whichever subscription comes first.
     deduplicating: usize,
+    /// How many of the inboxes make publishers wait when they are full.
+    blocking: usize,
 }
 
 impl<P> Default for Recipients<P> {
     fn default() -> Self {
-        Self { numbers: SmallVec::new(), places: SmallVec::new(), live: 0, deduplicating: 0 }
+        Self {
+            numbers: SmallVec::new(),
+            places: SmallVec::new(),
+            live: 0,
+            deduplicating: 0,
+            blocking: 0,
+        }
     }
 }
 
@@ -57,6 +65,10 @@ impl<P> Recipients<P> {
 
     pub(crate) fn deduplicating(&self) -> usize {
         self.deduplicating
+    }
+
+    pub(crate) fn blocking(&self) -> usize {
+        self.blocking
     }
 
     /// All places; an empty one is `None`.
@@ -74,6 +86,7 @@ impl<P> Recipients<P> {
     pub(crate) fn push(&mut self, number: u64, recipient: Recipient<P>) {
         debug_assert!(self.numbers.last().is_none_or(|&last| last < number));
         self.deduplicating += usize::from(recipient.inbox.settings().dedupe);
+        self.blocking += usize::from(recipient.inbox.settings().blocks());
         self.live += 1;
         self.numbers.push(number);
         self.places.push(Some(recipient));
@@ -87,6 +100,7 @@ impl<P> Recipients<P> {
     pub(crate) fn remove(&mut self, number: u64) -> Option<Recipient<P>> {
         let removed = self.places[self.numbers.binary_search(&number).ok()?].take()?;
         self.deduplicating -= usize::from(removed.inbox.settings().dedupe);
+        self.blocking -= usize::from(removed.inbox.settings().blocks());
         self.live -= 1;
         if self.places.len() >= 2 * self.live + 8 || self.live == 0 {
             self.compact();
