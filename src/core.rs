@@ -23,13 +23,19 @@ pub(crate) struct Core<P> {
     /// Whether `deferred` holds anything. Read at every publish, hardly ever written.
     has_deferred: AtomicBool,
     /// What subscribers dropped in a turn had held, and their inboxes.
-    deferred: Mutex<Vec<(Held<P>, Arc<Inbox<P>>)>>,
+    deferred: Mutex<Vec<Left<P>>>,
     /// Whether closing is done. (It has begun when the trie is closed.)
     closed: AtomicBool,
     /// Taken by whoever subscribes on a bus whose limits span subscribers.
     pub(crate) admission: Mutex<()>,
     members: CachePadded<Members>,
     registry: Box<[CachePadded<Mutex<Shard<P>>>]>,
+}
+
+/// What a subscriber dropped in a turn leaves to be given up after it.
+struct Left<P> {
+    held: Held<P>,
+    inbox: Arc<Inbox<P>>,
 }
 
 /// Subscribers by number. They are not kept alive by it.
@@ -129,7 +135,7 @@ impl<P> Core<P> {
     // ---- what was left to be done --------------------------------------------------------------
 
     pub(crate) fn defer(&self, held: Held<P>, inbox: Arc<Inbox<P>>) {
-        self.deferred.lock().push((held, inbox));
+        self.deferred.lock().push(Left { held, inbox });
         // Release: partner of the Acquire in `catch_up`.
         self.has_deferred.store(true, Ordering::Release);
     }
@@ -150,7 +156,7 @@ impl<P> Core<P> {
             self.has_deferred.store(false, Ordering::Relaxed);
             std::mem::take(&mut *deferred)
         };
-        each_in_spite_of_panics(deferred, |(mut held, inbox)| {
+        each_in_spite_of_panics(deferred, |Left { mut held, inbox }| {
             release(self, &mut held);
             drop(inbox);
         });

@@ -617,25 +617,21 @@ impl<P> fmt::Debug for SubscriberBuilder<P> {
 }
 
 /// Waits for each event; see [`Subscriber::iter`].
-#[derive(Debug)]
 pub struct Iter<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
 /// Takes the events that are there; see [`Subscriber::try_iter`].
-#[derive(Debug)]
 pub struct TryIter<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
 /// Waits for each message; see [`Subscriber::messages`].
-#[derive(Debug)]
 pub struct Messages<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
 /// Waits for each event, owning the subscriber; made by its `IntoIterator`.
-#[derive(Debug)]
 pub struct IntoIter<P = Arc<str>> {
     subscriber: Subscriber<P>,
 }
@@ -671,6 +667,18 @@ impl<P> Iterator for IntoIter<P> {
         self.subscriber.recv().ok()
     }
 }
+
+macro_rules! debug_without_payload {
+    ($($name:ident $(<$lifetime:lifetime>)?),*) => {$(
+        impl<P> fmt::Debug for $name<$($lifetime,)? P> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).field("subscriber", &self.subscriber).finish()
+            }
+        }
+    )*};
+}
+
+debug_without_payload!(Iter<'_>, TryIter<'_>, Messages<'_>, IntoIter);
 
 // Closed is for good.
 impl<P> std::iter::FusedIterator for Iter<'_, P> {}
