@@ -646,7 +646,7 @@ fn closing_waits_for_no_publish() {
                 let raw: Vec<_> = [&first, &last, &aside]
                     .map(|sub| {
                         let receiver = sub.receiver().clone();
-                        thread::spawn(move || receiver.iter().map(|m| m.payload.value).count())
+                        thread::spawn(move || receiver.iter().count())
                     })
                     .into_iter()
                     .collect();

@@ -443,28 +443,33 @@ fn while_places_come_free_there_are_never_more_than_the_limit() {
 /// Channels that several share: the last to leave frees the place, whoever comes meanwhile.
 #[test]
 fn places_that_are_shared_are_counted_once_whoever_comes_and_goes() {
-    watched(|| {
-        let bus = limited(Limits::default().max_channels(2).max_patterns(2));
-        thread::scope(|scope| {
-            for thread in 0..4 {
-                let bus = &bus;
-                scope.spawn(move || {
-                    let sub = silent(bus).build();
-                    for n in 0..2_000 {
-                        let name = ["a", "b"][(thread + n) % 2];
-                        // Two names and two places: never refused.
-                        sub.subscribe(name).unwrap();
-                        sub.psubscribe(name).unwrap();
-                        sub.unsubscribe(name);
-                        sub.punsubscribe(name);
-                    }
-                });
-            }
+    for patterns in [false, true] {
+        watched(move || {
+            let bus = limited(Limits::default().max_channels(2).max_patterns(2));
+            thread::scope(|scope| {
+                for thread in 0..4 {
+                    let bus = &bus;
+                    scope.spawn(move || {
+                        let sub = silent(bus).build();
+                        for n in 0..10_000 {
+                            let name = ["a", "b"][(thread + n) % 2];
+                            // Two names and two places: whatever the order, none is refused.
+                            if patterns {
+                                sub.psubscribe(name).unwrap();
+                                sub.punsubscribe(name);
+                            } else {
+                                sub.subscribe(name).unwrap();
+                                sub.unsubscribe(name);
+                            }
+                        }
+                    });
+                }
+            });
+            let stats = bus.stats();
+            assert_eq!((stats.channels, stats.patterns), (0, 0));
+            let sub = bus.subscriber();
+            assert_eq!(sub.subscribe_many(["x", "y"]), Ok(2));
+            assert_eq!(sub.psubscribe_many(["x", "y"]), Ok(4));
         });
-        let stats = bus.stats();
-        assert_eq!((stats.channels, stats.patterns), (0, 0));
-        let sub = bus.subscriber();
-        assert_eq!(sub.subscribe_many(["x", "y"]), Ok(2));
-        assert_eq!(sub.psubscribe_many(["x", "y"]), Ok(4));
-    });
+    }
 }
