@@ -1,6 +1,6 @@
 //! The locks and atomics that the engine uses, in one place.
 
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Adds to a counter that one thread at a time writes, the holder of a lock, and any thread reads:

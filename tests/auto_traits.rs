@@ -265,7 +265,7 @@ fn take_by_value<P>(_: Bus<P>, _: WeakBus<P>, _: Topic<P>, _: Subscriber<P>) {}
 #[test]
 fn no_struct_bounds_its_payload() {
     // Neither `Clone` nor `Send` nor `'static`.
-    fn holder<'a>() -> Holder<Rc<&'a str>> {
+    fn holder<'a>() -> Holder<(Rc<str>, &'a str)> {
         Holder {
             _bus: None,
             _weak: None,

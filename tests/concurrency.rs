@@ -414,7 +414,8 @@ fn a_subscription_begins_and_ends_exactly_whoever_else_publishes() {
             for thread in 0..3u64 {
                 let bus = &bus;
                 scope.spawn(move || {
-                    let sub = silent(bus).capacity(4_096).build();
+                    // Room for all that the others publish.
+                    let sub = silent(bus).capacity(8 * rounds as usize).build();
                     let topic = bus.topic("c");
                     for round in 0..rounds {
                         let own = thread << 32 | round << 1;

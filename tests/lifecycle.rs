@@ -668,7 +668,7 @@ fn a_clone_subscribes_for_all() -> Outcome {
 /// each message carries the number of the last subscription that had begun before its publish. It
 /// belongs to that one or a later one, whose `Subscribe` must be seen first.
 fn no_message_before_its_subscribe(overflow: Overflow, capacity: usize, by_pattern: bool) {
-    const ROUNDS: u32 = 700;
+    const ROUNDS: u32 = 300;
     let stream = bounded(move || {
         let bus = bus();
         let sub = small(&bus, capacity, overflow);

@@ -145,7 +145,7 @@ fn stop_wakes_one_that_waits() {
 #[test]
 fn stop_stops_no_other_listener_and_no_other_receive() {
     watched(|| {
-        let bus: Bus<u32> = Bus::new();
+        let bus: Bus<u32> = Bus::builder().overflow(Overflow::Block { timeout: None }).build();
         let sub = silent(&bus).subscribe("c").unwrap();
         let (stopped, told_stopped) = relay(&sub);
         let (other, told) = relay(&sub);

@@ -364,7 +364,8 @@ fn disconnect_ends_a_blocked_clone_and_the_queues_reader() -> Outcome {
     let (sent, seen) = seen;
     let messages = seen.iter().filter(|text| text.starts_with("message")).count();
     assert_eq!((messages + 1, seen.contains(&"lagged 1".to_owned())), (sent, true));
-    assert!(sub.receiver().recv().is_err(), "the queue is disconnected");
+    let end = bounded(move || sub.receiver().recv());
+    assert!(end.is_err(), "the queue is disconnected");
     Ok(())
 }
 
@@ -406,7 +407,7 @@ fn block_waits_until_there_is_room() -> Outcome {
             full.subscribe("ab").unwrap();
         });
         assert!(!publisher.is_finished(), "nobody has made room");
-        assert_eq!(full.recv_message()?.payload, 0);
+        assert_eq!(full.recv_message_timeout(LONG)?.payload, 0);
         assert_eq!(join(publisher), receipt(2, 0));
         assert_eq!(payloads(&full), [1]);
         assert_eq!(full.missed(), 0);
@@ -420,8 +421,8 @@ fn block_waits_for_room_that_the_queues_reader_makes() -> Outcome {
     let Waiting { bus: _bus, full, witness: _witness, publisher } = waiting(BLOCK, |full| {
         full.psubscribe("a*").unwrap();
     });
-    assert_eq!(full.receiver().recv()?.payload, 0);
-    assert_eq!(full.receiver().recv()?.payload, 1);
+    assert_eq!(full.receiver().recv_timeout(LONG)?.payload, 0);
+    assert_eq!(full.receiver().recv_timeout(LONG)?.payload, 1);
     assert_eq!(join(publisher), receipt(2, 0));
     assert_books(&full, 2);
     Ok(())
@@ -494,7 +495,7 @@ fn full_inboxes_are_waited_for_one_after_another() -> Outcome {
     };
     // In whatever order room is made, all get it.
     for at in [1, 2, 0] {
-        assert_eq!(full[at].recv_message()?.payload, 1);
+        assert_eq!(full[at].recv_message_timeout(LONG)?.payload, 1);
     }
     assert_eq!(join(publisher), receipt(3, 0));
     for sub in &full {
@@ -588,10 +589,13 @@ fn giving_up_another_subscription_does_not_end_the_wait() -> Outcome {
     full.unsubscribe("never held");
     // Of the two that wait, one ends; the other goes on and gets in.
     full.unsubscribe("ab");
-    while full.missed() == 0 {
-        thread::yield_now();
-    }
-    assert_eq!(full.receiver().recv()?.payload, 0);
+    let ended = full.clone();
+    bounded(move || {
+        while ended.missed() == 0 {
+            thread::yield_now();
+        }
+    });
+    assert_eq!(full.receiver().recv_timeout(LONG)?.payload, 0);
     assert_eq!(join(publisher), receipt(2, 1));
     assert_eq!(drain(&full), ["lagged 1", "pmessage *b ab 1"]);
     assert_books(&full, 3);
@@ -620,7 +624,8 @@ fn a_waiting_publisher_stops_nobody_else() {
         full.subscribe("more").unwrap();
         assert!(!publisher.is_finished() && !second.is_finished());
         // Room for one, then for the other.
-        let mut seen: Vec<u32> = (0..3).map(|_| full.recv_message().unwrap().payload).collect();
+        let mut seen: Vec<u32> =
+            (0..3).map(|_| full.recv_message_timeout(LONG).unwrap().payload).collect();
         assert_eq!(seen.remove(0), 0);
         seen.sort_unstable();
         assert_eq!(seen, [1, 2]);
@@ -1131,6 +1136,19 @@ fn the_books_balance_when_the_reader_is_disconnected() {
     for round in 0..300 {
         race(Overflow::Disconnect, 1 + round % 3, 1 + round % 2, 50);
     }
+}
+
+#[test]
+fn what_a_dropped_inbox_held_leaves_with_it() -> Outcome {
+    let bus: Bus<u32> = Bus::new();
+    let sub = silent(&bus, 2, Overflow::DropOldest).subscribe("a")?;
+    (0..3u32).for_each(|n| assert_eq!(bus.publish("a", n), receipt(1, 0)));
+    drop(sub);
+    assert!(bus.subscribers().is_empty());
+    // What the bus has counted stays counted, and no discarded message becomes a loss.
+    let stats = bus.stats();
+    assert_eq!((stats.matched, stats.delivered, stats.dropped, stats.evicted), (3, 3, 0, 1));
+    Ok(())
 }
 
 // ---- high_water ------------------------------------------------------------------------------------

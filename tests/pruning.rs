@@ -309,7 +309,7 @@ fn routes_do_not_pin_the_inboxes_of_those_who_left() {
                 topic.publish(census.payload(n as u64));
                 bus.publish("hot:named", census.payload(n as u64));
             }
-            assert!(leaving.len() >= 1);
+            assert!(!leaving.is_empty());
             assert!(census.live() > 1);
             match n % 3 {
                 0 => drop(leaving),

@@ -199,7 +199,11 @@ const OCCASIONS: [(&str, Occasion); 24] = [
         world.bus.try_publish_with("c", || Ok::<_, ()>(Converted(code).into())).unwrap();
     }),
     ("a closure of try_publish_with that fails", |world, code| {
-        world.bus.try_publish_with("c", || Err(code())).unwrap_err();
+        let fail = || {
+            code();
+            Err(())
+        };
+        world.bus.try_publish_with("c", fail).unwrap_err();
     }),
     ("a closure of a topic's publish_with", |world, code| {
         world.topic.publish_with(|| Converted(code).into());

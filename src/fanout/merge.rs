@@ -20,6 +20,13 @@ pub(super) struct Segment<'a, P> {
     pub(super) shared: bool,
 }
 
+impl<'a, P> Segment<'a, P> {
+    /// All of `recipients`.
+    pub(super) fn of(recipients: &'a Recipients<P>, source: &'a Arc<Source>, shared: bool) -> Self {
+        Self { places: recipients.places(), numbers: recipients.numbers(), source, shared }
+    }
+}
+
 /// The recipients of all patterns of a route, locked, merged by number.
 pub(super) struct Merge<P> {
     guards: Vec<RecipientsGuard<P>>,
@@ -40,7 +47,7 @@ impl<P> Merge<P> {
     pub(super) fn lock(&mut self, patterns: &[(Arc<PatternEntry<P>>, Arc<Source>)]) {
         self.clear();
         for (at, (entry, _)) in patterns.iter().enumerate() {
-            let guard = entry.read();
+            let guard = entry.read_owned();
             if let Some(&first) = guard.numbers().first() {
                 self.heads.push(Reverse((first, at)));
             }

@@ -116,22 +116,37 @@ pub(crate) fn publish<P: Clone + 'static>(
     let patterns = &turn.patterns[..];
     let mut commit = Commit { counters: &channel.counters, tally: Tally::default() };
     commit.tally.published = 1;
-    let mut remaining = turn.exact.len();
-    let mut lease = (!patterns.is_empty()).then(Lease::<P>::take);
+    let takes_once = |recipients: &Recipients<P>| recipients.deduplicating() > 0;
+    let exact = &turn.exact;
+    let mut remaining = exact.len();
+    let mut blocking = exact.blocking();
+    // One pattern is locked as it is; several are merged, in buffers used again.
+    let mut single = None;
+    let mut lease = None;
     let mut merge = None;
     // Where some inboxes take a message once, whichever subscription it comes by: those served.
     let mut seen = None;
-    let mut blocking = turn.exact.blocking();
-    if let Some(lease) = &mut lease {
-        let scratch = &mut **lease;
-        scratch.merge.lock(patterns);
-        blocking += scratch.merge.lists().map(Recipients::blocking).sum::<usize>();
-        remaining += scratch.merge.lists().map(Recipients::len).sum::<usize>();
-        let takes_once = |recipients: &Recipients<P>| recipients.deduplicating() > 0;
-        if takes_once(&turn.exact) || scratch.merge.lists().any(takes_once) {
-            seen = Some(&mut scratch.seen);
+    match patterns {
+        [] => {}
+        [(entry, source)] => {
+            let recipients = entry.read();
+            remaining += recipients.len();
+            blocking += recipients.blocking();
+            if takes_once(exact) || takes_once(&recipients) {
+                seen = Some(&mut lease.insert(Lease::<P>::take()).seen);
+            }
+            single = Some((recipients, source));
         }
-        merge = Some(&mut scratch.merge);
+        _ => {
+            let scratch = &mut **lease.insert(Lease::<P>::take());
+            scratch.merge.lock(patterns);
+            remaining += scratch.merge.lists().map(Recipients::len).sum::<usize>();
+            blocking += scratch.merge.lists().map(Recipients::blocking).sum::<usize>();
+            if takes_once(exact) || scratch.merge.lists().any(takes_once) {
+                seen = Some(&mut scratch.seen);
+            }
+            merge = Some(&mut scratch.merge);
+        }
     }
     if blocking > 0 {
         after.started.get_or_insert_with(Instant::now);
@@ -140,8 +155,10 @@ pub(crate) fn publish<P: Clone + 'static>(
     let mut serving =
         Serving { slot: &mut slot, remaining, seen, barring: false, tally: &mut commit.tally };
     if let Some(source) = &turn.source {
-        let (places, numbers) = (turn.exact.places(), turn.exact.numbers());
-        serving.serve(Segment { places, numbers, source, shared: false }, &mut after);
+        serving.serve(Segment::of(exact, source, false), &mut after);
+    }
+    if let Some((recipients, source)) = &single {
+        serving.serve(Segment::of(recipients, source, true), &mut after);
     }
     if let Some(merge) = merge {
         while let Some(segment) = merge.next(patterns) {
@@ -152,10 +169,11 @@ pub(crate) fn publish<P: Clone + 'static>(
     let tally = commit.tally;
     drop(commit);
     let matching = patterns.len();
+    drop(single);
+    drop(lease);
     if matching > 0 && patterns.iter().any(|(entry, _)| entry.is_dead()) {
         turn.sweep();
     }
-    drop(lease);
     drop(turn);
     let mut receipt = Receipt {
         matched: 0,

@@ -50,7 +50,9 @@ impl<P> Default for Scratch<P> {
 impl<P> Scratch<P> {
     /// Drops the messages that are to be dropped, each of them though a payload's `Drop` panics.
     pub(super) fn drop_dead(&mut self) {
-        each_in_spite_of_panics(self.dead.drain(..), drop);
+        if !self.dead.is_empty() {
+            each_in_spite_of_panics(self.dead.drain(..), drop);
+        }
     }
 }
 

@@ -109,6 +109,11 @@ impl<P> Route<P> {
         Self { stamp, patterns: matching, ..Self::empty() }
     }
 
+    /// Ends an entry that nobody needs. What it holds goes with it.
+    pub(super) fn mark_detached(&mut self) {
+        self.detached = true;
+    }
+
     fn ended() -> Self {
         Self { detached: true, ..Self::empty() }
     }

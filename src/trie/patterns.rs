@@ -17,7 +17,7 @@ use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 use super::recipients::Recipients;
 use super::tree::PatternTree;
 use crate::pattern::Pattern;
-use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockWriteGuard};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
 pub(crate) struct PatternEntry<P> {
@@ -35,8 +35,14 @@ pub(crate) struct PatternEntry<P> {
 pub(crate) type RecipientsGuard<P> = ArcRwLockReadGuard<RawRwLock, Recipients<P>>;
 
 impl<P> PatternEntry<P> {
-    /// The recipients, for a publish. It is owned, so that guards can lie in a buffer used again.
-    pub(crate) fn read(&self) -> RecipientsGuard<P> {
+    /// The recipients, for a publish.
+    #[inline]
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Recipients<P>> {
+        self.recipients.read()
+    }
+
+    /// The same, owned, so that guards can lie in a buffer used again.
+    pub(crate) fn read_owned(&self) -> RecipientsGuard<P> {
         RwLock::read_arc(&self.recipients)
     }
 
@@ -75,11 +81,15 @@ const LEVELS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 const ROWS: usize = 64;
 const ROW: usize = 64;
 
-/// Trees for patterns with a literal beginning, chosen by its first byte.
-const TREES: usize = 16;
+/// Parts for patterns with a literal beginning, chosen by its first byte.
+const PARTS: usize = 16;
 
-/// A part of the pattern trie, under its lock.
-type Tree<P> = RwLock<PatternTree<Arc<PatternEntry<P>>>>;
+/// A part of the pattern trie.
+struct Part<P> {
+    /// How many patterns it holds: an empty part need not be locked to be passed.
+    size: AtomicUsize,
+    tree: RwLock<PatternTree<Arc<PatternEntry<P>>>>,
+}
 
 /// See the module's documentation.
 pub(crate) struct Patterns<P> {
@@ -89,8 +99,8 @@ pub(crate) struct Patterns<P> {
     unanchored: CachePadded<AtomicU64>,
     /// `ROWS * ROW` counters; made at the first pattern.
     anchored: OnceLock<Box<[AtomicU64]>>,
-    /// The first tree is for patterns without a literal beginning.
-    trees: Box<[CachePadded<Tree<P>>]>,
+    /// The first one is for patterns without a literal beginning.
+    parts: Box<[CachePadded<Part<P>>]>,
     count: AtomicUsize,
     next: AtomicU64,
     hasher: RandomState,
@@ -98,12 +108,15 @@ pub(crate) struct Patterns<P> {
 
 impl<P> Patterns<P> {
     pub(crate) fn new(hasher: RandomState) -> Self {
-        let tree = || CachePadded::new(RwLock::new(PatternTree::new(hasher.clone())));
+        let part = || Part {
+            size: AtomicUsize::new(0),
+            tree: RwLock::new(PatternTree::new(hasher.clone())),
+        };
         Self {
             epoch: CachePadded::new(AtomicU64::new(0)),
             unanchored: CachePadded::new(AtomicU64::new(0)),
             anchored: OnceLock::new(),
-            trees: (0..=TREES).map(|_| tree()).collect(),
+            parts: (0..=PARTS).map(|_| CachePadded::new(part())).collect(),
             count: AtomicUsize::new(0),
             next: AtomicU64::new(0),
             hasher,
@@ -144,14 +157,14 @@ impl<P> Patterns<P> {
 
     /// Calls `found` for each pattern that matches `channel`, once, in no particular order.
     pub(crate) fn matching(&self, channel: &str, mut found: impl FnMut(&Arc<PatternEntry<P>>)) {
-        // Relaxed: whoever has seen a stamp has seen the count that preceded it.
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return;
-        }
         let first = channel.as_bytes().first();
-        let trees = [Some(0), first.map(|&byte| Self::tree_of(byte))];
-        for tree in trees.into_iter().flatten() {
-            self.trees[tree].read().matches(channel.as_bytes(), |entry, unconfirmed| {
+        let parts = [Some(0), first.map(|&byte| Self::part_of(byte))];
+        for part in parts.into_iter().flatten().map(|part| &self.parts[part]) {
+            // Relaxed: whoever has seen a stamp has seen the sizes that preceded it.
+            if part.size.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            part.tree.read().matches(channel.as_bytes(), |entry, unconfirmed| {
                 if !unconfirmed || entry.pattern.is_match(channel) {
                     found(entry);
                 }
@@ -166,7 +179,8 @@ impl<P> Patterns<P> {
 
     /// The entry of `pattern`, made where there is none, held once more. Undone by `release`.
     pub(crate) fn hold(&self, pattern: &Pattern, hash: u64) -> Arc<PatternEntry<P>> {
-        let mut tree = self.tree(pattern).write();
+        let part = self.part(pattern);
+        let mut tree = part.tree.write();
         if let Some(entry) = tree.get(pattern, |entry| entry.pattern == *pattern) {
             // Relaxed: written under the tree's lock.
             entry.holders.fetch_add(1, Ordering::Relaxed);
@@ -181,6 +195,8 @@ impl<P> Patterns<P> {
             recipients: Arc::default(),
         });
         tree.insert(pattern, &entry);
+        // Relaxed, both: `advance` makes them visible to whoever looks at a stamp.
+        part.size.fetch_add(1, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
         // Under the lock: who finds the entry from now on returns from subscribing after this, and a
         // publish that begins after that must not trust a route that misses the entry.
@@ -190,27 +206,29 @@ impl<P> Patterns<P> {
 
     /// Gives back what `hold` gave. Whether `pattern` is out of the trie now.
     pub(crate) fn release(&self, entry: &Arc<PatternEntry<P>>) -> bool {
-        let mut tree = self.tree(&entry.pattern).write();
+        let part = self.part(&entry.pattern);
+        let mut tree = part.tree.write();
         // Relaxed: written under the tree's lock.
         if entry.holders.fetch_sub(1, Ordering::Relaxed) > 1 {
             return false;
         }
         tree.remove(&entry.pattern, |other| Arc::ptr_eq(other, entry));
-        // Relaxed: a mere count. Routes keep the dead entry until they are next used.
+        // Relaxed, both: mere counts. Routes keep the dead entry until they are next used.
+        part.size.fetch_sub(1, Ordering::Relaxed);
         self.count.fetch_sub(1, Ordering::Relaxed);
         true
     }
 
     /// Whether anyone holds `pattern`.
     pub(crate) fn contains(&self, pattern: &Pattern) -> bool {
-        self.tree(pattern).read().get(pattern, |entry| entry.pattern == *pattern).is_some()
+        self.part(pattern).tree.read().get(pattern, |entry| entry.pattern == *pattern).is_some()
     }
 
     /// Calls `each` for every pattern, under no lock.
     pub(crate) fn close(&self, mut each: impl FnMut(&PatternEntry<P>)) {
-        for tree in &self.trees {
+        for part in &self.parts {
             let mut entries = Vec::new();
-            tree.read().for_each(|entry| entries.push(Arc::clone(entry)));
+            part.tree.read().for_each(|entry| entries.push(Arc::clone(entry)));
             entries.iter().for_each(|entry| each(entry));
         }
     }
@@ -243,18 +261,18 @@ impl<P> Patterns<P> {
         hasher.finish()
     }
 
-    /// The tree that holds `pattern`. One that can begin with different bytes (a glob's choice) lies
+    /// The part that holds `pattern`. One that can begin with different bytes (a glob's choice) lies
     /// with those that can begin with any.
-    fn tree(&self, pattern: &Pattern) -> &Tree<P> {
+    fn part(&self, pattern: &Pattern) -> &Part<P> {
         let mut firsts = pattern.prefixes().into_iter().map(|prefix| prefix.first().copied());
-        let tree = match firsts.next() {
-            Some(Some(first)) if firsts.all(|other| other == Some(first)) => Self::tree_of(first),
+        let part = match firsts.next() {
+            Some(Some(first)) if firsts.all(|other| other == Some(first)) => Self::part_of(first),
             _ => 0,
         };
-        &self.trees[tree]
+        &self.parts[part]
     }
 
-    fn tree_of(first: u8) -> usize {
-        1 + usize::from(first) % TREES
+    fn part_of(first: u8) -> usize {
+        1 + usize::from(first) % PARTS
     }
 }

@@ -20,7 +20,7 @@ use crate::event::Source;
 use crate::sync::{Ordering, RwLock};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
-pub(super) const RECENT_BYTES: usize = 16 << 20;
+pub(super) const RECENT_BYTES: usize = 1 << 20;
 
 /// See the module's documentation.
 pub(super) struct Stripes<P> {
@@ -241,7 +241,7 @@ impl<P> Stripes<P> {
 }
 
 /// Entries taken out under the lock, to be dropped after it.
-type Removed<P> = SmallVec<[(Arc<Channel<P>>, Option<Route<P>>); 1]>;
+type Removed<P> = SmallVec<[Arc<Channel<P>>; 2]>;
 
 impl<P> Stripe<P> {
     #[inline]
@@ -279,6 +279,7 @@ impl<P> Stripe<P> {
             channel.clocked.store(false, Ordering::Relaxed);
             self.clocked -= channel.clocked_cost();
             self.prune_quietly(&channel, removed);
+            removed.push(channel);
         }
     }
 
@@ -300,10 +301,10 @@ impl<P> Stripe<P> {
     fn prune_quietly(&mut self, channel: &Arc<Channel<P>>, removed: &mut Removed<P>) -> bool {
         let Some(mut route) = channel.try_turn() else { return false };
         if !route.is_detached() && !self.is_needed(channel, &route) {
-            let held = channel.detach(&mut route);
+            route.mark_detached();
             drop(route);
-            removed.push((Arc::clone(channel), Some(held)));
-            self.forget(channel);
+            // What its route holds goes with it.
+            removed.extend(self.forget(channel));
         }
         true
     }
@@ -315,21 +316,20 @@ impl<P> Stripe<P> {
         }
         let held = channel.detach(&mut route);
         drop(route);
-        self.forget(channel);
+        drop(self.forget(channel));
         Some(held)
     }
 
-    fn forget(&mut self, channel: &Arc<Channel<P>>) {
+    /// Takes an entry that is detached out of the table. It comes back, to be dropped after the lock.
+    fn forget(&mut self, channel: &Arc<Channel<P>>) -> Option<Arc<Channel<P>>> {
         self.folded.add(channel.counters.read());
-        if let Ok(entry) =
-            self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel))
-        {
-            entry.remove();
-        }
+        let found = self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel));
+        let removed = found.ok().map(|entry| entry.remove().0);
         if self.channels.capacity() > 64 && self.channels.len() < self.channels.capacity() / 4 {
             let room = self.channels.len() * 2;
             self.channels.shrink_to(room, |channel| channel.hash);
         }
+        removed
     }
 }
 
