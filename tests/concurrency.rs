@@ -591,6 +591,42 @@ fn several_events_wake_several_clones() {
     });
 }
 
+/// Clones that wait each in its own way, by `receiver()` too: as many messages come as there are of
+/// them, and each gets one.
+#[test]
+fn whatever_way_clones_wait_each_gets_its_message() {
+    watched_for(2 * WATCHDOG, || {
+        for _ in 0..scaled(300) {
+            let bus: Bus<u64> = Bus::new();
+            let sub = silent(&bus).subscribe("c").unwrap();
+            let (tell, told) = mpsc::channel();
+            let gate = Gate::new();
+            let open = gate.open_at_last();
+            let clones: Vec<_> = (0..4)
+                .map(|way| {
+                    let (sub, tell, gate) = (sub.clone(), tell.clone(), gate.clone());
+                    thread::spawn(move || {
+                        let message = match way {
+                            0 => sub.receiver().recv().unwrap(),
+                            1 => sub.recv().unwrap().into_message().unwrap(),
+                            2 => sub.recv_message_timeout(2 * WATCHDOG).unwrap(),
+                            _ => sub.receiver().recv_timeout(2 * WATCHDOG).unwrap(),
+                        };
+                        tell.send(message.payload).unwrap();
+                        gate.pass();
+                    })
+                })
+                .collect();
+            thread::sleep(Duration::from_micros(200));
+            (0..4u64).for_each(|n| _ = bus.publish("c", n));
+            let got = (0..4).map(|_| told.recv_timeout(WATCHDOG / 10).expect("nobody sleeps on"));
+            assert_eq!(sorted(got), [0, 1, 2, 3]);
+            drop(open);
+            clones.into_iter().for_each(|clone| clone.join().unwrap());
+        }
+    });
+}
+
 #[test]
 fn a_worker_group_gets_each_message_once() {
     watched(|| {
@@ -772,7 +808,7 @@ fn who_waits_does_not_spin() {
         });
         for wait in waits {
             if let Some((used, waited)) = wait.join().unwrap() {
-                assert!(used < waited / 2, "used {used:?} of {waited:?}");
+                assert!(used < waited / 10, "used {used:?} of {waited:?}");
             }
         }
         // A listener and a blocked publisher.
@@ -783,7 +819,7 @@ fn who_waits_does_not_spin() {
         let begun = Instant::now();
         assert_eq!(bus.publish("full", 2u64).dropped, 1);
         if let Some((before, after)) = before.zip(processor_time()) {
-            assert!(after - before < begun.elapsed() / 2, "a blocked publisher spins");
+            assert!(after - before < begun.elapsed() / 10, "a blocked publisher spins");
         }
         drop(full);
     });

@@ -337,6 +337,58 @@ fn a_channel_made_anew_again_and_again_keeps_one_order() {
     });
 }
 
+/// A payload whose `Clone` gives other threads a chance to come between, in the turn.
+struct Slow(Tag);
+
+impl Clone for Slow {
+    fn clone(&self) -> Self {
+        thread::yield_now();
+        Self(self.0)
+    }
+}
+
+/// The same with publishers that stand in line for the turn of an entry that is taken out meanwhile.
+#[test]
+fn a_channel_made_anew_while_publishers_wait_for_its_turn_keeps_one_order() {
+    watched(|| {
+        let each: u64 = if cfg!(debug_assertions) { 800 } else { 2_000 };
+        const PUBLISHERS: usize = 4;
+        let capacity = PUBLISHERS * each as usize;
+        let bus: Bus<Slow> = Bus::builder().stripes(1).capacity(capacity).build();
+        let steady = ["hot*", "*t", "h?t", "*o*"].map(|p| silent(&bus).psubscribe(p).unwrap());
+        let done = Stop::default();
+        thread::scope(|scope| {
+            let (bus, done) = (&bus, &done);
+            let _done = done.at_last();
+            let publishers: Vec<_> = (0..PUBLISHERS)
+                .map(|publisher| {
+                    scope.spawn(move || {
+                        (0..each).for_each(|n| _ = bus.publish("hot", Slow((publisher, n))));
+                    })
+                })
+                .collect();
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.is_near() {
+                        drop(silent(bus).capacity(1).subscribe("hot").unwrap());
+                        drop(bus.topic("hot"));
+                    }
+                });
+            }
+            publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        });
+        let [order, others @ ..] =
+            steady.map(|sub| -> Vec<Tag> { drain(&sub).iter().map(|payload| payload.0).collect() });
+        assert_eq!(order.len(), capacity, "none was lost");
+        for other in others {
+            assert_eq!(other, order);
+        }
+        for publisher in 0..PUBLISHERS {
+            assert_eq!(of_publisher(&order, publisher), (0..each).collect::<Vec<_>>());
+        }
+    });
+}
+
 /// The same with entries that are made and pruned by every single publish.
 #[test]
 fn a_channel_without_subscribers_of_its_own_keeps_one_order() {
