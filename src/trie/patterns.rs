@@ -110,7 +110,7 @@ impl<P> Patterns<P> {
     pub(crate) fn new(hasher: RandomState) -> Self {
         let part = || Part {
             size: AtomicUsize::new(0),
-            tree: RwLock::new(PatternTree::new(hasher.clone())),
+            tree: RwLock::new(PatternTree::new(foldhash::fast::RandomState::default())),
         };
         Self {
             epoch: CachePadded::new(AtomicU64::new(0)),

@@ -304,7 +304,9 @@ impl<P> Stripe<P> {
             route.mark_detached();
             drop(route);
             // What its route holds goes with it.
-            removed.extend(self.forget(channel));
+            if let Some(entry) = self.forget(channel) {
+                removed.push(entry);
+            }
         }
         true
     }

@@ -17,7 +17,7 @@
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
 
-use foldhash::quality::RandomState;
+use foldhash::fast::RandomState;
 use hashbrown::{HashSet, HashTable};
 use smallvec::SmallVec;
 
@@ -270,7 +270,7 @@ impl<E> PatternTree<E> {
             }
             return 1;
         }
-        walk.stack.push(Visit::Node { node: &self.root, at: 0, starred: false });
+        walk.node(&self.root, 0, false, &mut found);
         while let Some(visit) = walk.stack.pop() {
             match visit {
                 Visit::Node { node, at, starred } => walk.node(node, at, starred, &mut found),
