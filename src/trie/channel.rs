@@ -93,9 +93,14 @@ pub(crate) struct Route<P> {
     pub(crate) patterns: Matching<P>,
 }
 
-impl<P> Route<P> {
-    /// A route for a channel that nobody subscribed: the patterns that match it.
-    pub(super) fn derive(name: &Arc<str>, patterns: &Patterns<P>) -> Self {
+/// The patterns that match a channel, and what says how long that holds.
+pub(super) struct Derived<P> {
+    stamp: Stamp,
+    patterns: Matching<P>,
+}
+
+impl<P> Derived<P> {
+    pub(super) fn new(name: &Arc<str>, patterns: &Patterns<P>) -> Self {
         let stamp = patterns.stamp(name.as_bytes());
         let mut matching = Matching::new();
         patterns.matching(name, |entry| {
@@ -105,10 +110,26 @@ impl<P> Route<P> {
             };
             matching.push((Arc::clone(entry), Arc::new(source)));
         });
-        matching.sort_unstable_by_key(|(entry, _)| entry.number);
-        Self { stamp, patterns: matching, ..Self::empty() }
+        if matching.len() > 1 {
+            matching.sort_unstable_by_key(|(entry, _)| entry.number);
+        }
+        Self { stamp, patterns: matching }
     }
 
+    /// How many patterns match.
+    pub(super) fn len(&self) -> usize {
+        self.patterns.len()
+    }
+}
+
+impl<P> From<Derived<P>> for Route<P> {
+    /// A route for a channel that nobody subscribed.
+    fn from(derived: Derived<P>) -> Self {
+        Self { stamp: derived.stamp, patterns: derived.patterns, ..Self::empty() }
+    }
+}
+
+impl<P> Route<P> {
     /// Ends an entry that nobody needs. What it holds goes with it.
     pub(super) fn mark_detached(&mut self) {
         self.detached = true;
@@ -155,7 +176,7 @@ impl<P> Route<P> {
         if Patterns::<P>::holds(self.stamp, now) {
             self.stamp = now;
         } else {
-            let fresh = Self::derive(name, patterns);
+            let fresh = Derived::new(name, patterns);
             self.stamp = fresh.stamp;
             self.patterns = fresh.patterns;
         }
@@ -169,6 +190,13 @@ impl<P> Route<P> {
     }
 }
 
+/// What an entry held, there only to be dropped.
+pub(super) struct Held<P> {
+    _name: Arc<str>,
+    _source: Option<Arc<Source>>,
+    _patterns: Matching<P>,
+}
+
 impl<P> Channel<P> {
     pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
         Self {
@@ -180,6 +208,23 @@ impl<P> Channel<P> {
             weighed: AtomicUsize::new(0),
             counters: Counters::default(),
             turn: Mutex::new(route),
+        }
+    }
+
+    /// Makes of an entry that has been detached one for another name, with no allocation. What it held
+    /// comes back, to be dropped where no lock is held.
+    pub(super) fn renew(&mut self, name: Arc<str>, hash: u64, derived: Derived<P>) -> Held<P> {
+        let route = self.turn.get_mut();
+        debug_assert!(route.detached && route.exact.len() == 0);
+        route.detached = false;
+        route.uses = 0;
+        route.stamp = derived.stamp;
+        self.hash = hash;
+        self.counters = Counters::default();
+        Held {
+            _name: std::mem::replace(&mut self.name, name),
+            _source: route.source.take(),
+            _patterns: std::mem::replace(&mut route.patterns, derived.patterns),
         }
     }
 

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
+use channel::Derived;
 pub(crate) use channel::{Channel, Counters, Route, Tally};
 pub(crate) use patterns::{PatternEntry, RecipientsGuard};
 
@@ -374,7 +375,7 @@ impl<P> Trie<P> {
 
     /// A route for a name that has no entry.
     pub(crate) fn derive(&self, name: &str) -> Route<P> {
-        Route::derive(&Arc::from(name), &self.patterns)
+        Derived::new(&Arc::from(name), &self.patterns).into()
     }
 
     /// Whether anyone holds `pattern`.

@@ -14,7 +14,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::channel::{Channel, Counters, Route, Tally};
+use super::channel::{Channel, Counters, Derived, Held, Route, Tally};
 use super::patterns::{PatternEntry, Patterns};
 use crate::event::Source;
 use crate::sync::{Ordering, RwLock};
@@ -37,6 +37,8 @@ struct Stripe<P> {
     clock: VecDeque<Arc<Channel<P>>>,
     /// What the entries in `clock` cost.
     clocked: usize,
+    /// The entry that the clock took last, detached: the next one is made of it.
+    spare: Option<Arc<Channel<P>>>,
     /// What removed entries had counted.
     folded: Counters,
     closed: bool,
@@ -60,6 +62,7 @@ impl<P> Stripes<P> {
             channels: HashTable::new(),
             clock: VecDeque::new(),
             clocked: 0,
+            spare: None,
             folded: Counters::default(),
             closed: false,
         };
@@ -120,30 +123,32 @@ impl<P> Stripes<P> {
     ) -> Option<Arc<Channel<P>>> {
         // Before the lock: matching takes its time, and the pattern trie's own lock.
         let name: Arc<str> = Arc::from(name);
-        let route = Route::derive(&name, patterns);
-        let patterns = route.patterns.len();
-        let fresh = Arc::new(Channel::new(name, hash, route));
+        let derived = Derived::new(&name, patterns);
+        let patterns = derived.len();
         let mut removed = Removed::new();
+        let mut held = None;
         let mut stripe = self.stripe(hash).write();
         if stripe.closed {
             return None;
         }
-        let channel = match stripe.find(&fresh.name, hash) {
+        let channel = match stripe.find(&name, hash) {
             Some(channel) => Arc::clone(channel),
             None => {
-                stripe.channels.insert_unique(hash, Arc::clone(&fresh), |channel| channel.hash);
-                if purpose == Purpose::Publish && fresh.cost(patterns) <= self.budget {
-                    stripe.clock_in(&fresh, patterns);
+                let channel = stripe.make(name, hash, derived, &mut held);
+                stripe.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
+                if purpose == Purpose::Publish && channel.cost(patterns) <= self.budget {
+                    stripe.clock_in(&channel, patterns);
                     stripe.turn_clock(self.budget, &mut removed);
                 }
-                fresh
+                channel
             }
         };
         if purpose == Purpose::Topic {
             channel.pins.fetch_add(1, Ordering::Relaxed);
         }
-        // What the clock took is dropped after this.
+        // What the clock took, and what the spare entry had held, is dropped after this.
         drop(stripe);
+        drop(held);
         Some(channel)
     }
 
@@ -157,7 +162,7 @@ impl<P> Stripes<P> {
         }
         // Relaxed, both: written under the stripe's lock.
         if !channel.clocked.load(Ordering::Relaxed) {
-            stripe.prune(channel, &mut removed);
+            stripe.prune(channel);
         } else {
             stripe.clocked -= channel.clocked_cost();
             channel.weighed.store(patterns, Ordering::Relaxed);
@@ -169,20 +174,15 @@ impl<P> Stripes<P> {
 
     /// Removes the entry if nobody needs it; one whose turn is taken is left to the clock.
     pub(super) fn prune(&self, channel: &Arc<Channel<P>>) {
-        let mut removed = Removed::new();
-        let mut stripe = self.stripe(channel.hash).write();
-        stripe.prune(channel, &mut removed);
-        drop(stripe);
+        self.stripe(channel.hash).write().prune(channel);
     }
 
     /// Gives up a topic's hold on an entry.
     pub(super) fn unpin(&self, channel: &Arc<Channel<P>>) {
-        let mut removed = Removed::new();
         let mut stripe = self.stripe(channel.hash).write();
         // Relaxed: with the stripe's lock.
         channel.pins.fetch_sub(1, Ordering::Relaxed);
-        stripe.prune(channel, &mut removed);
-        drop(stripe);
+        stripe.prune(channel);
     }
 
     /// Adds to what removed entries had counted.
@@ -203,7 +203,7 @@ impl<P> Stripes<P> {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();
             stripe.closed = true;
-            let clock = mem::take(&mut stripe.clock);
+            let clock = (mem::take(&mut stripe.clock), stripe.spare.take());
             stripe.clocked = 0;
             let channels: Vec<_> = stripe.channels.iter().cloned().collect();
             let routes: Vec<_> =
@@ -241,12 +241,30 @@ impl<P> Stripes<P> {
 }
 
 /// Entries taken out under the lock, to be dropped after it.
-type Removed<P> = SmallVec<[Arc<Channel<P>>; 2]>;
+type Removed<P> = SmallVec<[Arc<Channel<P>>; 1]>;
 
 impl<P> Stripe<P> {
     #[inline]
     fn find(&self, name: &str, hash: u64) -> Option<&Arc<Channel<P>>> {
         self.channels.find(hash, |channel| channel.hash == hash && *channel.name == *name)
+    }
+
+    /// An entry for `name`, of the spare one where there is one.
+    fn make(
+        &mut self,
+        name: Arc<str>,
+        hash: u64,
+        derived: Derived<P>,
+        held: &mut Option<Held<P>>,
+    ) -> Arc<Channel<P>> {
+        if let Some(mut spare) = self.spare.take()
+            && let Some(entry) = Arc::get_mut(&mut spare)
+        {
+            *held = Some(entry.renew(name, hash, derived));
+            return spare;
+        }
+        // None, or a publisher holds it that has yet to find that it is detached.
+        Arc::new(Channel::new(name, hash, derived.into()))
     }
 
     fn clock_in(&mut self, channel: &Arc<Channel<P>>, patterns: usize) {
@@ -278,8 +296,11 @@ impl<P> Stripe<P> {
             // Relaxed: with the stripe's lock.
             channel.clocked.store(false, Ordering::Relaxed);
             self.clocked -= channel.clocked_cost();
-            self.prune_quietly(&channel, removed);
-            removed.push(channel);
+            self.prune_quietly(&channel);
+            // One that is still needed, or held by a publisher, is no spare.
+            if Arc::strong_count(&channel) == 1 {
+                removed.extend(self.spare.replace(channel));
+            }
         }
     }
 
@@ -289,8 +310,8 @@ impl<P> Stripe<P> {
         channel.pins.load(Ordering::Relaxed) > 0 || route.exact.len() > 0
     }
 
-    fn prune(&mut self, channel: &Arc<Channel<P>>, removed: &mut Removed<P>) {
-        let left = !self.prune_quietly(channel, removed);
+    fn prune(&mut self, channel: &Arc<Channel<P>>) {
+        let left = !self.prune_quietly(channel);
         if left && !self.closed && !channel.clocked.load(Ordering::Relaxed) {
             // Its turn is taken, by a publish that may be the last: the clock will come by.
             self.clock_in(channel, 0);
@@ -298,15 +319,13 @@ impl<P> Stripe<P> {
     }
 
     /// Removes the entry if nobody needs it; `false` where that cannot be told, its turn being taken.
-    fn prune_quietly(&mut self, channel: &Arc<Channel<P>>, removed: &mut Removed<P>) -> bool {
+    fn prune_quietly(&mut self, channel: &Arc<Channel<P>>) -> bool {
         let Some(mut route) = channel.try_turn() else { return false };
         if !route.is_detached() && !self.is_needed(channel, &route) {
             route.mark_detached();
             drop(route);
             // What its route holds goes with it.
-            if let Some(entry) = self.forget(channel) {
-                removed.push(entry);
-            }
+            self.forget(channel);
         }
         true
     }
@@ -318,20 +337,22 @@ impl<P> Stripe<P> {
         }
         let held = channel.detach(&mut route);
         drop(route);
-        drop(self.forget(channel));
+        self.forget(channel);
         Some(held)
     }
 
-    /// Takes an entry that is detached out of the table. It comes back, to be dropped after the lock.
-    fn forget(&mut self, channel: &Arc<Channel<P>>) -> Option<Arc<Channel<P>>> {
+    /// Takes an entry that is detached out of the table.
+    fn forget(&mut self, channel: &Arc<Channel<P>>) {
         self.folded.add(channel.counters.read());
-        let found = self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel));
-        let removed = found.ok().map(|entry| entry.remove().0);
+        if let Ok(entry) =
+            self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel))
+        {
+            entry.remove();
+        }
         if self.channels.capacity() > 64 && self.channels.len() < self.channels.capacity() / 4 {
             let room = self.channels.len() * 2;
             self.channels.shrink_to(room, |channel| channel.hash);
         }
-        removed
     }
 }
 
