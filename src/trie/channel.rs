@@ -104,10 +104,8 @@ impl<P> Derived<P> {
         let stamp = patterns.stamp(name.as_bytes());
         let mut matching = Matching::new();
         patterns.matching(name, |entry| {
-            let source = Source {
-                channel: Arc::clone(name),
-                pattern: Some(Arc::clone(entry.pattern.text())),
-            };
+            let source =
+                Source { channel: Arc::clone(name), pattern: Some(Arc::clone(&entry.text)) };
             matching.push((Arc::clone(entry), Arc::new(source)));
         });
         if matching.len() > 1 {

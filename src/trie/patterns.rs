@@ -22,6 +22,8 @@ use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwL
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
 pub(crate) struct PatternEntry<P> {
     pub(crate) pattern: Pattern,
+    /// The pattern's text: the same as it has, one cache miss nearer for whoever derives a route.
+    pub(crate) text: Arc<str>,
     /// Under the bus's seed: for the subscribers' own tables.
     pub(crate) hash: u64,
     /// Entries are locked in the order of these, so that publishers cannot wait in a circle.
@@ -188,6 +190,7 @@ impl<P> Patterns<P> {
         }
         let entry = Arc::new(PatternEntry {
             pattern: pattern.clone(),
+            text: Arc::clone(pattern.text()),
             hash,
             // Relaxed: only that they differ matters.
             number: self.next.fetch_add(1, Ordering::Relaxed),
