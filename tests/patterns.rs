@@ -556,3 +556,53 @@ fn escape_changes_nothing_else() {
     assert_eq!(Pattern::escape("user:42/é{a,b}!^-"), "user:42/é{a,b}!^-");
     assert_eq!(Pattern::escape("*?[\\"), "\\*\\?\\[\\\\");
 }
+
+/// One row of the README's table of pattern syntax, by its first cell: what shows it in each dialect, as
+/// pattern, a channel that matches and one that does not.
+type Shown = (&'static str, [&'static str; 3]);
+
+#[test]
+fn every_row_of_the_readmes_table_is_so() {
+    const REDIS: [Shown; 6] = [
+        ("any run of bytes", ["sensors/*/temp", "sensors/eu/attic/temp", "sensors/temp"]),
+        ("one byte", ["level/?", "level//", "level/12"]),
+        ("one of a class", ["[abc][a-f]", "be", "bg"]),
+        ("one outside a class", ["[^abc]", "!", "a"]),
+        ("the character itself", ["\\*x", "*x", "ax"]),
+        ("a choice", ["{temp,hum}", "{temp,hum}", "hum"]),
+    ];
+    const SHELL: [Shown; 8] = [
+        ("any run of bytes", ["sensors/*/temp", "sensors/eu/temp", "sensors/eu/attic/temp"]),
+        ("any run of bytes", ["sensors/**/temp", "sensors/eu/attic/temp", "sensors/eu/hum"]),
+        ("one byte", ["level/?", "level/1", "level//"]),
+        ("one of a class", ["[abc][a-f]", "be", "bg"]),
+        ("one outside a class", ["[!abc]", "d", "a"]),
+        ("a choice", ["{temp,hum}", "hum", "{temp,hum}"]),
+        ("the character itself", ["\\*x", "*x", "ax"]),
+        ("a choice", ["{a,b}/x", "b/x", "c/x"]),
+    ];
+    let parsed = REDIS.iter().map(|&(_, [text, ..])| Pattern::redis(text));
+    let globs = SHELL.iter().map(|&(_, [text, ..])| Pattern::glob(text).unwrap());
+    for (pattern, (row, [_, matching, other])) in
+        parsed.chain(globs).zip(REDIS.iter().chain(&SHELL))
+    {
+        assert!(pattern.is_match(matching), "{row}: {pattern:?} on {matching}");
+        assert!(!pattern.is_match(other), "{row}: {pattern:?} on {other}");
+    }
+    // "a text that does not parse".
+    assert_eq!(Pattern::glob("a[b").unwrap_err().offset(), Some(1));
+
+    let readme = include_str!("../README.md");
+    let table = readme.split("| | Redis glob: any `&str` |").nth(1).unwrap();
+    let rows: Vec<&str> = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.split('|').nth(1).unwrap().trim())
+        .collect();
+    assert_eq!(rows.len(), 7);
+    for row in rows {
+        let shown = SHELL.iter().any(|(shown, _)| *shown == row);
+        assert!(shown || row == "a text that does not parse", "a row that nothing shows: {row}");
+    }
+}

@@ -85,7 +85,7 @@ fn expected(pattern: &str, channel: &str) -> bool {
 
 fuzz_target!(|case: Case| {
     let Case { patterns, channel } = case;
-    let bus: Bus<()> = Bus::new();
+    let bus: Bus<()> = Bus::builder().capacity(2).stripes(1).build();
     let mut crowd: Vec<_> = patterns
         .iter()
         .map(|pattern| (pattern, bus.psubscribe(pattern).unwrap()))
