@@ -287,7 +287,15 @@ impl<P> Stripe<P> {
                 None => true,
                 Some(route) if route.is_detached() => false,
                 Some(route) if self.is_needed(&channel, &route) => false,
-                Some(mut route) => !route.cool(),
+                Some(mut route) => {
+                    let cool = route.cool();
+                    if cool {
+                        route.mark_detached();
+                        drop(route);
+                        self.forget(&channel);
+                    }
+                    !cool
+                }
             };
             if again {
                 self.clock.push_back(channel);
@@ -296,10 +304,11 @@ impl<P> Stripe<P> {
             // Relaxed: with the stripe's lock.
             channel.clocked.store(false, Ordering::Relaxed);
             self.clocked -= channel.clocked_cost();
-            self.prune_quietly(&channel);
             // One that is still needed, or held by a publisher, is no spare.
-            if Arc::strong_count(&channel) == 1 {
-                removed.extend(self.spare.replace(channel));
+            if Arc::strong_count(&channel) == 1
+                && let Some(before) = self.spare.replace(channel)
+            {
+                removed.push(before);
             }
         }
     }
@@ -310,24 +319,23 @@ impl<P> Stripe<P> {
         channel.pins.load(Ordering::Relaxed) > 0 || route.exact.len() > 0
     }
 
+    /// Removes the entry if nobody needs it.
     fn prune(&mut self, channel: &Arc<Channel<P>>) {
-        let left = !self.prune_quietly(channel);
-        if left && !self.closed && !channel.clocked.load(Ordering::Relaxed) {
+        match channel.try_turn() {
+            Some(mut route) => {
+                if !route.is_detached() && !self.is_needed(channel, &route) {
+                    route.mark_detached();
+                    drop(route);
+                    // What its route holds goes with it.
+                    self.forget(channel);
+                }
+            }
             // Its turn is taken, by a publish that may be the last: the clock will come by.
-            self.clock_in(channel, 0);
+            None if !self.closed && !channel.clocked.load(Ordering::Relaxed) => {
+                self.clock_in(channel, 0);
+            }
+            None => {}
         }
-    }
-
-    /// Removes the entry if nobody needs it; `false` where that cannot be told, its turn being taken.
-    fn prune_quietly(&mut self, channel: &Arc<Channel<P>>) -> bool {
-        let Some(mut route) = channel.try_turn() else { return false };
-        if !route.is_detached() && !self.is_needed(channel, &route) {
-            route.mark_detached();
-            drop(route);
-            // What its route holds goes with it.
-            self.forget(channel);
-        }
-        true
     }
 
     fn detach(&mut self, channel: &Arc<Channel<P>>) -> Option<Route<P>> {
