@@ -119,6 +119,7 @@
 //! By default a bus bounds nothing but inboxes. [`Limits`] bounds the length of subscribed names and
 //! patterns, the subscriptions of a subscriber, and the subscribers, channels and patterns of the bus.
 
+#![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]
 

@@ -449,9 +449,9 @@ impl<T: Subscribable> Subscriptions<T> {
     }
 
     /// All of them, in the order they were subscribed.
-    fn take(&mut self) -> Vec<Joined<T>> {
-        let mut all: Vec<_> = match mem::take(self) {
-            Self::Few(few) => few.into_iter().collect(),
+    fn take(&mut self) -> SmallVec<[Joined<T>; 1]> {
+        let mut all = match mem::take(self) {
+            Self::Few(few) => few,
             Self::Many(mut many) => many.drain().collect(),
         };
         all.sort_unstable_by_key(|joined| joined.number);

@@ -1,0 +1,213 @@
+//! A publish makes no heap allocation in the steady state, whatever the fan-out, overflow included (4.9).
+//!
+//! A global allocator counts what the publishing thread allocates. Payloads are `Arc`s made beforehand, and
+//! every publish is made some times before it is counted, so that buffers have their size.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use fanout::{Bus, Overflow, Pattern, Receipt, Subscriber};
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // The thread's own storage may be gone while it ends.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came; counting touches no memory that it
+// manages.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(block, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of this thread while `work` runs.
+fn allocations<T>(work: impl FnOnce() -> T) -> u64 {
+    let before = COUNT.get();
+    std::hint::black_box(work());
+    COUNT.get() - before
+}
+
+type Payload = Arc<[u8]>;
+
+/// A bus with so many subscribers, each with what `subscribe` gives it, all of one policy.
+struct Scene {
+    bus: Bus<Payload>,
+    subs: Vec<Subscriber<Payload>>,
+    payload: Payload,
+}
+
+impl Scene {
+    fn new(
+        inboxes: usize,
+        overflow: Overflow,
+        dedupe: bool,
+        subscribe: impl Fn(&Subscriber<Payload>),
+    ) -> Self {
+        let bus: Bus<Payload> = Bus::new();
+        let subs = (0..inboxes)
+            .map(|_| {
+                let builder = bus.subscriber_builder().capacity(8).overflow(overflow);
+                let sub = builder.lifecycle_events(false).dedupe(dedupe).build();
+                subscribe(&sub);
+                sub
+            })
+            .collect();
+        Self { bus, subs, payload: Arc::from(&b"payload"[..]) }
+    }
+
+    fn drain(&self) {
+        for sub in &self.subs {
+            while sub.try_recv().is_ok() {}
+        }
+    }
+
+    /// Allocations of 100 publishes, by name and through a topic; drained after each where `drained`.
+    fn publishes(&self, drained: bool) -> [u64; 2] {
+        let topic = self.bus.topic("game:7:events");
+        let by_name = || self.bus.publish("game:7:events", Arc::clone(&self.payload));
+        let by_topic = || topic.publish(Arc::clone(&self.payload));
+        [&by_name as &dyn Fn() -> Receipt, &by_topic].map(|publish| {
+            let round = || {
+                let count = allocations(publish);
+                if drained {
+                    self.drain();
+                }
+                count
+            };
+            (0..20).for_each(|_| _ = round());
+            (0..100).map(|_| round()).sum()
+        })
+    }
+}
+
+type Subscribe = fn(&Subscriber<Payload>);
+
+const EXACT: Subscribe = |sub| _ = sub.subscribe("game:7:events").unwrap();
+const PATTERN: Subscribe = |sub| _ = sub.psubscribe("game:*:events").unwrap();
+const PATTERNS: Subscribe = |sub| {
+    sub.psubscribe_many(["game:*", "*:events", "game:[0-9]:*", "*"]).unwrap();
+    sub.psubscribe(Pattern::glob("{game,user}*").unwrap()).unwrap();
+};
+const MIXED: Subscribe = |sub| {
+    EXACT(sub);
+    PATTERN(sub);
+    PATTERNS(sub);
+};
+
+const WAYS: [(&str, Subscribe); 4] =
+    [("exact", EXACT), ("pattern", PATTERN), ("patterns", PATTERNS), ("mixed", MIXED)];
+
+#[test]
+fn the_counter_is_live() {
+    assert_eq!(allocations(|| Box::new(1)), 1);
+    let mut grown = Vec::with_capacity(1);
+    assert_eq!(allocations(|| grown.extend([1, 2, 3])), 1);
+    assert_eq!(allocations(|| ()), 0);
+    // The engine is under it: a name never published to makes an entry.
+    let scene = Scene::new(1, Overflow::DropOldest, false, PATTERN);
+    let publish = || scene.bus.publish("game:1:events", Arc::clone(&scene.payload));
+    assert!(allocations(publish) > 0);
+    // One that was published to recently does not.
+    assert_eq!(allocations(publish), 0);
+}
+
+#[test]
+fn inboxes_with_room() {
+    for (what, subscribe) in WAYS {
+        for inboxes in [1, 1_000] {
+            for dedupe in [false, true] {
+                let scene = Scene::new(inboxes, Overflow::DropOldest, dedupe, subscribe);
+                let counts = scene.publishes(true);
+                assert_eq!(counts, [0, 0], "{what}, {inboxes} inboxes, dedupe {dedupe}");
+            }
+        }
+    }
+}
+
+#[test]
+fn full_inboxes() {
+    let at_once = Overflow::Block { timeout: Some(std::time::Duration::ZERO) };
+    for (what, subscribe) in WAYS {
+        for inboxes in [1, 1_000] {
+            for overflow in [Overflow::DropOldest, Overflow::DropNewest] {
+                let scene = Scene::new(inboxes, overflow, false, subscribe);
+                let counts = scene.publishes(false);
+                assert!(scene.subs[0].missed() > 0);
+                assert_eq!(counts, [0, 0], "{what}, {inboxes} inboxes, {overflow:?}");
+            }
+            // Waiting is apart; one that has room is not.
+            let scene = Scene::new(inboxes, at_once, false, subscribe);
+            assert_eq!(scene.publishes(true), [0, 0], "{what}, {inboxes} inboxes, {at_once:?}");
+        }
+    }
+}
+
+/// Unsubscribing everywhere may allocate, where it goes through a trie of globs; it does not for a channel
+/// or a Redis pattern.
+#[test]
+fn the_publish_that_disconnects() {
+    for (what, subscribe) in [WAYS[0], WAYS[1]] {
+        let scene = Scene::new(40, Overflow::Disconnect, false, subscribe);
+        let publish = || scene.bus.publish("game:7:events", Arc::clone(&scene.payload));
+        // One subscriber after another is left behind until it is ended; the others are drained.
+        let mut counts = Vec::new();
+        for (at, slow) in scene.subs.iter().enumerate() {
+            while !slow.is_closed() {
+                counts.push(allocations(publish));
+                scene.subs[at + 1..].iter().for_each(|sub| while sub.try_recv().is_ok() {});
+            }
+        }
+        // A list that many have left is made smaller, now and then: that allocates.
+        let warm = &counts[counts.len() / 4..];
+        let some = warm.iter().filter(|&&count| count > 0).count();
+        assert!(some <= 8 && warm.iter().sum::<u64>() <= 80, "{what}: {counts:?}");
+    }
+}
+
+#[test]
+fn nobody_and_somebody_elsewhere() {
+    let scene = Scene::new(1, Overflow::DropOldest, false, |sub| {
+        sub.subscribe("elsewhere").unwrap();
+    });
+    assert_eq!(scene.publishes(true), [0, 0]);
+    // Somebody who comes and goes where it does not concern the channel.
+    let other = scene.bus.subscriber_builder().lifecycle_events(false).build();
+    let publish = || scene.bus.publish("game:7:events", Arc::clone(&scene.payload));
+    publish();
+    for i in 0..100 {
+        other.subscribe(&format!("user:{i}")).unwrap();
+        other.psubscribe(format!("zz:{i}:*")).unwrap();
+        other.unsubscribe(&format!("user:{i}"));
+        assert_eq!(allocations(publish), 0);
+    }
+}
