@@ -322,14 +322,13 @@ impl<P> Stripe<P> {
     /// Removes the entry if nobody needs it.
     fn prune(&mut self, channel: &Arc<Channel<P>>) {
         match channel.try_turn() {
-            Some(mut route) => {
-                if !route.is_detached() && !self.is_needed(channel, &route) {
-                    route.mark_detached();
-                    drop(route);
-                    // What its route holds goes with it.
-                    self.forget(channel);
-                }
+            Some(mut route) if !route.is_detached() && !self.is_needed(channel, &route) => {
+                route.mark_detached();
+                drop(route);
+                // What its route holds goes with it.
+                self.forget(channel);
             }
+            Some(_) => {}
             // Its turn is taken, by a publish that may be the last: the clock will come by.
             None if !self.closed && !channel.clocked.load(Ordering::Relaxed) => {
                 self.clock_in(channel, 0);
