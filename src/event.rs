@@ -4,14 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// Where a message came from: one for each channel, and one for each pattern that a channel matches.
-///
-/// Messages point to it, so that a delivery copies one pointer whatever the names' lengths.
-#[derive(PartialEq, Eq, Hash)]
-pub(crate) struct Source {
-    pub(crate) channel: Arc<str>,
-    pub(crate) pattern: Option<Arc<str>>,
-}
+use crate::source::{Source, SourceRef};
 
 /// A published payload, with the channel it was published to and the pattern that matched, if one did.
 ///
@@ -33,7 +26,7 @@ pub(crate) struct Source {
 pub struct Message<P = Arc<str>> {
     /// What was published.
     pub payload: P,
-    pub(crate) source: Arc<Source>,
+    pub(crate) source: SourceRef,
 }
 
 impl<P> Message<P> {
@@ -48,7 +41,10 @@ impl<P> Message<P> {
     /// assert_eq!((message.channel(), message.pattern()), ("user:1", Some("user:*")));
     /// ```
     pub fn new(channel: &str, payload: P) -> Self {
-        Self { payload, source: Arc::new(Source { channel: Arc::from(channel), pattern: None }) }
+        Self {
+            payload,
+            source: SourceRef::new(Source { channel: Arc::from(channel), pattern: None }),
+        }
     }
 
     /// The same message as if it had come by `pattern`.
@@ -56,7 +52,7 @@ impl<P> Message<P> {
     pub fn with_pattern(self, pattern: &str) -> Self {
         let source =
             Source { channel: Arc::clone(&self.source.channel), pattern: Some(Arc::from(pattern)) };
-        Self { payload: self.payload, source: Arc::new(source) }
+        Self { payload: self.payload, source: SourceRef::new(source) }
     }
 
     /// The channel it was published to.

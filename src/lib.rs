@@ -119,7 +119,7 @@
 //! By default a bus bounds nothing but inboxes. [`Limits`] bounds the length of subscribed names and
 //! patterns, the subscriptions of a subscriber, and the subscribers, channels and patterns of the bus.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]
 
@@ -133,6 +133,7 @@ mod limits;
 mod listener;
 mod member;
 mod pattern;
+mod source;
 mod stats;
 mod subscriber;
 mod sync;

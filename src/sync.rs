@@ -1,7 +1,13 @@
 //! The locks and atomics that the engine uses, in one place.
 
 pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+// What the model checker must see. (The engine's other counts are none the worse for it.)
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicUsize, fence};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicUsize, fence};
 
 /// Adds to a counter that one thread at a time writes, the holder of a lock, and any thread reads:
 /// without the bus lock that a read-modify-write costs.

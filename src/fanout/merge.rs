@@ -8,21 +8,21 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use crate::event::Source;
+use crate::source::Prepaid;
 use crate::trie::{PatternEntry, Recipient, Recipients, RecipientsGuard};
 
 /// Recipients that follow one another and get messages of one source.
 pub(super) struct Segment<'a, P> {
     pub(super) places: &'a [Option<Recipient<P>>],
     pub(super) numbers: &'a [u64],
-    pub(super) source: &'a Arc<Source>,
+    pub(super) source: &'a Prepaid,
     /// Whether publishes on other channels count deliveries here at the same time.
     pub(super) shared: bool,
 }
 
 impl<'a, P> Segment<'a, P> {
     /// All of `recipients`.
-    pub(super) fn of(recipients: &'a Recipients<P>, source: &'a Arc<Source>, shared: bool) -> Self {
+    pub(super) fn of(recipients: &'a Recipients<P>, source: &'a Prepaid, shared: bool) -> Self {
         Self { places: recipients.places(), numbers: recipients.numbers(), source, shared }
     }
 }
@@ -44,7 +44,7 @@ impl<P> Default for Merge<P> {
 
 impl<P> Merge<P> {
     /// Locks the recipients of `patterns`, which come in the order of their numbers.
-    pub(super) fn lock(&mut self, patterns: &[(Arc<PatternEntry<P>>, Arc<Source>)]) {
+    pub(super) fn lock(&mut self, patterns: &[(Arc<PatternEntry<P>>, Prepaid)]) {
         self.clear();
         for (at, (entry, _)) in patterns.iter().enumerate() {
             let guard = entry.read_owned();
@@ -71,7 +71,7 @@ impl<P> Merge<P> {
     /// The recipients that come next, as many as follow one another under one pattern.
     pub(super) fn next<'a>(
         &'a mut self,
-        patterns: &'a [(Arc<PatternEntry<P>>, Arc<Source>)],
+        patterns: &'a [(Arc<PatternEntry<P>>, Prepaid)],
     ) -> Option<Segment<'a, P>> {
         let Reverse((_, at)) = self.heads.pop()?;
         let numbers = self.guards[at].numbers();

@@ -248,7 +248,7 @@ impl<P: Clone> Serving<'_, P> {
             // The last one gets the payload itself.
             let payload = if self.remaining == 0 { self.slot.take() } else { self.slot.clone() };
             let Some(payload) = payload else { return };
-            let mut message = Message { payload, source: Arc::clone(segment.source) };
+            let mut message = Message { payload, source: segment.source.get() };
             let mut barred = self.barring && desk.bars(inbox);
             loop {
                 if !barred {
@@ -445,7 +445,7 @@ fn send_again<P: Clone + 'static>(
     let segment = Segment {
         places: std::slice::from_ref(place),
         numbers: &[0],
-        source: &source,
+        source: &source.into(),
         shared: false,
     };
     let mut serving = Serving { slot: &mut slot, remaining: 1, seen: None, barring: false, tally };

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::patterns::{PatternEntry, Patterns, Stamp};
 use super::recipients::{Recipient, Recipients};
-use crate::event::Source;
+use crate::source::{Prepaid, Source};
 use crate::sync::{
     AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
 };
@@ -75,7 +75,7 @@ impl Counters {
 }
 
 /// Patterns, each with what its messages on one channel point to.
-type Matching<P> = SmallVec<[(Arc<PatternEntry<P>>, Arc<Source>); 1]>;
+type Matching<P> = SmallVec<[(Arc<PatternEntry<P>>, Prepaid); 1]>;
 
 /// Whom a publish on the channel reaches. Behind the channel's turn.
 pub(crate) struct Route<P> {
@@ -88,7 +88,7 @@ pub(crate) struct Route<P> {
     stamp: Stamp,
     pub(crate) exact: Recipients<P>,
     /// What messages of exact subscriptions point to; made for the first of them.
-    pub(crate) source: Option<Arc<Source>>,
+    pub(crate) source: Option<Prepaid>,
     /// The patterns that match, by ascending number, each with what its messages point to.
     pub(crate) patterns: Matching<P>,
 }
@@ -106,7 +106,7 @@ impl<P> Derived<P> {
         patterns.matching(name, |entry| {
             let source =
                 Source { channel: Arc::clone(name), pattern: Some(Arc::clone(&entry.text)) };
-            matching.push((Arc::clone(entry), Arc::new(source)));
+            matching.push((Arc::clone(entry), Prepaid::new(source)));
         });
         if matching.len() > 1 {
             matching.sort_unstable_by_key(|(entry, _)| entry.number);
@@ -191,7 +191,7 @@ impl<P> Route<P> {
 /// What an entry held, there only to be dropped.
 pub(super) struct Held<P> {
     _name: Arc<str>,
-    _source: Option<Arc<Source>>,
+    _source: Option<Prepaid>,
     _patterns: Matching<P>,
 }
 
@@ -264,7 +264,7 @@ impl<P> Channel<P> {
     /// Adds an exact subscriber; `route` is this channel's. Whether it is the first.
     pub(crate) fn join(&self, route: &mut Route<P>, number: u64, recipient: Recipient<P>) -> bool {
         route.source.get_or_insert_with(|| {
-            Arc::new(Source { channel: Arc::clone(&self.name), pattern: None })
+            Prepaid::new(Source { channel: Arc::clone(&self.name), pattern: None })
         });
         route.exact.push(number, recipient);
         // Relaxed: written in the turn.

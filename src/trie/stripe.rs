@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use super::channel::{Channel, Counters, Derived, Held, Route, Tally};
 use super::patterns::{PatternEntry, Patterns};
-use crate::event::Source;
+use crate::source::{Prepaid, Source};
 use crate::sync::{Ordering, RwLock};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
@@ -370,8 +370,7 @@ impl<P> Channel<P> {
         const PLACES: usize = 4 * size_of::<usize>();
         const COUNTS: usize = 2 * size_of::<usize>();
         let entry = size_of::<Self>() + 2 * COUNTS + self.name.len();
-        let pattern =
-            size_of::<(Arc<PatternEntry<P>>, Arc<Source>)>() + size_of::<Source>() + COUNTS;
+        let pattern = size_of::<(Arc<PatternEntry<P>>, Prepaid)>() + size_of::<Source>() + COUNTS;
         entry + PLACES + patterns * pattern
     }
 
