@@ -26,6 +26,12 @@ use scratch::{Lease, Scratch};
 /// back.
 pub(crate) struct Detached<P>(pub(crate) P);
 
+impl<P> From<Option<P>> for Detached<P> {
+    fn from(slot: Option<P>) -> Self {
+        Self(slot.unwrap_or_else(|| unreachable!("nothing has been published yet")))
+    }
+}
+
 /// How many messages a publish on `channel` would make now: one for each subscription that matches.
 /// `None` where its entry is out of the trie.
 ///
@@ -96,12 +102,15 @@ pub(crate) fn publish<P: Clone + 'static>(
 ) -> Result<(Receipt, usize), Detached<P>> {
     // Locals are dropped from the last to the first, by unwinding too: the payload and what `after`
     // holds run user code then, and must do so when the turn is over.
-    let mut slot = None;
+    //
+    // Stored before the lock is taken, whose atomic operation drains the processor's store buffer: a payload
+    // of two words stored right before it is read back as one would stall that read, by 7 ns.
+    let mut slot = Some(payload);
     let mut after = After::new(core, channel);
     let mut turn = match core.trie.try_turn(channel) {
         Some(turn) => turn,
         // The turn may be taken by a publish that has outlived the closing.
-        None if core.trie.is_closed() => return Err(Detached(payload)),
+        None if core.trie.is_closed() => return Err(Detached::from(slot)),
         None => {
             // Timeouts run from here.
             after.started = Some(Instant::now());
@@ -109,9 +118,8 @@ pub(crate) fn publish<P: Clone + 'static>(
         }
     };
     if turn.is_detached() {
-        return Err(Detached(payload));
+        return Err(Detached::from(slot));
     }
-    slot.replace(payload);
     core.trie.refresh(channel, &mut turn);
     let patterns = &turn.patterns[..];
     let mut commit = Commit { counters: &channel.counters, tally: Tally::default() };
@@ -245,28 +253,38 @@ impl<P: Clone> Serving<'_, P> {
             {
                 continue;
             }
-            // The last one gets the payload itself.
-            let payload = if self.remaining == 0 { self.slot.take() } else { self.slot.clone() };
-            let Some(payload) = payload else { return };
-            let mut message = Message { payload, source: segment.source.get() };
-            let mut barred = self.barring && desk.bars(inbox);
+            let barred = self.barring && desk.bars(inbox);
+            let mut again = None;
             loop {
-                if !barred {
+                // Made right where it is sent: a copy on the way would be read in other pieces than it was
+                // written in, for which the processor waits until they have reached its cache.
+                let message = match again.take() {
+                    Some(message) => message,
+                    None => {
+                        // The last one gets the payload itself.
+                        let last = self.remaining == 0;
+                        let payload = if last { self.slot.take() } else { self.slot.clone() };
+                        let Some(payload) = payload else { return };
+                        Message { payload, source: segment.source.get() }
+                    }
+                };
+                let message = if barred {
+                    message
+                } else {
                     match recipient.to.try_send(message) {
                         Ok(()) => break,
-                        Err(error) => message = error.into_inner(),
+                        Err(error) => error.into_inner(),
                     }
-                }
+                };
                 let (number, tally) = (segment.numbers[at], &mut *self.tally);
                 match desk.full(Full { recipient, number, message, tally }) {
-                    Answer::Again(again) => message = again,
+                    Answer::Again(message) => again = Some(message),
                     Answer::Done => continue 'recipients,
                     Answer::DoneForIt => {
                         self.barring = true;
                         continue 'recipients;
                     }
                 }
-                barred = false;
             }
             if inbox.asks_after()
                 && let Some(message) = inbox.sent()
