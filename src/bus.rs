@@ -101,10 +101,10 @@ impl<P: Clone + Send + 'static> Bus<P> {
     fn publish_payload(&self, name: &str, mut payload: P) -> Receipt {
         let core = &*self.core;
         core.enter();
-        while let Some(channel) = core.trie.to_publish(name) {
-            match fanout::publish(core, &channel, payload) {
+        while let Some(mut visited) = core.trie.to_publish(name) {
+            match fanout::publish(core, &visited.channel, payload) {
                 Ok((receipt, patterns)) => {
-                    core.trie.published(&channel, patterns);
+                    visited.patterns = Some(patterns);
                     return receipt;
                 }
                 // The entry was removed in between: there is a new one, or none yet.
@@ -176,8 +176,9 @@ impl<P: Clone + Send + 'static> Bus<P> {
     fn counts_nothing(&self, name: &str) -> bool {
         let core = &*self.core;
         core.enter();
-        while let Some(channel) = core.trie.to_publish(name) {
-            if let Some(matched) = fanout::probe(core, &channel) {
+        while let Some(mut visited) = core.trie.to_publish(name) {
+            if let Some((matched, patterns)) = fanout::probe(core, &visited.channel) {
+                visited.patterns = Some(patterns);
                 return matched == 0;
             }
         }
@@ -296,7 +297,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
         let core = &*self.core;
         core.enter();
         while let Some(entry) = core.trie.find(channel) {
-            if let Some(matched) = fanout::match_count(core, &entry) {
+            if let Some((matched, _)) = fanout::match_count(core, &entry) {
                 return matched;
             }
         }
@@ -468,9 +469,10 @@ impl<P: Clone + Send + 'static> BusBuilder<P> {
     }
 
     /// Into how many parts, each under its own lock, the channels are divided by their names: rounded
-    /// up to a power of two; by default eight for each processor, 64 at least. 0 is 1.
+    /// up to a power of two, 4,096 at most; by default eight for each processor, 64 at least. 0 is 1.
     ///
-    /// More stripes mean less contention between threads that look channels up by name.
+    /// More stripes mean less contention between threads that look channels up by name. The memory of
+    /// names recently published to is 1 MiB, or 16 KiB a stripe where that is more.
     pub fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = Some(stripes.max(1));
         self

@@ -88,7 +88,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     fn counts_nothing(&self) -> bool {
         self.core.enter();
         match fanout::probe(&self.core, &self.pin.channel) {
-            Some(matched) => matched == 0,
+            Some((matched, _)) => matched == 0,
             None => {
                 self.nothing();
                 true
@@ -113,7 +113,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// What [`Receipt::matched`] of a publish would be now: patterns counted.
     pub fn match_count(&self) -> usize {
         self.core.enter();
-        fanout::match_count(&self.core, &self.pin.channel).unwrap_or(0)
+        fanout::match_count(&self.core, &self.pin.channel).map_or(0, |(matched, _)| matched)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::inbox::{Inbox, Overflowed};
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
 use crate::trie::{Channel, Counters, Recipient, Recipients, Route, Tally};
-use crate::turn::Mark;
+use crate::turn::{Mark, each_in_spite_of_panics};
 use merge::Segment;
 use scratch::{Lease, Scratch};
 
@@ -33,22 +33,25 @@ impl<P> From<Option<P>> for Detached<P> {
 }
 
 /// How many messages a publish on `channel` would make now: one for each subscription that matches.
-/// `None` where its entry is out of the trie.
+/// How many patterns match comes with it; `None` where its entry is out of the trie.
 ///
 /// # Complexity
 ///
 /// Linear in the patterns that match, and in the recipients where one of them takes each message once.
-pub(crate) fn match_count<P: 'static>(core: &Core<P>, channel: &Arc<Channel<P>>) -> Option<usize> {
+pub(crate) fn match_count<P: 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+) -> Option<(usize, usize)> {
     if core.trie.is_closed() {
         // The turn may be taken, by a publish that has outlived the closing.
-        return Some(0);
+        return Some((0, 0));
     }
     let mut turn = core.trie.turn(channel);
     if turn.is_detached() {
         return None;
     }
     core.trie.refresh(channel, &mut turn);
-    Some(count(&turn))
+    Some((count(&turn), turn.patterns.len()))
 }
 
 /// The same for a name that has no entry.
@@ -82,12 +85,15 @@ fn count<P: 'static>(route: &Route<P>) -> usize {
 
 /// The look-up of a publish whose payload is made only if something matches: how many messages it would
 /// make. One that would make none is counted as published.
-pub(crate) fn probe<P: 'static>(core: &Core<P>, channel: &Arc<Channel<P>>) -> Option<usize> {
-    let matched = match_count(core, channel)?;
+pub(crate) fn probe<P: 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+) -> Option<(usize, usize)> {
+    let (matched, patterns) = match_count(core, channel)?;
     if matched == 0 {
         core.trie.count(channel, Tally { published: 1, ..Tally::default() });
     }
-    Some(matched)
+    Some((matched, patterns))
 }
 
 fn address<P>(inbox: &Arc<Inbox<P>>) -> usize {
@@ -179,7 +185,7 @@ pub(crate) fn publish<P: Clone + 'static>(
     let matching = patterns.len();
     drop(single);
     drop(lease);
-    if matching > 0 && patterns.iter().any(|(entry, _)| entry.is_dead()) {
+    if matching > 0 {
         turn.sweep();
     }
     drop(turn);
@@ -427,8 +433,8 @@ impl<P: Clone> After<'_, P> {
 }
 
 fn disconnect<P>(core: &Core<P>, members: &mut Vec<u64>) {
-    for member in members.drain(..) {
-        core.disconnect(member);
+    if !members.is_empty() {
+        each_in_spite_of_panics(members.drain(..), |member| core.disconnect(member));
     }
 }
 

@@ -77,6 +77,12 @@ impl Counters {
 /// Patterns, each with what its messages on one channel point to.
 type Matching<P> = SmallVec<[(Arc<PatternEntry<P>>, Prepaid); 1]>;
 
+/// A pattern that matches the channel `name`.
+fn matching<P>(name: &Arc<str>, entry: &Arc<PatternEntry<P>>) -> (Arc<PatternEntry<P>>, Prepaid) {
+    let source = Source { channel: Arc::clone(name), pattern: Some(Arc::clone(&entry.text)) };
+    (Arc::clone(entry), Prepaid::new(source))
+}
+
 /// Whom a publish on the channel reaches. Behind the channel's turn.
 pub(crate) struct Route<P> {
     /// The entry is out of its stripe: a publish must look the name up anew.
@@ -102,16 +108,14 @@ pub(super) struct Derived<P> {
 impl<P> Derived<P> {
     pub(super) fn new(name: &Arc<str>, patterns: &Patterns<P>) -> Self {
         let stamp = patterns.stamp(name.as_bytes());
-        let mut matching = Matching::new();
+        let mut all = Matching::new();
         patterns.matching(name, |entry| {
-            let source =
-                Source { channel: Arc::clone(name), pattern: Some(Arc::clone(&entry.text)) };
-            matching.push((Arc::clone(entry), Prepaid::new(source)));
+            all.push(matching(name, entry));
         });
-        if matching.len() > 1 {
-            matching.sort_unstable_by_key(|(entry, _)| entry.number);
+        if all.len() > 1 {
+            all.sort_unstable_by_key(|(entry, _)| entry.number);
         }
-        Self { stamp, patterns: matching }
+        Self { stamp, patterns: all }
     }
 
     /// How many patterns match.
@@ -173,18 +177,32 @@ impl<P> Route<P> {
         let now = patterns.stamp(name.as_bytes());
         if Patterns::<P>::holds(self.stamp, now) {
             self.stamp = now;
-        } else {
-            let fresh = Derived::new(name, patterns);
-            self.stamp = fresh.stamp;
-            self.patterns = fresh.patterns;
+            return;
+        }
+        // New ones join those that are here; one that is here and no longer matches is dead, having been
+        // taken out of the trie. Mostly there is neither: a pattern that only begins like the name.
+        let mut fresh = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
+        patterns.matching(name, |entry| {
+            if self.patterns.binary_search_by_key(&entry.number, |(known, _)| known.number).is_err()
+            {
+                fresh.push(Arc::clone(entry));
+            }
+        });
+        self.stamp = now;
+        self.sweep();
+        if !fresh.is_empty() {
+            self.patterns.extend(fresh.into_iter().map(|entry| matching(name, &entry)));
+            self.patterns.sort_unstable_by_key(|(entry, _)| entry.number);
         }
     }
 
     /// Lets go of patterns that nobody holds any more.
-    #[cold]
+    #[inline]
     pub(crate) fn sweep(&mut self) {
-        self.patterns.retain(|(entry, _)| !entry.is_dead());
-        self.patterns.shrink_to_fit();
+        if self.patterns.iter().any(|(entry, _)| entry.is_dead()) {
+            self.patterns.retain(|(entry, _)| !entry.is_dead());
+            self.patterns.shrink_to_fit();
+        }
     }
 }
 
@@ -234,10 +252,10 @@ impl<P> Channel<P> {
     /// Whether a stripe must look at the entry: the patterns that match it are not those that it was
     /// weighed with, or nothing holds it in the stripe.
     #[inline]
-    pub(super) fn is_unsettled(&self, patterns: usize) -> bool {
+    pub(super) fn is_unsettled(&self, patterns: Option<usize>) -> bool {
         // Relaxed, all: a late answer is put right by the next publish.
         if self.clocked.load(Ordering::Relaxed) {
-            self.weighed.load(Ordering::Relaxed) != patterns
+            patterns.is_some_and(|patterns| patterns != self.weighed.load(Ordering::Relaxed))
         } else {
             self.subscribers() == 0 && self.pins.load(Ordering::Relaxed) == 0
         }

@@ -35,7 +35,7 @@ pub(crate) use patterns::{PatternEntry, RecipientsGuard};
 pub(crate) use recipients::{Recipient, Recipients};
 
 use crate::pattern::Pattern;
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
 use crate::turn;
 use patterns::Patterns;
 use stripe::{Purpose, Stripes};
@@ -79,6 +79,24 @@ pub(crate) struct Turn<'a, P> {
 struct AfterTurn<'a, P> {
     trie: &'a Trie<P>,
     channel: &'a Arc<Channel<P>>,
+}
+
+/// The entry of a name that is published to. When it is let go, by unwinding too, the stripe puts a recent
+/// name in its place again, if the patterns that match it have changed or it is not to stay.
+pub(crate) struct Visited<'a, P> {
+    trie: &'a Trie<P>,
+    pub(crate) channel: Arc<Channel<P>>,
+    /// How many patterns match it, once that is known.
+    pub(crate) patterns: Option<usize>,
+}
+
+impl<P> Drop for Visited<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.channel.is_unsettled(self.patterns) {
+            self.trie.stripes.weigh(&self.channel, self.patterns);
+        }
+    }
 }
 
 impl<P> Deref for Turn<'_, P> {
@@ -128,21 +146,14 @@ impl<P> Trie<P> {
 
     /// The entry of a name to publish to; `None` where the bus is closed.
     #[inline]
-    pub(crate) fn to_publish(&self, name: &str) -> Option<Arc<Channel<P>>> {
+    pub(crate) fn to_publish(&self, name: &str) -> Option<Visited<'_, P>> {
         turn::forbid();
         if self.is_closed() {
             return None;
         }
-        self.stripes.entry(name, self.stripes.hash(name), Purpose::Publish, &self.patterns)
-    }
-
-    /// Puts a recent name's entry in its place again, where the patterns that match it have changed or
-    /// it is not to stay. After a publish by name, outside the turn.
-    #[inline]
-    pub(crate) fn published(&self, channel: &Arc<Channel<P>>, patterns: usize) {
-        if channel.is_unsettled(patterns) {
-            self.stripes.weigh(channel, patterns);
-        }
+        let hash = self.stripes.hash(name);
+        let channel = self.stripes.entry(name, hash, Purpose::Publish, &self.patterns)?;
+        Some(Visited { trie: self, channel, patterns: None })
     }
 
     /// Waits for the turn of `channel`. Its route may be detached.
@@ -314,6 +325,9 @@ impl<P> Trie<P> {
     pub(crate) fn shut_down(&self) {
         // SeqCst: see `is_closed`.
         self.closed.store(true, Ordering::SeqCst);
+        // A lock that is then tried and found taken is no SeqCst operation: the fence keeps that look behind
+        // the store.
+        fence(Ordering::SeqCst);
     }
 
     /// Lets go of all that a closed trie held, and of what publishes hold as soon as they are done. Waits
@@ -391,12 +405,14 @@ impl<P> Trie<P> {
             return names;
         }
         self.stripes.for_each(|channel| {
-            if channel.subscribers() > 0
-                && pattern.is_none_or(|pattern| pattern.is_match(&channel.name))
-            {
+            if channel.subscribers() > 0 {
                 names.push(Arc::clone(&channel.name));
             }
         });
+        // Under no lock: a slow pattern holds up nobody.
+        if let Some(pattern) = pattern {
+            names.retain(|name| pattern.is_match(name));
+        }
         names
     }
 
@@ -465,15 +481,15 @@ mod tests {
     /// What a publish does with an entry, the messages apart.
     fn publish(trie: &Trie<u32>, name: &str) -> Arc<Channel<u32>> {
         loop {
-            let channel = trie.to_publish(name).unwrap();
+            let mut visited = trie.to_publish(name).unwrap();
+            let channel = Arc::clone(&visited.channel);
             let mut turn = trie.turn(&channel);
             if turn.is_detached() {
                 continue;
             }
             trie.refresh(&channel, &mut turn);
-            let patterns = turn.patterns.len();
+            visited.patterns = Some(turn.patterns.len());
             drop(turn);
-            trie.published(&channel, patterns);
             return channel;
         }
     }

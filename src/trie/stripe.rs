@@ -19,8 +19,15 @@ use super::patterns::{PatternEntry, Patterns};
 use crate::source::{Prepaid, Source};
 use crate::sync::{Ordering, RwLock};
 
-/// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
+/// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes: so
+/// little that it stays in a processor's cache, since each new name writes over the oldest.
 pub(super) const RECENT_BYTES: usize = 1 << 20;
+
+/// What each stripe may spend of it at least, in bytes: room for some forty names.
+const STRIPE_BYTES: usize = 16 << 10;
+
+/// More stripes than this are of no use.
+pub(super) const MOST_STRIPES: usize = 4096;
 
 /// See the module's documentation.
 pub(super) struct Stripes<P> {
@@ -57,7 +64,7 @@ pub(super) enum Purpose {
 
 impl<P> Stripes<P> {
     pub(super) fn new(count: usize, hasher: RandomState) -> Self {
-        let count = count.next_power_of_two();
+        let count = count.clamp(1, MOST_STRIPES).next_power_of_two();
         let stripe = || Stripe {
             channels: HashTable::new(),
             clock: VecDeque::new(),
@@ -68,7 +75,7 @@ impl<P> Stripes<P> {
         };
         Self {
             stripes: (0..count).map(|_| CachePadded::new(RwLock::new(stripe()))).collect(),
-            budget: RECENT_BYTES / count,
+            budget: (RECENT_BYTES / count).max(STRIPE_BYTES),
             hasher,
         }
     }
@@ -136,9 +143,11 @@ impl<P> Stripes<P> {
             None => {
                 let channel = stripe.make(name, hash, derived, &mut held);
                 stripe.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
-                if purpose == Purpose::Publish && channel.cost(patterns) <= self.budget {
+                let cost = channel.cost(patterns);
+                if purpose == Purpose::Publish && cost <= self.budget {
+                    // Room first: the entry just made is the coldest, and its publish is yet to come.
+                    stripe.turn_clock(self.budget - cost, &mut removed);
                     stripe.clock_in(&channel, patterns);
-                    stripe.turn_clock(self.budget, &mut removed);
                 }
                 channel
             }
@@ -152,9 +161,9 @@ impl<P> Stripes<P> {
         Some(channel)
     }
 
-    /// Counts a recent name at what it costs now that `patterns` match it. One that exceeds the whole
+    /// Counts a recent name at what it costs now that so many `patterns` match it. One that exceeds the whole
     /// budget does not stay.
-    pub(super) fn weigh(&self, channel: &Arc<Channel<P>>, patterns: usize) {
+    pub(super) fn weigh(&self, channel: &Arc<Channel<P>>, patterns: Option<usize>) {
         let mut removed = Removed::new();
         let mut stripe = self.stripe(channel.hash).write();
         if stripe.closed {
@@ -163,7 +172,7 @@ impl<P> Stripes<P> {
         // Relaxed, both: written under the stripe's lock.
         if !channel.clocked.load(Ordering::Relaxed) {
             stripe.prune(channel);
-        } else {
+        } else if let Some(patterns) = patterns {
             stripe.clocked -= channel.clocked_cost();
             channel.weighed.store(patterns, Ordering::Relaxed);
             stripe.clocked += channel.clocked_cost();
