@@ -792,7 +792,44 @@ fn a_wait_that_closing_has_ended_delivers_nothing_behind_the_end() {
         assert_eq!((messages, full.len()), (1, 0), "round {round}: {seen:?} but {receipt:?}");
         assert_eq!(receipt.dropped, 1);
         assert_books(&full, 2);
+        // And it is told of before the end, which the reader has come to while the publisher stood still.
+        assert_eq!(seen.iter().filter(|text| *text == "lagged 1").count(), 1, "{seen:?}");
     }
+}
+
+/// A publisher waits for one inbox and has another's message still in hand. That one is closed, and told of
+/// its loss before its end, though the publisher has yet to find out.
+#[test]
+fn a_wait_that_closing_ends_is_told_of_before_the_end() {
+    let (seen, receipt, late) = bounded(|| {
+        let bus: Bus<u32> = Bus::new();
+        let first = silent(&bus, 1, BLOCK).subscribe("a").unwrap();
+        let second = silent(&bus, 1, BLOCK).subscribe("a").unwrap();
+        assert_eq!(bus.publish("a", 0u32).delivered, 2);
+        let publisher = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.publish("a", 1u32))
+        };
+        // Both waits are entered before either is waited for: the turn is over when the channel can be
+        // left.
+        while bus.stats().published < 2 {
+            thread::yield_now();
+        }
+        second.close();
+        let mut seen = Vec::new();
+        while let Ok(event) = second.recv() {
+            seen.push(text(&event));
+        }
+        let late = second.missed();
+        assert_eq!(first.recv_message().unwrap().payload, 0);
+        let receipt = publisher.join().unwrap();
+        assert_eq!(first.recv_message().unwrap().payload, 1);
+        assert_books(&first, 2);
+        assert_books(&second, 2);
+        (seen, receipt, late)
+    });
+    assert_eq!(seen, ["lagged 1", "message a 0"]);
+    assert_eq!((receipt, late), (self::receipt(1, 1), 1));
 }
 
 #[test]

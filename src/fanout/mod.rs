@@ -419,9 +419,9 @@ impl<P: Clone> After<'_, P> {
             let place = Some(recipient);
             match wait.finish(deadline, |message| send_again(&place, message, &mut tally)) {
                 None => place.iter().for_each(Recipient::settle),
-                Some(message) => {
+                Some((message, counts)) => {
                     rare.dead.push(message);
-                    tally.dropped += 1;
+                    tally.dropped += u64::from(counts);
                 }
             }
         }
@@ -446,8 +446,10 @@ impl<P> Drop for After<'_, P> {
             disconnect(self.core, &mut rare.disconnected);
             let mut tally = Tally::default();
             while let Some((_, wait)) = rare.waits.pop_front() {
-                rare.dead.extend(wait.give_up());
-                tally.dropped += 1;
+                if let Some((message, counts)) = wait.give_up() {
+                    rare.dead.push(message);
+                    tally.dropped += u64::from(counts);
+                }
             }
             if tally.dropped > 0 {
                 self.core.trie.count(self.channel, tally);

@@ -130,9 +130,15 @@ struct Waiting {
     /// The number of the subscription that the message came by.
     subscription: u64,
     publisher: Thread,
-    /// Set to end the wait. Its address tells the waits apart.
-    cancelled: Arc<AtomicBool>,
+    /// Its address tells the waits apart.
+    state: Arc<AtomicU32>,
 }
+
+/// The state of a wait: neither bit while its publisher sleeps. It is trying to send.
+const SENDING: u32 = 1;
+/// The wait is over. Whoever ends it while the publisher sleeps counts the message as lost, so that there is
+/// a `Lagged` for it before the end of the stream.
+const CANCELLED: u32 = 1 << 1;
 
 /// A lifecycle event before it is dressed as an [`Event`].
 struct Lifecycle {
@@ -179,7 +185,7 @@ pub(crate) struct Wait<P> {
     inbox: Arc<Inbox<P>>,
     message: Option<Message<P>>,
     timeout: Option<Duration>,
-    cancelled: Arc<AtomicBool>,
+    state: Arc<AtomicU32>,
 }
 
 /// How a waiting receive is ended from outside.
@@ -278,12 +284,15 @@ impl<P> Inbox<P> {
         }
         mailbox.close_reason = Some(reason);
         mailbox.sender = None;
+        if let Some(rare) = &mut mailbox.rare {
+            // Before the bit: what is lost by this is told of before the end.
+            self.cancel(rare, |_| true);
+        }
         // Release: whoever reads the bit sees what was sent before the close. Under the lock, so that
         // a receiver about to sleep sees it or is woken.
         self.attention.fetch_or(CLOSED, Ordering::Release);
         if let Some(rare) = &mut mailbox.rare {
             while self.wake_next(rare) {}
-            self.cancel(rare, |_| true);
         }
         true
     }
@@ -318,47 +327,66 @@ impl<P> Inbox<P> {
                 let mut mailbox = self.mailbox.lock();
                 if mailbox.close_reason.is_some() {
                     drop(mailbox);
-                    self.lose(&self.refused);
-                    return Overflowed::Refused(message);
+                    return self.refuse(message);
                 }
                 // Entered in the turn: whoever takes the subscription out of the route after this
                 // finds the wait and ends it.
-                let cancelled = Arc::new(AtomicBool::new(false));
+                let state = Arc::new(AtomicU32::new(0));
                 mailbox.rare.get_or_insert_default().waiting.push(Waiting {
                     subscription,
                     publisher: thread::current(),
-                    cancelled: Arc::clone(&cancelled),
+                    state: Arc::clone(&state),
                 });
                 // SeqCst: partner of the load in `taken`. This writes here and then tries to send; the
                 // other takes and then reads here: one of them must see the other.
                 self.attention.fetch_or(CROWDED, Ordering::SeqCst);
                 let inbox = Arc::clone(self);
-                Overflowed::Wait(Wait { inbox, message: Some(message), timeout, cancelled })
+                Overflowed::Wait(Wait { inbox, message: Some(message), timeout, state })
             }
         }
     }
 
     fn refuse(&self, message: Message<P>) -> Overflowed<P> {
         if self.lose(&self.refused) {
-            return Overflowed::Refused(message);
+            Overflowed::Refused(message)
+        } else {
+            Overflowed::Void(message)
         }
-        // Relaxed: see `lose`.
-        self.refused.fetch_sub(1, Ordering::Relaxed);
-        Overflowed::Void(message)
     }
 
-    /// Counts a lost message; `false` where nobody can be told of it, the end having been read.
+    /// Counts a lost message, unless its end has been read and nobody can be told of it.
     fn lose(&self, counter: &AtomicU64) -> bool {
-        // Relaxed, both: read as sums at rest, and made visible by the bit below.
-        counter.fetch_add(1, Ordering::Relaxed);
-        self.unreported.fetch_add(1, Ordering::Relaxed);
-        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count. One
-        // word with `ENDED`: either this comes first, and there is a `Lagged` before the end, or that.
-        let before = self.attention.fetch_or(LAGGED, Ordering::AcqRel);
+        if self.attention.load(Ordering::Acquire) & CLOSED != 0 {
+            // Under the lock, as in `end`: this comes before the end and is told of, or it is not counted.
+            let _mailbox = self.mailbox.lock();
+            if self.attention.load(Ordering::Relaxed) & ENDED != 0 {
+                return false;
+            }
+            self.count_lost(counter);
+            return true;
+        }
+        let before = self.count_lost(counter);
+        if before & ENDED != 0 {
+            // It was closed and read to its end in this very moment.
+            // Relaxed, both: as in `count_lost`.
+            counter.fetch_sub(1, Ordering::Relaxed);
+            self.unreported.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
         if before & LAGGED == 0 {
             self.wake_one();
         }
-        before & ENDED == 0
+        true
+    }
+
+    /// Counts a lost message; the bits of `attention` before that come back.
+    fn count_lost(&self, counter: &AtomicU64) -> u32 {
+        // Relaxed, both: read as sums at rest, and made visible by the bit below.
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.unreported.fetch_add(1, Ordering::Relaxed);
+        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count. One word
+        // with `ENDED`: either this comes first, and there is a `Lagged` before the end, or that.
+        self.attention.fetch_or(LAGGED, Ordering::AcqRel)
     }
 
     /// Ends the waits of publishers for `subscription`, as refused.
@@ -369,16 +397,23 @@ impl<P> Inbox<P> {
     }
 
     fn cancel(&self, rare: &mut Rare<P>, which: impl Fn(&Waiting) -> bool) {
+        let mut lost = false;
         rare.waiting.retain(|waiting| {
             let cancel = which(waiting);
             if cancel {
-                // Release: partner of the Acquire in `Wait::is_cancelled`.
-                waiting.cancelled.store(true, Ordering::Release);
+                // AcqRel: partner of the operations in `Wait::finish`.
+                if waiting.state.fetch_or(CANCELLED, Ordering::AcqRel) & SENDING == 0 {
+                    self.count_lost(&self.refused);
+                    lost = true;
+                }
                 waiting.publisher.unpark();
             }
             !cancel
         });
         self.uncrowd(rare);
+        if lost {
+            self.wake_next(rare);
+        }
     }
 
     fn uncrowd(&self, rare: &mut Rare<P>) {
@@ -573,6 +608,8 @@ impl<P> Inbox<P> {
         let Some(rare) = &mut mailbox.rare else { return Some(message) };
         if rare.events.iter().any(|pending| pending.event.announces(&message)) {
             rare.aside.push_back(message);
+            drop(mailbox);
+            self.taken();
             return None;
         }
         // Whether an event that has come meanwhile counts on this message cannot be told. It is not
@@ -640,7 +677,11 @@ impl<P> Inbox<P> {
     pub(crate) fn wait(&self, until: Until<'_>) -> Result<Event<P>, Waited> {
         loop {
             if until.is_stopped() {
-                // What is queued stays queued for the others.
+                // What is queued stays queued for the others. One of them must be told, if this thread has
+                // been woken for it.
+                if !self.has_nothing() {
+                    self.wake_one();
+                }
                 return Err(Waited::Stopped);
             }
             match self.poll() {
@@ -678,7 +719,7 @@ impl<P> Inbox<P> {
             park(until.deadline);
         }
         if waiter.is_woken() {
-            return self.pass_on(until);
+            return;
         }
         let mut mailbox = self.mailbox.lock();
         if let Some(rare) = &mut mailbox.rare {
@@ -687,17 +728,6 @@ impl<P> Inbox<P> {
                 // Relaxed: set and cleared under the lock.
                 self.attention.fetch_and(!PARKED, Ordering::Relaxed);
             }
-        }
-        drop(mailbox);
-        if waiter.is_woken() {
-            self.pass_on(until);
-        }
-    }
-
-    /// One that was woken takes what it was woken for, unless it has been stopped: then another must.
-    fn pass_on(&self, until: Until<'_>) {
-        if until.is_stopped() && !self.has_nothing() {
-            self.wake_one();
         }
     }
 
@@ -755,44 +785,58 @@ impl<P> Wait<P> {
     }
 
     /// Tries to `send` until the message is gone, the wait is ended, or `deadline` is over; then it comes
-    /// back, refused. `send` gives back what did not enter.
+    /// back, with whether it counts as lost. `send` gives back what did not enter.
     pub(crate) fn finish(
         mut self,
         deadline: Option<Instant>,
         mut send: impl FnMut(Message<P>) -> Option<Message<P>>,
-    ) -> Option<Message<P>> {
+    ) -> Option<(Message<P>, bool)> {
         let mut look = LOOKS.0;
-        while !self.is_cancelled() {
+        loop {
+            // AcqRel, here and below: partner of `Inbox::cancel`. One of the two counts the loss.
+            if self.state.fetch_or(SENDING, Ordering::AcqRel) & CANCELLED != 0 {
+                return Some((self.message.take()?, true));
+            }
             self.message = send(self.message.take()?);
             let now = Instant::now();
-            if self.message.is_none() || deadline.is_some_and(|deadline| now >= deadline) {
-                break;
+            let over = deadline.is_some_and(|deadline| now >= deadline);
+            // Still as one that sends: nobody else counts what is counted here.
+            if self.message.is_none() || over || self.is_cancelled() {
+                return self.lost();
+            }
+            if self.state.fetch_and(!SENDING, Ordering::AcqRel) & CANCELLED != 0 {
+                return self.lost();
             }
             let next = now + look;
             park(Some(deadline.map_or(next, |deadline| deadline.min(next))));
             look = LOOKS.1.min(look * 2);
         }
-        let message = self.message.take()?;
-        self.inbox.lose(&self.inbox.refused);
-        Some(message)
     }
 
-    /// Gives up: the message is refused.
-    pub(crate) fn give_up(self) -> Option<Message<P>> {
-        // Relaxed: it is this thread that reads it.
-        self.cancelled.store(true, Ordering::Relaxed);
-        self.finish(None, Some)
+    /// Gives up: the message comes back, with whether it counts as lost.
+    pub(crate) fn give_up(self) -> Option<(Message<P>, bool)> {
+        if self.state.fetch_or(SENDING, Ordering::AcqRel) & CANCELLED != 0 {
+            let mut this = self;
+            return Some((this.message.take()?, true));
+        }
+        self.lost()
+    }
+
+    fn lost(mut self) -> Option<(Message<P>, bool)> {
+        let message = self.message.take()?;
+        let counts = self.inbox.lose(&self.inbox.refused);
+        Some((message, counts))
     }
 
     fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) & CANCELLED != 0
     }
 }
 
 impl<P> Drop for Wait<P> {
     fn drop(&mut self) {
         if let Some(rare) = &mut self.inbox.mailbox.lock().rare {
-            rare.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.cancelled, &self.cancelled));
+            rare.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.state, &self.state));
             self.inbox.uncrowd(rare);
         }
     }
