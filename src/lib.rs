@@ -1,7 +1,8 @@
 //! An embeddable, in-process publish/subscribe engine: Redis Pub/Sub's model (channels, glob patterns,
 //! lifecycle events, fire and forget) at the cost of a function call.
 //!
-//! - Publishing fans out without allocating, and without a lock that another channel's publish takes.
+//! - Publishing fans out without allocating, and without a lock that another channel's publish takes (a
+//!   pattern that matches both apart, whose subscribers both publish to).
 //! - A slow subscriber loses its own messages, or waits by its own choice; it never delays the others,
 //!   and no loss is silent.
 //! - A publish does not feel how many patterns are on the bus.
@@ -93,7 +94,8 @@
 //! User code runs outside every lock and turn: handlers, closures, conversions, and the `Drop` of
 //! payloads. It may publish, subscribe, unsubscribe, drop subscribers and close the bus, from anywhere.
 //! The one exception is a payload's `Clone`, which runs in the turn of the channel: a call on a bus from
-//! it panics, saying so, and never deadlocks. A panic in user code harms that call alone.
+//! it that waits for anything panics, saying so, and never deadlocks. (Dropping a subscriber, a topic or a
+//! bus there is allowed; the subscriber is unsubscribed when the publish has ended.) A panic in user code harms that call alone.
 //!
 //! # Complexity
 //!
@@ -108,7 +110,7 @@
 //! A publish does not allocate when its channel has a subscriber or a [`Topic`], or was published to
 //! recently, and no new pattern that could match has been added since; otherwise a few times, for the
 //! channel's entry and for each pattern that matches. Names recently published to are remembered
-//! within 16 MiB for each bus.
+//! within 1 MiB for each bus (see [`BusBuilder::stripes`]).
 //!
 //! Patterns lie in a trie, by their literal runs, and one channel is matched against all of them at
 //! once. In the worst case that is polynomial: the size of the trie times the length of the name. No

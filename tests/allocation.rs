@@ -211,3 +211,33 @@ fn nobody_and_somebody_elsewhere() {
         assert_eq!(allocations(publish), 0);
     }
 }
+
+/// A new pattern with a beginning like the channel's, that does not match it, changes nothing for it.
+#[test]
+fn patterns_that_come_near() {
+    for (what, subscribe) in WAYS {
+        let scene = Scene::new(2, Overflow::DropOldest, false, subscribe);
+        let other = scene.bus.subscriber_builder().lifecycle_events(false).build();
+        let topic = scene.bus.topic("game:7:events");
+        let publish = || topic.publish(Arc::clone(&scene.payload));
+        scene.publishes(true);
+        for i in 0..100 {
+            other.psubscribe(format!("game:*:x{i}")).unwrap();
+            assert_eq!(allocations(publish), 0, "{what}");
+            scene.drain();
+        }
+    }
+}
+
+/// However many stripes share the memory of recent names.
+#[test]
+fn recent_names_with_any_number_of_stripes() {
+    for stripes in [1, 64, 4_096, 1 << 20, usize::MAX] {
+        let bus: Bus<Payload> = Bus::builder().stripes(stripes).build();
+        let _sub = bus.psubscribe("*").unwrap();
+        let payload: Payload = Arc::from(&b"payload"[..]);
+        let publish = || bus.publish("game:7:events", Arc::clone(&payload));
+        publish();
+        assert_eq!(allocations(publish), 0, "{stripes} stripes");
+    }
+}

@@ -155,7 +155,7 @@ fn channels_of_one_subscriber_that_stays_come_and_go() {
     });
 }
 
-/// The names most recently published to are remembered, up to 16 MiB of them.
+/// The names most recently published to are remembered, up to 1 MiB of them.
 #[test]
 fn a_million_names_published_once_each_take_bounded_memory() {
     let _alone = alone();
@@ -174,7 +174,7 @@ fn a_million_names_published_once_each_take_bounded_memory() {
         }
         assert_empty_but_for(&bus, subs.len());
         assert_eq!(bus.stats().published as usize, names);
-        let bound = 16 * MIB + 16 * MIB;
+        let bound = MIB + 7 * MIB;
         let grown = growth(before);
         assert!(grown < bound, "{what}: {} KiB for names that nobody holds", grown >> 10);
         // And no more for twice as many.
@@ -425,4 +425,40 @@ fn buses_come_and_go() {
         }
         assert_eq!(census.live(), 0);
     });
+}
+
+/// Names beyond what a stripe spends on recent ones do not stay, whichever way they were published to.
+#[test]
+fn names_too_long_to_be_remembered_leave_nothing() {
+    let _alone = alone();
+    let tail = "x".repeat(20_000);
+    let names = |round: usize| (0..2_000).map(move |n| (round, n));
+    type Publish = fn(&Bus<u32>, &str);
+    let ways: [(&str, Publish); 4] = [
+        ("publish", |bus, name| _ = bus.publish(name, 1u32)),
+        ("publish_with", |bus, name| _ = bus.publish_with(name, || 1)),
+        ("try_publish_with", |bus, name| _ = bus.try_publish_with(name, || Err(()))),
+        ("a closure that panics", |bus, name| {
+            let quietly = std::panic::AssertUnwindSafe(|| {
+                bus.publish_with(name, || std::panic::resume_unwind(Box::new(())));
+            });
+            _ = std::panic::catch_unwind(quietly);
+        }),
+    ];
+    for with_pattern in [false, true] {
+        for (what, publish) in ways {
+            let bus: Bus<u32> = Bus::builder().capacity(1).build();
+            let _sub = with_pattern.then(|| silent(&bus).psubscribe("*").unwrap());
+            let mut before = None;
+            for round in 0..3 {
+                for (round, n) in names(round) {
+                    publish(&bus, &format!("{round}:{n}:{tail}"));
+                }
+                // The first round brings the allocator to its size.
+                before = before.or_else(|| Some(resident()));
+            }
+            let grown = growth(before.unwrap());
+            assert!(grown < 8 * MIB, "{what}: {} KiB for names that nobody holds", grown >> 10);
+        }
+    }
 }

@@ -549,6 +549,21 @@ mod tests {
     }
 
     #[test]
+    fn a_name_whose_room_is_taken_by_a_publish_under_way_is_published_to_at_once() {
+        let trie = Trie::<u32>::new(1);
+        let long = |c: char| c.to_string().repeat(stripe::RECENT_BYTES * 2 / 3);
+        let first = publish(&trie, &long('a'));
+        let under_way = trie.turn(&first);
+        let second = trie.to_publish(&long('b')).unwrap();
+        assert!(!second.channel.turn().is_detached(), "taken by the clock before its publish");
+        drop(under_way);
+        drop(second);
+        // The memory is within bounds again when another name comes.
+        publish(&trie, "c");
+        assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    }
+
+    #[test]
     fn a_name_beyond_the_budget_does_not_stay() {
         let trie = Trie::new(1);
         let name = "n".repeat(stripe::RECENT_BYTES + 1);
