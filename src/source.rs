@@ -14,6 +14,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::process::abort;
 use std::ptr::NonNull;
@@ -56,7 +57,12 @@ unsafe impl Sync for SourceRef {}
 
 impl SourceRef {
     pub(crate) fn new(source: Source) -> Self {
-        let block = Box::new(Block { count: AtomicUsize::new(1), source });
+        Self::counting(1, source)
+    }
+
+    /// A pointer to a block that counts so many, of which the caller owns the others.
+    fn counting(pointers: usize, source: Source) -> Self {
+        let block = Box::new(Block { count: AtomicUsize::new(pointers), source });
         Self { block: NonNull::from(Box::leak(block)) }
     }
 
@@ -86,18 +92,24 @@ impl Clone for SourceRef {
 impl Drop for SourceRef {
     #[inline]
     fn drop(&mut self) {
-        // Release: partner of the fence in `free`. What this thread did with the block comes before it is
-        // freed.
-        if self.block().count.fetch_sub(1, Ordering::Release) == 1 {
-            self.free();
-        }
+        self.count_less(1);
     }
 }
 
 impl SourceRef {
+    /// Gives up so many pointers, this one among them: it must not be used again.
+    #[inline]
+    fn count_less(&mut self, pointers: usize) {
+        // Release: partner of the fence in `free`. What this thread did with the block comes before it is
+        // freed.
+        if self.block().count.fetch_sub(pointers, Ordering::Release) == pointers {
+            self.free();
+        }
+    }
+
     #[cold]
     fn free(&mut self) {
-        // Acquire: partner of the Releases in `drop`, whose decrements this thread's was the last of.
+        // Acquire: partner of the Releases in `count_less`, of whose decrements this thread's was the last.
         fence(Ordering::Acquire);
         // SAFETY: the count has come to 0, so that `self`, which is being dropped, is the only pointer left,
         // and no other can be made. The block came out of a `Box` in `new`.
@@ -136,14 +148,16 @@ impl fmt::Debug for SourceRef {
 
 /// A source that hands out pointers paid for in advance. Its owner alone uses it: it is not `Sync`.
 pub(crate) struct Prepaid {
-    own: SourceRef,
+    /// Given up in `drop`, together with those that nobody got.
+    own: ManuallyDrop<SourceRef>,
     /// Pointers that are counted in the block and that nobody has yet.
     left: Cell<usize>,
 }
 
 impl Prepaid {
     pub(crate) fn new(source: Source) -> Self {
-        SourceRef::new(source).into()
+        let own = ManuallyDrop::new(SourceRef::counting(1 + BATCH, source));
+        Self { own, left: Cell::new(BATCH) }
     }
 
     /// A pointer to the source.
@@ -164,15 +178,15 @@ impl Prepaid {
 
 impl From<SourceRef> for Prepaid {
     fn from(own: SourceRef) -> Self {
-        Self { own, left: Cell::new(0) }
+        Self { own: ManuallyDrop::new(own), left: Cell::new(0) }
     }
 }
 
 impl Drop for Prepaid {
     fn drop(&mut self) {
-        // It does not come to 0 by this: `own` is counted too, and goes after this. Relaxed: these pointers
-        // were never used, and `own` is dropped with a Release.
-        self.own.block().count.fetch_sub(self.left.get(), Ordering::Relaxed);
+        // Its own pointer and those that nobody got, by one operation; `own` is not dropped after this.
+        let pointers = 1 + self.left.get();
+        self.own.count_less(pointers);
     }
 }
 
