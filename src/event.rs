@@ -50,8 +50,9 @@ impl<P> Message<P> {
     /// The same message as if it had come by `pattern`.
     #[must_use]
     pub fn with_pattern(self, pattern: &str) -> Self {
-        let source =
-            Source { channel: Arc::clone(&self.source.channel), pattern: Some(Arc::from(pattern)) };
+        let pattern: Arc<str> = Arc::from(pattern);
+        let channel = Arc::clone(&self.source.channel);
+        let source = Source { channel, pattern: Some(Arc::new(pattern)) };
         Self { payload: self.payload, source: SourceRef::new(source) }
     }
 
@@ -62,12 +63,12 @@ impl<P> Message<P> {
 
     /// The pattern it came by, as written, or `None` where the channel itself was subscribed.
     pub fn pattern(&self) -> Option<&str> {
-        self.source.pattern.as_deref()
+        self.source.pattern().map(|text| &**text)
     }
 
     /// Channel, pattern and payload. Copies no text.
     pub fn into_parts(self) -> (Arc<str>, Option<Arc<str>>, P) {
-        (Arc::clone(&self.source.channel), self.source.pattern.clone(), self.payload)
+        (Arc::clone(&self.source.channel), self.source.pattern().cloned(), self.payload)
     }
 }
 

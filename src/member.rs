@@ -67,7 +67,9 @@ impl<P> Member<P> {
         }
         member
     }
+}
 
+impl<P: Send + 'static> Member<P> {
     /// Subscribes to all of `names`, or to none.
     pub(crate) fn subscribe(&self, names: &[&str]) -> Result<usize, SubscribeError> {
         let core = &*self.core;
@@ -113,7 +115,9 @@ impl<P> Member<P> {
         drop(admission);
         Ok(held.count())
     }
+}
 
+impl<P> Member<P> {
     /// Subscribes to all of `patterns`, or to none.
     pub(crate) fn psubscribe(&self, patterns: &[Pattern]) -> Result<usize, SubscribeError> {
         let core = &*self.core;

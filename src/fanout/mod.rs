@@ -38,7 +38,7 @@ impl<P> From<Option<P>> for Detached<P> {
 /// # Complexity
 ///
 /// Linear in the patterns that match, and in the recipients where one of them takes each message once.
-pub(crate) fn match_count<P: 'static>(
+pub(crate) fn match_count<P: Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
 ) -> Option<(usize, usize)> {
@@ -55,7 +55,7 @@ pub(crate) fn match_count<P: 'static>(
 }
 
 /// The same for a name that has no entry.
-pub(crate) fn match_count_unlisted<P: 'static>(core: &Core<P>, name: &str) -> usize {
+pub(crate) fn match_count_unlisted<P: Send + 'static>(core: &Core<P>, name: &str) -> usize {
     if core.trie.is_closed() {
         return 0;
     }
@@ -85,7 +85,7 @@ fn count<P: 'static>(route: &Route<P>) -> usize {
 
 /// The look-up of a publish whose payload is made only if something matches: how many messages it would
 /// make. One that would make none is counted as published.
-pub(crate) fn probe<P: 'static>(
+pub(crate) fn probe<P: Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
 ) -> Option<(usize, usize)> {
@@ -101,7 +101,7 @@ fn address<P>(inbox: &Arc<Inbox<P>>) -> usize {
 }
 
 /// Publishes `payload` on `channel` to all that match. How many patterns do comes with the receipt.
-pub(crate) fn publish<P: Clone + 'static>(
+pub(crate) fn publish<P: Clone + Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
     payload: P,

@@ -78,9 +78,13 @@ impl Counters {
 type Matching<P> = SmallVec<[(Arc<PatternEntry<P>>, Prepaid); 1]>;
 
 /// A pattern that matches the channel `name`.
-fn matching<P>(name: &Arc<str>, entry: &Arc<PatternEntry<P>>) -> (Arc<PatternEntry<P>>, Prepaid) {
-    let source = Source { channel: Arc::clone(name), pattern: Some(Arc::clone(&entry.text)) };
-    (Arc::clone(entry), Prepaid::new(source))
+fn matching<P: Send + 'static>(
+    name: &Arc<str>,
+    entry: &Arc<PatternEntry<P>>,
+) -> (Arc<PatternEntry<P>>, Prepaid) {
+    let entry = Arc::clone(entry);
+    let source = Source { channel: Arc::clone(name), pattern: Some(Arc::clone(&entry) as _) };
+    (entry, Prepaid::new(source))
 }
 
 /// Whom a publish on the channel reaches. Behind the channel's turn.
@@ -105,7 +109,7 @@ pub(super) struct Derived<P> {
     patterns: Matching<P>,
 }
 
-impl<P> Derived<P> {
+impl<P: Send + 'static> Derived<P> {
     pub(super) fn new(name: &Arc<str>, patterns: &Patterns<P>) -> Self {
         let stamp = patterns.stamp(name.as_bytes());
         let mut all = Matching::new();
@@ -162,7 +166,9 @@ impl<P> Route<P> {
         self.uses = 1;
         cool
     }
+}
 
+impl<P: Send + 'static> Route<P> {
     /// Sees to it that `self.patterns` are those that match now.
     #[inline]
     pub(crate) fn refresh(&mut self, name: &Arc<str>, patterns: &Patterns<P>) {
@@ -195,7 +201,9 @@ impl<P> Route<P> {
             self.patterns.sort_unstable_by_key(|(entry, _)| entry.number);
         }
     }
+}
 
+impl<P> Route<P> {
     /// Lets go of patterns that nobody holds any more.
     #[inline]
     pub(crate) fn sweep(&mut self) {

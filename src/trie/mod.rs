@@ -143,7 +143,9 @@ impl<P> Trie<P> {
     }
 
     // ---- publishing ----------------------------------------------------------------------------
+}
 
+impl<P: Send + 'static> Trie<P> {
     /// The entry of a name to publish to; `None` where the bus is closed.
     #[inline]
     pub(crate) fn to_publish(&self, name: &str) -> Option<Visited<'_, P>> {
@@ -155,7 +157,9 @@ impl<P> Trie<P> {
         let channel = self.stripes.entry(name, hash, Purpose::Publish, &self.patterns)?;
         Some(Visited { trie: self, channel, patterns: None })
     }
+}
 
+impl<P> Trie<P> {
     /// Waits for the turn of `channel`. Its route may be detached.
     #[inline]
     pub(crate) fn turn<'a>(&'a self, channel: &'a Arc<Channel<P>>) -> Turn<'a, P> {
@@ -170,13 +174,17 @@ impl<P> Trie<P> {
         let route = channel.try_turn()?;
         Some(Turn { route, _after: AfterTurn { trie: self, channel } })
     }
+}
 
+impl<P: Send + 'static> Trie<P> {
     /// Brings the patterns of a route up to date.
     #[inline]
     pub(crate) fn refresh(&self, channel: &Channel<P>, route: &mut Route<P>) {
         route.refresh(&channel.name, &self.patterns);
     }
+}
 
+impl<P> Trie<P> {
     /// Counts what happened on `channel` outside its turn.
     pub(crate) fn count(&self, channel: &Arc<Channel<P>>, tally: Tally) {
         let turn = self.turn(channel);
@@ -193,7 +201,9 @@ impl<P> Trie<P> {
         let tally = Tally { published: 1, ..Tally::default() };
         self.stripes.fold(self.stripes.hash(name), tally);
     }
+}
 
+impl<P: Send + 'static> Trie<P> {
     /// The entry of a name, kept until `unpin`.
     pub(crate) fn pin(&self, name: &str) -> Arc<Channel<P>> {
         turn::forbid();
@@ -202,13 +212,17 @@ impl<P> Trie<P> {
             .entry(name, hash, Purpose::Topic, &self.patterns)
             .unwrap_or_else(|| Arc::new(Channel::detached(name, hash)))
     }
+}
 
+impl<P> Trie<P> {
     pub(crate) fn unpin(&self, channel: &Arc<Channel<P>>) {
         self.stripes.unpin(channel);
     }
 
     // ---- subscribing ---------------------------------------------------------------------------
+}
 
+impl<P: Send + 'static> Trie<P> {
     /// Adds `recipient` to the channel `name`, whose hash is `hash`. `first` runs right before the subscription is live, in
     /// the turn.
     pub(crate) fn join(
@@ -235,7 +249,9 @@ impl<P> Trie<P> {
             return Ok(Joined { at: channel, number });
         }
     }
+}
 
+impl<P> Trie<P> {
     /// Ends a subscription. Its recipient comes back, to be dropped under no lock.
     pub(crate) fn leave(&self, joined: &Joined<Channel<P>>) -> Option<Recipient<P>> {
         let channel = &joined.at;
@@ -386,12 +402,16 @@ impl<P> Trie<P> {
     pub(crate) fn pattern_hash(&self, pattern: &Pattern) -> u64 {
         self.patterns.hash(pattern)
     }
+}
 
+impl<P: Send + 'static> Trie<P> {
     /// A route for a name that has no entry.
     pub(crate) fn derive(&self, name: &str) -> Route<P> {
         Derived::new(&Arc::from(name), &self.patterns).into()
     }
+}
 
+impl<P> Trie<P> {
     /// Whether anyone holds `pattern`.
     pub(crate) fn has_pattern(&self, pattern: &Pattern) -> bool {
         self.patterns.contains(pattern)

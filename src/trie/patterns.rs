@@ -8,6 +8,7 @@
 //! nobody holds any more leaves an empty one behind, which the next publish notices.
 
 use std::hash::{BuildHasher, Hasher};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
@@ -17,13 +18,14 @@ use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 use super::recipients::Recipients;
 use super::tree::PatternTree;
 use crate::pattern::Pattern;
+use crate::source::Named;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
 pub(crate) struct PatternEntry<P> {
     pub(crate) pattern: Pattern,
-    /// The pattern's text: the same as it has, one cache miss nearer for whoever derives a route.
-    pub(crate) text: Arc<str>,
+    /// The pattern's text: the same as it has, for those that messages point to this.
+    text: Arc<str>,
     /// Under the bus's seed: for the subscribers' own tables.
     pub(crate) hash: u64,
     /// Entries are locked in the order of these, so that publishers cannot wait in a circle.
@@ -32,6 +34,16 @@ pub(crate) struct PatternEntry<P> {
     holders: AtomicUsize,
     recipients: Arc<RwLock<Recipients<P>>>,
 }
+
+impl<P: Send + 'static> Named for PatternEntry<P> {
+    fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+}
+
+// A panic in user code leaves the recipients in order: that is the contract, and tested.
+impl<P> UnwindSafe for PatternEntry<P> {}
+impl<P> RefUnwindSafe for PatternEntry<P> {}
 
 /// A publisher's hold on a pattern's recipients.
 pub(crate) type RecipientsGuard<P> = ArcRwLockReadGuard<RawRwLock, Recipients<P>>;

@@ -97,7 +97,9 @@ impl<P> Stripes<P> {
     pub(super) fn get(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         self.stripe(hash).read().find(name, hash).cloned()
     }
+}
 
+impl<P: Send + 'static> Stripes<P> {
     /// The entry of `name`, made where there is none; `None` where the bus is closed.
     #[inline]
     pub(super) fn entry(
@@ -160,7 +162,9 @@ impl<P> Stripes<P> {
         drop(held);
         Some(channel)
     }
+}
 
+impl<P> Stripes<P> {
     /// Counts a recent name at what it costs now that so many `patterns` match it. One that exceeds the whole
     /// budget does not stay.
     pub(super) fn weigh(&self, channel: &Arc<Channel<P>>, patterns: Option<usize>) {
