@@ -310,9 +310,25 @@ impl<P> Inbox<P> {
         self.sample_depth();
         match self.settings.overflow {
             Overflow::DropOldest => {
+                // The lock is held from before the message leaves the queue until it is counted: the end of
+                // the stream cannot be read in between.
+                let mut mailbox = self.mailbox.lock();
+                // Relaxed, both: under the lock.
+                let attention = self.attention.load(Ordering::Relaxed);
+                if attention & ENDED != 0 {
+                    return Overflowed::Void(message);
+                }
                 let evicted = self.take(true).ok().and_then(Event::into_message);
                 if evicted.is_some() {
-                    self.lose(&self.evicted);
+                    if self.attention.load(Ordering::Relaxed) & EVENTS != 0 {
+                        self.passed_one(&mut mailbox);
+                    }
+                    let before = self.count_lost(&self.evicted);
+                    if before & LAGGED == 0
+                        && let Some(rare) = &mut mailbox.rare
+                    {
+                        self.wake_next(rare);
+                    }
                 }
                 Overflowed::Retry { message, evicted }
             }
@@ -490,10 +506,8 @@ impl<P> Inbox<P> {
     pub(crate) fn sent(&self) -> Option<Message<P>> {
         if self.attention.load(Ordering::Relaxed) & CLOSED != 0 {
             // Under the lock, as in `end`: whoever reads the end after this sees the message first.
-            let mailbox = self.mailbox.lock();
-            let ended = self.attention.load(Ordering::Relaxed) & ENDED != 0;
-            drop(mailbox);
-            if ended {
+            let _mailbox = self.mailbox.lock();
+            if self.attention.load(Ordering::Relaxed) & ENDED != 0 {
                 // As many are taken back as were sent too late, whichever of them.
                 return self.take(true).ok().and_then(Event::into_message);
             }
@@ -529,7 +543,8 @@ impl<P> Inbox<P> {
         self.take(false)
     }
 
-    /// What is there to be read; where `evicting`, the oldest message and nothing else.
+    /// What is there to be read; where `evicting`, the oldest message and nothing else, and the mailbox is
+    /// locked by the caller.
     ///
     /// One function for both, not inlined, for the sake of one call site of `try_recv`: with a second one
     /// the compiler would not inline that, and every receive would pay.
@@ -540,8 +555,8 @@ impl<P> Inbox<P> {
             let mut mailbox = None;
             // Acquire: partner of the Releases in `lose`, `tell` and `close`.
             let attention = self.attention.load(Ordering::Acquire);
-            if attention & FIRST != 0 {
-                match self.attend(attention, evicting) {
+            if attention & FIRST != 0 && !evicting {
+                match self.attend(attention) {
                     Attended::Yield(event) => return Ok(event),
                     Attended::Ended => return Err(TryRecvError::Closed),
                     Attended::Take(guard) => mailbox = guard,
@@ -549,9 +564,12 @@ impl<P> Inbox<P> {
             }
             match self.queue.try_recv() {
                 Ok(message) => {
+                    if evicting {
+                        return Ok(message.into());
+                    }
                     if let Some(mut mailbox) = mailbox {
                         self.passed_one(&mut mailbox);
-                    } else if !evicting && self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
+                    } else if self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
                         // A subscription is told of before the first message that it can bring is sent,
                         // so whoever took that message sees the bit.
                         match self.reconcile(message) {
@@ -563,7 +581,7 @@ impl<P> Inbox<P> {
                     return Ok(message.into());
                 }
                 // Another reader took what events were waiting for: now they are due.
-                Err(_) if mailbox.is_some() && !evicting => {}
+                Err(_) if mailbox.is_some() => {}
                 Err(_) if attention & CLOSED != 0 && !evicting => {
                     if self.end() {
                         return Err(TryRecvError::Closed);
@@ -620,10 +638,7 @@ impl<P> Inbox<P> {
     }
 
     #[cold]
-    fn attend(&self, attention: u32, evicting: bool) -> Attended<'_, P> {
-        if evicting {
-            return Attended::Take((attention & EVENTS != 0).then(|| self.mailbox.lock()));
-        }
+    fn attend(&self, attention: u32) -> Attended<'_, P> {
         if attention & ENDED != 0 {
             return Attended::Ended;
         }
