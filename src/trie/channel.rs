@@ -271,8 +271,8 @@ impl<P> Channel<P> {
 
     /// Exact subscribers.
     pub(crate) fn subscribers(&self) -> usize {
-        // Relaxed: a count at some recent moment.
-        self.subscribers.load(Ordering::Relaxed)
+        // A count at some recent moment. Acquire: who sees that there is none sees what came before that.
+        self.subscribers.load(Ordering::Acquire)
     }
 
     /// Waits for the channel's turn.
@@ -298,12 +298,22 @@ impl<P> Channel<P> {
         route.exact.len() == 1
     }
 
-    /// Takes an exact subscriber out; whether it was the last comes with it.
-    pub(crate) fn leave(&self, route: &mut Route<P>, number: u64) -> Option<(Recipient<P>, bool)> {
+    /// Takes an exact subscriber out; whether it was the last comes with it. Where it was, `emptied` runs
+    /// before anyone can see that the channel has none.
+    pub(crate) fn leave(
+        &self,
+        route: &mut Route<P>,
+        number: u64,
+        emptied: impl FnOnce(),
+    ) -> Option<(Recipient<P>, bool)> {
         let recipient = route.exact.remove(number)?;
-        // Relaxed: written in the turn.
-        self.subscribers.store(route.exact.len(), Ordering::Relaxed);
-        Some((recipient, route.exact.len() == 0))
+        let last = route.exact.len() == 0;
+        if last {
+            emptied();
+        }
+        // Release: partner of the Acquire in `subscribers`.
+        self.subscribers.store(route.exact.len(), Ordering::Release);
+        Some((recipient, last))
     }
 
     /// Ends the entry: publishers that still hold it look the name up anew. What it held comes back, to

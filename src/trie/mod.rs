@@ -256,13 +256,15 @@ impl<P> Trie<P> {
     pub(crate) fn leave(&self, joined: &Joined<Channel<P>>) -> Option<Recipient<P>> {
         let channel = &joined.at;
         let mut turn = self.turn(channel);
-        let (recipient, last) = channel.leave(&mut turn, joined.number)?;
+        let (recipient, last) = channel.leave(&mut turn, joined.number, || {
+            // Relaxed: made visible by what follows it. Whoever is to be admitted under a limit counts a
+            // channel with no subscriber as new, and must not find its place still taken.
+            self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
+        })?;
         drop(turn);
         recipient.settle();
         recipient.inbox.cancel_waits(joined.number);
         if last {
-            // Relaxed: a mere count.
-            self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
             self.stripes.prune(channel);
         }
         Some(recipient)
