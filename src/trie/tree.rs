@@ -37,6 +37,8 @@ type Ends<E> = SmallVec<[E; 1]>;
 struct Node<E> {
     /// The literal bytes of the edge that leads here; empty where it is no run.
     run: SmallVec<[u8; 16]>,
+    /// What all patterns that go through here ask of the bytes that follow.
+    ahead: Ahead,
     rare: Option<Box<Rare<E>>>,
     runs: Runs<E>,
     /// Patterns that end in a `*` right behind this.
@@ -45,12 +47,36 @@ struct Node<E> {
     ends: Ends<E>,
 }
 
+/// A byte that must follow at some distance, if there is one that all patterns agree on.
+///
+/// Most nodes have one way on, and most ways lead to a literal. To know its first byte in advance saves
+/// following a way that leads nowhere: with `[a-f]{i}?:*` for all `i`, the name `c123456z:` begins like five
+/// patterns more than it matches.
+type Ahead = Option<(u8, u8)>;
+
+/// What the way along `edges` asks of the bytes that follow.
+fn look_ahead(edges: &[Edge<'_>]) -> Ahead {
+    let mut distance = 0_usize;
+    for edge in edges {
+        if distance > usize::from(u8::MAX) {
+            return None;
+        }
+        match edge {
+            Edge::Run(run) => return Some((u8::try_from(distance).ok()?, run[0])),
+            Edge::Any(count) => distance = distance.saturating_add(*count),
+            Edge::Class(_) => distance += 1,
+            Edge::StarRun(_) | Edge::StarClass(_) | Edge::Tail(_) => return None,
+        }
+    }
+    None
+}
+
 /// The edges that most nodes lack.
 struct Rare<E> {
     /// By number of bytes, ascending. The first lies here, one cache miss nearer.
     any: SmallVec<[(usize, Node<E>); 1]>,
     classes: Vec<(ByteSet, Node<E>)>,
-    star: Option<Box<Star<E>>>,
+    star: Option<Star<E>>,
     /// Shell globs whose literal beginning ends here: whether they match is for them to say.
     globs: Vec<E>,
 }
@@ -86,6 +112,7 @@ impl<E> Default for Node<E> {
     fn default() -> Self {
         Self {
             run: SmallVec::new(),
+            ahead: None,
             ends: SmallVec::new(),
             star_ends: SmallVec::new(),
             runs: Runs::None,
@@ -204,8 +231,14 @@ impl<E> PatternTree<E> {
     {
         for path in paths(pattern) {
             let mut node = &mut self.root;
-            for &edge in &path.edges {
+            for (at, &edge) in path.edges.iter().enumerate() {
                 node = node.child_or_insert(edge, &self.hasher);
+                let ahead = look_ahead(&path.edges[at + 1..]);
+                if node.fan() == 0 {
+                    node.ahead = ahead;
+                } else if node.ahead != ahead {
+                    node.ahead = None;
+                }
             }
             match path.place {
                 Place::Here => node.ends.push(end.clone()),
@@ -365,10 +398,15 @@ impl<'a, E> Walk<'a, E> {
     ) {
         self.steps += 1;
         let rest = &self.channel[at..];
+        if let Some((distance, byte)) = node.ahead
+            && rest.get(usize::from(distance)) != Some(&byte)
+        {
+            return;
+        }
         if rest.is_empty() {
             node.ends.iter().for_each(|end| found(end, false));
         }
-        let star = node.rare.as_ref().and_then(|rare| rare.star.as_deref());
+        let star = node.rare.as_ref().and_then(|rare| rare.star.as_ref());
         if (star.is_some() || !node.star_ends.is_empty())
             && (!starred || self.entered.insert(std::ptr::from_ref(node).addr()))
         {
@@ -529,7 +567,7 @@ impl<E> Node<E> {
 
     fn child(&self, edge: Edge<'_>, hasher: &RandomState) -> Option<&Node<E>> {
         let rare = || self.rare.as_deref();
-        let star = || rare()?.star.as_deref();
+        let star = || rare()?.star.as_ref();
         match edge {
             Edge::Run(run) => self.runs.get(run, hasher),
             Edge::Any(count) => {
@@ -564,7 +602,7 @@ impl<E> Node<E> {
     }
 
     fn star_mut(&mut self) -> Option<&mut Star<E>> {
-        self.rare.as_mut()?.star.as_deref_mut()
+        self.rare.as_mut()?.star.as_mut()
     }
 
     fn child_or_insert(&mut self, edge: Edge<'_>, hasher: &RandomState) -> &mut Node<E> {
