@@ -54,6 +54,18 @@ struct Node<E> {
 /// patterns more than it matches.
 type Ahead = Option<(u8, u8)>;
 
+/// What both ask.
+fn agree(one: &mut Ahead, other: Ahead) {
+    if *one != other {
+        *one = None;
+    }
+}
+
+/// Whether `rest`, from `from` on, has what `ahead` asks for.
+fn has_ahead(rest: &[u8], from: usize, ahead: Ahead) -> bool {
+    ahead.is_none_or(|(distance, byte)| rest.get(from + usize::from(distance)) == Some(&byte))
+}
+
 /// What the way along `edges` asks of the bytes that follow.
 fn look_ahead(edges: &[Edge<'_>]) -> Ahead {
     let mut distance = 0_usize;
@@ -106,6 +118,9 @@ struct RunTable<E> {
     lengths: SmallVec<[(usize, usize); 4]>,
     /// The bytes that runs begin with; never shrinks while the table lives.
     first: ByteSet,
+    /// What all of its nodes ask of the bytes that follow: where they agree, a run that leads nowhere need
+    /// not be looked up.
+    ahead: Ahead,
 }
 
 impl<E> Default for Node<E> {
@@ -232,13 +247,8 @@ impl<E> PatternTree<E> {
         for path in paths(pattern) {
             let mut node = &mut self.root;
             for (at, &edge) in path.edges.iter().enumerate() {
-                node = node.child_or_insert(edge, &self.hasher);
                 let ahead = look_ahead(&path.edges[at + 1..]);
-                if node.fan() == 0 {
-                    node.ahead = ahead;
-                } else if node.ahead != ahead {
-                    node.ahead = None;
-                }
+                node = node.child_or_insert(edge, ahead, &self.hasher);
             }
             match path.place {
                 Place::Here => node.ends.push(end.clone()),
@@ -398,9 +408,7 @@ impl<'a, E> Walk<'a, E> {
     ) {
         self.steps += 1;
         let rest = &self.channel[at..];
-        if let Some((distance, byte)) = node.ahead
-            && rest.get(usize::from(distance)) != Some(&byte)
-        {
+        if !has_ahead(rest, 0, node.ahead) {
             return;
         }
         if rest.is_empty() {
@@ -488,6 +496,9 @@ impl<'a, E> Walk<'a, E> {
                     if length > rest.len() {
                         break;
                     }
+                    if !has_ahead(rest, length, many.ahead) {
+                        continue;
+                    }
                     self.steps += length;
                     if let Some(node) = many.find(&rest[..length], self.hasher) {
                         self.stack.push(Visit::Node { node, at: at + length, starred });
@@ -523,9 +534,10 @@ impl<'a, E> Walk<'a, E> {
 }
 
 impl<E> Node<E> {
-    fn with_run(run: &[u8]) -> Self {
+    fn with_run(run: &[u8], ahead: Ahead) -> Self {
         let mut node = Self::default();
         node.run = SmallVec::from_slice(run);
+        node.ahead = ahead;
         node
     }
 
@@ -605,30 +617,41 @@ impl<E> Node<E> {
         self.rare.as_mut()?.star.as_mut()
     }
 
-    fn child_or_insert(&mut self, edge: Edge<'_>, hasher: &RandomState) -> &mut Node<E> {
+    /// The node that `edge` leads to, for a pattern that asks for `ahead` behind it.
+    fn child_or_insert(
+        &mut self,
+        edge: Edge<'_>,
+        ahead: Ahead,
+        hasher: &RandomState,
+    ) -> &mut Node<E> {
         if let Edge::Run(run) = edge {
-            return self.runs.get_or_insert(run, hasher);
+            return self.runs.get_or_insert(run, ahead, hasher);
         }
         let rare = self.rare_mut();
         match edge {
             Edge::Any(count) => {
                 let at = match rare.any.binary_search_by_key(&count, |(count, _)| *count) {
-                    Ok(at) => at,
+                    Ok(at) => {
+                        agree(&mut rare.any[at].1.ahead, ahead);
+                        at
+                    }
                     Err(at) => {
-                        rare.any.insert(at, (count, Node::default()));
+                        rare.any.insert(at, (count, Node::with_run(&[], ahead)));
                         at
                     }
                 };
                 &mut rare.any[at].1
             }
-            Edge::Class(set) => class_or_insert(&mut rare.classes, set),
+            Edge::Class(set) => class_or_insert(&mut rare.classes, set, ahead),
             Edge::Run(run) | Edge::StarRun(run) => {
-                rare.star.get_or_insert_default().runs.get_or_insert(run, hasher)
+                rare.star.get_or_insert_default().runs.get_or_insert(run, ahead, hasher)
             }
             Edge::StarClass(set) => {
-                class_or_insert(&mut rare.star.get_or_insert_default().classes, set)
+                class_or_insert(&mut rare.star.get_or_insert_default().classes, set, ahead)
             }
-            Edge::Tail(run) => rare.star.get_or_insert_default().tails.get_or_insert(run, hasher),
+            Edge::Tail(run) => {
+                rare.star.get_or_insert_default().tails.get_or_insert(run, ahead, hasher)
+            }
         }
     }
 
@@ -738,35 +761,38 @@ impl<E> Runs<E> {
         }
     }
 
-    fn get_or_insert(&mut self, run: &[u8], hasher: &RandomState) -> &mut Node<E> {
+    fn get_or_insert(&mut self, run: &[u8], ahead: Ahead, hasher: &RandomState) -> &mut Node<E> {
         let one_more = match self {
             Self::None => {
-                *self = Self::one(Node::with_run(run));
+                *self = Self::one(Node::with_run(run, ahead));
                 false
             }
             Self::One(_, node) => *node.run != *run,
             Self::Many(_) => false,
         };
         if one_more && let Self::One(_, node) = mem::replace(self, Self::None) {
-            let mut many = RunTable::new();
+            let mut many = RunTable::new(node.ahead);
             many.insert(*node, hasher);
             *self = Self::Many(Box::new(many));
         }
-        match self {
+        let node = match self {
             Self::None => unreachable!("filled above"),
             Self::One(_, node) => node,
             Self::Many(many) => {
+                agree(&mut many.ahead, ahead);
                 let hash = hash(hasher, run);
                 // Two look-ups where it is there: the borrow checker does not see that the first
                 // one's borrow ends when it finds nothing.
                 if many.table.find(hash, |node| *node.run == *run).is_none() {
-                    many.insert(Node::with_run(run), hasher);
+                    many.insert(Node::with_run(run, ahead), hasher);
                 }
                 many.table
                     .find_mut(hash, |node| *node.run == *run)
                     .unwrap_or_else(|| unreachable!("inserted above"))
             }
-        }
+        };
+        agree(&mut node.ahead, ahead);
+        node
     }
 
     fn remove(&mut self, run: &[u8], hasher: &RandomState) {
@@ -805,8 +831,9 @@ impl<E> Runs<E> {
 }
 
 impl<E> RunTable<E> {
-    fn new() -> Self {
-        Self { table: HashTable::new(), lengths: SmallVec::new(), first: ByteSet::default() }
+    fn new(ahead: Ahead) -> Self {
+        let first = ByteSet::default();
+        Self { table: HashTable::new(), lengths: SmallVec::new(), first, ahead }
     }
 
     #[inline]
@@ -879,12 +906,15 @@ fn find_class_mut<'a, E>(
 fn class_or_insert<'a, E>(
     classes: &'a mut Vec<(ByteSet, Node<E>)>,
     set: &ByteSet,
+    ahead: Ahead,
 ) -> &'a mut Node<E> {
     let at = classes.iter().position(|(other, _)| other == set).unwrap_or_else(|| {
-        classes.push((*set, Node::default()));
+        classes.push((*set, Node::with_run(&[], ahead)));
         classes.len() - 1
     });
-    &mut classes[at].1
+    let node = &mut classes[at].1;
+    agree(&mut node.ahead, ahead);
+    node
 }
 
 fn remove_class<E>(classes: &mut Vec<(ByteSet, Node<E>)>, set: &ByteSet) {
