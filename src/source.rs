@@ -13,7 +13,7 @@
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::process::abort;
@@ -189,6 +189,22 @@ impl Prepaid {
     }
 }
 
+impl Prepaid {
+    /// Puts `source` in the place of the one that it has, which comes back; where messages point to that still,
+    /// nothing changes and `source` comes back.
+    pub(crate) fn replace(&mut self, source: Source) -> Result<Source, Source> {
+        // Acquire: partner of the Releases in `count_less`. What others did with the block, whose pointers are
+        // all gone, comes before it is written to.
+        if self.own.block().count.load(Ordering::Acquire) != 1 + self.left.get() {
+            return Err(source);
+        }
+        // SAFETY: all pointers that the block counts are this one's own and those that it has not handed out,
+        // so no other exists, and none can be made of one: `self` is borrowed exclusively.
+        let block = unsafe { self.own.block.as_mut() };
+        Ok(mem::replace(&mut block.source, source))
+    }
+}
+
 impl From<SourceRef> for Prepaid {
     fn from(own: SourceRef) -> Self {
         Self { own: ManuallyDrop::new(own), left: Cell::new(0) }
@@ -201,6 +217,61 @@ impl Drop for Prepaid {
         let pointers = 1 + self.left.get();
         self.own.count_less(pointers);
     }
+}
+
+/// The prepaid source of messages that came by a pattern, and the way to what that pattern stands for.
+///
+/// The source owns the pattern: a second `Arc` of it would cost each route two more atomic operations.
+pub(crate) struct PatternSource<T> {
+    prepaid: Prepaid,
+    /// Points into the `Arc` that the source of `prepaid` owns.
+    pattern: NonNull<T>,
+}
+
+// SAFETY: what is here beside the `Prepaid` gives shared access to a `T` alone.
+unsafe impl<T: Send + Sync> Send for PatternSource<T> {}
+
+impl<T: Named + 'static> PatternSource<T> {
+    pub(crate) fn new(channel: Arc<str>, pattern: Arc<T>) -> Self {
+        let at = NonNull::from(&*pattern);
+        let prepaid = Prepaid::new(Source { channel, pattern: Some(pattern) });
+        Self { prepaid, pattern: at }
+    }
+
+    /// Makes it the source of another channel and pattern, where possible with no allocation. What it had
+    /// comes back, to be dropped.
+    pub(crate) fn renew(&mut self, channel: Arc<str>, pattern: Arc<T>) -> Renewed {
+        let at = NonNull::from(&*pattern);
+        let before = match self.prepaid.replace(Source { channel, pattern: Some(pattern) }) {
+            Ok(before) => Renewed::InPlace(before),
+            Err(source) => Renewed::Anew(mem::replace(&mut self.prepaid, Prepaid::new(source))),
+        };
+        self.pattern = at;
+        before
+    }
+}
+
+impl<T> PatternSource<T> {
+    /// What the messages point to.
+    #[inline]
+    pub(crate) fn prepaid(&self) -> &Prepaid {
+        &self.prepaid
+    }
+
+    /// What the pattern stands for.
+    #[inline]
+    pub(crate) fn pattern(&self) -> &T {
+        // SAFETY: the source of `prepaid` owns an `Arc` of this, and is replaced together with the pointer, for
+        // which `self` must be borrowed exclusively.
+        unsafe { self.pattern.as_ref() }
+    }
+}
+
+/// What a [`PatternSource`] had before, there only to be dropped.
+#[expect(dead_code, reason = "dropping is all that is done with them")]
+pub(crate) enum Renewed {
+    InPlace(Source),
+    Anew(Prepaid),
 }
 
 #[cfg(test)]
@@ -235,6 +306,45 @@ mod tests {
                 assert_eq!(Arc::strong_count(&name), 1);
             }
         }
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn a_source_is_replaced_unless_someone_points_to_it() {
+        let (name, other): (Arc<str>, Arc<str>) = (Arc::from("channel"), Arc::from("other"));
+        let mut owner = Prepaid::new(source(&name));
+        let pointer = owner.get();
+        assert!(owner.replace(source(&other)).is_err());
+        drop(pointer);
+        let before = owner.replace(source(&other)).ok().expect("nobody points to it");
+        assert_eq!(*before.channel, *name);
+        let pointers: Vec<_> = (0..2 * BATCH).map(|_| owner.get()).collect();
+        assert!(pointers.iter().all(|pointer| *pointer.channel == *"other"));
+        drop((owner, pointers, before));
+        assert_eq!((Arc::strong_count(&name), Arc::strong_count(&other)), (1, 1));
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn the_source_of_a_pattern_owns_it_and_leads_to_it() {
+        let channel: Arc<str> = Arc::from("channel");
+        let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
+        let mut source = PatternSource::new(Arc::clone(&channel), Arc::clone(&patterns[0]));
+        let pointer = source.prepaid().get();
+        assert!(matches!(
+            source.renew(Arc::clone(&channel), Arc::clone(&patterns[1])),
+            Renewed::Anew(_)
+        ));
+        assert_eq!(**pointer.pattern().unwrap(), *"a*");
+        assert!(matches!(
+            source.renew(Arc::clone(&channel), Arc::clone(&patterns[2])),
+            Renewed::InPlace(_)
+        ));
+        assert!(std::ptr::eq(source.pattern(), &*patterns[2]));
+        assert_eq!(**source.prepaid().get().pattern().unwrap(), *"c*");
+        drop((source, pointer));
+        assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
+        assert_eq!(Arc::strong_count(&channel), 1);
     }
 
     #[cfg(not(loom))]
@@ -279,6 +389,27 @@ mod tests {
                 thread.join().unwrap();
             }
             assert_eq!(Arc::strong_count(&name), 1);
+        });
+    }
+
+    /// As above.
+    #[cfg(loom)]
+    #[test]
+    fn no_interleaving_replaces_what_is_pointed_to() {
+        loom::model(|| {
+            let (name, other): (Arc<str>, Arc<str>) = (Arc::from("channel"), Arc::from("other"));
+            let mut owner = Prepaid::new(source(&name));
+            let pointer = owner.get();
+            let reader = loom::thread::spawn(move || {
+                let copy = pointer.clone();
+                drop(pointer);
+                assert_eq!(&*copy.channel, "channel");
+            });
+            let replaced = owner.replace(source(&other)).is_ok();
+            assert_eq!(&*owner.get().channel, if replaced { "other" } else { "channel" });
+            reader.join().unwrap();
+            drop(owner);
+            assert_eq!((Arc::strong_count(&name), Arc::strong_count(&other)), (1, 1));
         });
     }
 }

@@ -6,10 +6,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
-use crate::source::Prepaid;
-use crate::trie::{PatternEntry, Recipient, Recipients, RecipientsGuard};
+use crate::source::{PatternSource, Prepaid};
+use crate::sync::RwLockReadGuard;
+use crate::trie::{PatternEntry, Recipient, Recipients};
 
 /// Recipients that follow one another and get messages of one source.
 pub(super) struct Segment<'a, P> {
@@ -28,26 +28,35 @@ impl<'a, P> Segment<'a, P> {
 }
 
 /// The recipients of all patterns of a route, locked, merged by number.
-pub(super) struct Merge<P> {
-    guards: Vec<RecipientsGuard<P>>,
+pub(super) struct Merge<'a, P> {
+    guards: Vec<RwLockReadGuard<'a, Recipients<P>>>,
     /// For each guard, the first place not served yet.
     cursors: Vec<usize>,
     /// Guards that are not done, by the number at their cursor.
     heads: BinaryHeap<Reverse<(u64, usize)>>,
 }
 
-impl<P> Default for Merge<P> {
+impl<P> Default for Merge<'_, P> {
     fn default() -> Self {
         Self { guards: Vec::new(), cursors: Vec::new(), heads: BinaryHeap::new() }
     }
 }
 
-impl<P> Merge<P> {
+impl<'a, P> Merge<'a, P> {
+    /// The buffers, empty, for the patterns of another route.
+    pub(super) fn recycled<'b>(mut self) -> Merge<'b, P> {
+        self.heads.clear();
+        self.cursors.clear();
+        self.guards.clear();
+        // Collected from what it is made of, the vector keeps its memory: only its type changes.
+        let guards = self.guards.into_iter().map(|_| unreachable!("cleared")).collect();
+        Merge { guards, cursors: self.cursors, heads: self.heads }
+    }
+
     /// Locks the recipients of `patterns`, which come in the order of their numbers.
-    pub(super) fn lock(&mut self, patterns: &[(Arc<PatternEntry<P>>, Prepaid)]) {
-        self.clear();
-        for (at, (entry, _)) in patterns.iter().enumerate() {
-            let guard = entry.read_owned();
+    pub(super) fn lock(&mut self, patterns: &'a [PatternSource<PatternEntry<P>>]) {
+        for (at, known) in patterns.iter().enumerate() {
+            let guard = known.pattern().read();
             if let Some(&first) = guard.numbers().first() {
                 self.heads.push(Reverse((first, at)));
             }
@@ -61,18 +70,11 @@ impl<P> Merge<P> {
         self.guards.iter().map(|guard| &**guard)
     }
 
-    /// Gives the locks back.
-    pub(super) fn clear(&mut self) {
-        self.heads.clear();
-        self.cursors.clear();
-        self.guards.clear();
-    }
-
     /// The recipients that come next, as many as follow one another under one pattern.
-    pub(super) fn next<'a>(
-        &'a mut self,
-        patterns: &'a [(Arc<PatternEntry<P>>, Prepaid)],
-    ) -> Option<Segment<'a, P>> {
+    pub(super) fn next<'b>(
+        &'b mut self,
+        patterns: &'b [PatternSource<PatternEntry<P>>],
+    ) -> Option<Segment<'b, P>> {
         let Reverse((_, at)) = self.heads.pop()?;
         let numbers = self.guards[at].numbers();
         let from = self.cursors[at];
@@ -89,7 +91,7 @@ impl<P> Merge<P> {
         Some(Segment {
             places: &self.guards[at].places()[from..to],
             numbers: &numbers[from..to],
-            source: &patterns[at].1,
+            source: patterns[at].prepaid(),
             shared: true,
         })
     }

@@ -7,6 +7,7 @@
 mod merge;
 mod scratch;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -61,26 +62,27 @@ pub(crate) fn match_count_unlisted<P: Send + 'static>(core: &Core<P>, name: &str
     }
     let route = core.trie.derive(name);
     let matched = count(&route);
-    route.patterns.iter().for_each(|(entry, _)| core.trie.released(entry));
+    route.patterns.iter().for_each(|known| core.trie.released(known.pattern()));
     matched
 }
 
 fn count<P: 'static>(route: &Route<P>) -> usize {
     let mut lease = Lease::take();
-    let scratch = &mut *lease;
-    scratch.merge.lock(&route.patterns);
-    let lists = || [&route.exact].into_iter().chain(scratch.merge.lists());
-    let live = lists().map(Recipients::len).sum::<usize>();
-    if lists().all(|recipients| recipients.deduplicating() == 0) {
-        return live;
+    let mut merge = mem::take(&mut lease.merge).recycled();
+    merge.lock(&route.patterns);
+    let lists = || [&route.exact].into_iter().chain(merge.lists());
+    let mut matched = lists().map(Recipients::len).sum::<usize>();
+    if lists().any(|recipients| recipients.deduplicating() > 0) {
+        let repeated = lists()
+            .flat_map(Recipients::places)
+            .flatten()
+            .filter(|recipient| recipient.inbox.settings().dedupe)
+            .filter(|recipient| !lease.seen.insert(address(&recipient.inbox)))
+            .count();
+        matched -= repeated;
     }
-    let repeated = lists()
-        .flat_map(Recipients::places)
-        .flatten()
-        .filter(|recipient| recipient.inbox.settings().dedupe)
-        .filter(|recipient| !scratch.seen.insert(address(&recipient.inbox)))
-        .count();
-    live - repeated
+    lease.merge = merge.recycled();
+    matched
 }
 
 /// The look-up of a publish whose payload is made only if something matches: how many messages it would
@@ -142,24 +144,24 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
     let mut seen = None;
     match patterns {
         [] => {}
-        [(entry, source)] => {
-            let recipients = entry.read();
+        [known] => {
+            let recipients = known.pattern().read();
             remaining += recipients.len();
             blocking += recipients.blocking();
             if takes_once(exact) || takes_once(&recipients) {
                 seen = Some(&mut lease.insert(Lease::<P>::take()).seen);
             }
-            single = Some((recipients, source));
+            single = Some((recipients, known.prepaid()));
         }
         _ => {
             let scratch = &mut **lease.insert(Lease::<P>::take());
-            scratch.merge.lock(patterns);
-            remaining += scratch.merge.lists().map(Recipients::len).sum::<usize>();
-            blocking += scratch.merge.lists().map(Recipients::blocking).sum::<usize>();
-            if takes_once(exact) || scratch.merge.lists().any(takes_once) {
+            let merge = merge.insert(mem::take(&mut scratch.merge).recycled());
+            merge.lock(patterns);
+            remaining += merge.lists().map(Recipients::len).sum::<usize>();
+            blocking += merge.lists().map(Recipients::blocking).sum::<usize>();
+            if takes_once(exact) || merge.lists().any(takes_once) {
                 seen = Some(&mut scratch.seen);
             }
-            merge = Some(&mut scratch.merge);
         }
     }
     if blocking > 0 {
@@ -174,7 +176,7 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
     if let Some((recipients, source)) = &single {
         serving.serve(Segment::of(recipients, source, true), &mut after);
     }
-    if let Some(merge) = merge {
+    if let Some(merge) = &mut merge {
         while let Some(segment) = merge.next(patterns) {
             serving.serve(segment, &mut after);
         }
@@ -184,6 +186,9 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
     drop(commit);
     let matching = patterns.len();
     drop(single);
+    if let (Some(merge), Some(lease)) = (merge, &mut lease) {
+        lease.merge = merge.recycled();
+    }
     drop(lease);
     if matching > 0 {
         turn.sweep();

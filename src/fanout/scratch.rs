@@ -19,11 +19,11 @@ thread_local! {
 }
 
 /// What a publish may need beyond its stack.
-pub(super) struct Scratch<P> {
+pub(super) struct Scratch<P: 'static> {
     /// Messages to be dropped after the turn: evicted and refused ones.
     pub(super) dead: Vec<Message<P>>,
     /// The recipients of several patterns, in one order.
-    pub(super) merge: Merge<P>,
+    pub(super) merge: Merge<'static, P>,
     /// Inboxes served by this publish, by address, of those that take a message once.
     pub(super) seen: HashSet<usize, foldhash::fast::RandomState>,
     /// Subscribers that were full and are to be ended, by number.
@@ -75,7 +75,6 @@ impl<P> Lease<P> {
 impl<P> Drop for Lease<P> {
     fn drop(&mut self) {
         let Some(mut scratch) = self.0.take() else { return };
-        scratch.merge.clear();
         scratch.seen.clear();
         scratch.barred.clear();
         scratch.drop_dead();

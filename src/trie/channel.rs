@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::clock::Slot;
 use super::patterns::{PatternEntry, Patterns, Stamp};
 use super::recipients::{Recipient, Recipients};
-use crate::source::{Prepaid, Source};
+use crate::source::{PatternSource, Prepaid, Renewed, Source};
 use crate::sync::{
-    AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
+    AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
 };
 
 /// See the module's documentation.
@@ -24,8 +25,8 @@ pub(crate) struct Channel<P> {
     pub(super) pins: AtomicUsize,
     /// Exact subscribers. Written in the turn.
     subscribers: AtomicUsize,
-    /// Whether the stripe's clock has it. Written under the stripe's lock.
-    pub(super) clocked: AtomicBool,
+    /// Its place in the stripe's clock, if it has one. Written under the stripe's lock.
+    slot: AtomicU32,
     /// How many patterns the clock counted for it. Written under the stripe's lock.
     pub(super) weighed: AtomicUsize,
     pub(crate) counters: Counters,
@@ -74,18 +75,8 @@ impl Counters {
     }
 }
 
-/// Patterns, each with what its messages on one channel point to.
-type Matching<P> = SmallVec<[(Arc<PatternEntry<P>>, Prepaid); 1]>;
-
-/// A pattern that matches the channel `name`.
-fn matching<P: Send + 'static>(
-    name: &Arc<str>,
-    entry: &Arc<PatternEntry<P>>,
-) -> (Arc<PatternEntry<P>>, Prepaid) {
-    let entry = Arc::clone(entry);
-    let source = Source { channel: Arc::clone(name), pattern: Some(Arc::clone(&entry) as _) };
-    (entry, Prepaid::new(source))
-}
+/// Patterns that match a channel, each with what its messages on it point to.
+pub(crate) type Matching<P> = SmallVec<[PatternSource<PatternEntry<P>>; 1]>;
 
 /// Whom a publish on the channel reaches. Behind the channel's turn.
 pub(crate) struct Route<P> {
@@ -103,21 +94,19 @@ pub(crate) struct Route<P> {
     pub(crate) patterns: Matching<P>,
 }
 
-/// The patterns that match a channel, and what says how long that holds.
+/// The patterns that match a channel, by ascending number, and what says how long that holds.
 pub(super) struct Derived<P> {
     stamp: Stamp,
-    patterns: Matching<P>,
+    patterns: SmallVec<[Arc<PatternEntry<P>>; 1]>,
 }
 
 impl<P: Send + 'static> Derived<P> {
-    pub(super) fn new(name: &Arc<str>, patterns: &Patterns<P>) -> Self {
+    pub(super) fn new(name: &str, patterns: &Patterns<P>) -> Self {
         let stamp = patterns.stamp(name.as_bytes());
-        let mut all = Matching::new();
-        patterns.matching(name, |entry| {
-            all.push(matching(name, entry));
-        });
+        let mut all = SmallVec::new();
+        patterns.matching(name, |entry| all.push(Arc::clone(entry)));
         if all.len() > 1 {
-            all.sort_unstable_by_key(|(entry, _)| entry.number);
+            all.sort_unstable_by_key(|entry: &Arc<PatternEntry<P>>| entry.number);
         }
         Self { stamp, patterns: all }
     }
@@ -126,12 +115,12 @@ impl<P: Send + 'static> Derived<P> {
     pub(super) fn len(&self) -> usize {
         self.patterns.len()
     }
-}
 
-impl<P> From<Derived<P>> for Route<P> {
-    /// A route for a channel that nobody subscribed.
-    fn from(derived: Derived<P>) -> Self {
-        Self { stamp: derived.stamp, patterns: derived.patterns, ..Self::empty() }
+    /// The route of the channel `name`, which nobody has subscribed.
+    pub(super) fn into_route(self, name: &Arc<str>) -> Route<P> {
+        let new = |entry| PatternSource::new(Arc::clone(name), entry);
+        let patterns = self.patterns.into_iter().map(new).collect();
+        Route { stamp: self.stamp, patterns, ..Route::empty() }
     }
 }
 
@@ -159,13 +148,6 @@ impl<P> Route<P> {
     pub(crate) fn is_detached(&self) -> bool {
         self.detached
     }
-
-    /// Whether the clock may take the entry; one in use gets a second chance.
-    pub(super) fn cool(&mut self) -> bool {
-        let cool = self.uses < 2;
-        self.uses = 1;
-        cool
-    }
 }
 
 impl<P: Send + 'static> Route<P> {
@@ -188,17 +170,18 @@ impl<P: Send + 'static> Route<P> {
         // New ones join those that are here; one that is here and no longer matches is dead, having been
         // taken out of the trie. Mostly there is neither: a pattern that only begins like the name.
         let mut fresh = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
+        let number = |known: &PatternSource<PatternEntry<P>>| known.pattern().number;
         patterns.matching(name, |entry| {
-            if self.patterns.binary_search_by_key(&entry.number, |(known, _)| known.number).is_err()
-            {
+            if self.patterns.binary_search_by_key(&entry.number, number).is_err() {
                 fresh.push(Arc::clone(entry));
             }
         });
         self.stamp = now;
         self.sweep();
         if !fresh.is_empty() {
-            self.patterns.extend(fresh.into_iter().map(|entry| matching(name, &entry)));
-            self.patterns.sort_unstable_by_key(|(entry, _)| entry.number);
+            let new = |entry| PatternSource::new(Arc::clone(name), entry);
+            self.patterns.extend(fresh.into_iter().map(new));
+            self.patterns.sort_unstable_by_key(number);
         }
     }
 }
@@ -207,8 +190,8 @@ impl<P> Route<P> {
     /// Lets go of patterns that nobody holds any more.
     #[inline]
     pub(crate) fn sweep(&mut self) {
-        if self.patterns.iter().any(|(entry, _)| entry.is_dead()) {
-            self.patterns.retain(|(entry, _)| !entry.is_dead());
+        if self.patterns.iter().any(|known| known.pattern().is_dead()) {
+            self.patterns.retain(|known| !known.pattern().is_dead());
             self.patterns.shrink_to_fit();
         }
     }
@@ -218,8 +201,48 @@ impl<P> Route<P> {
 pub(super) struct Held<P> {
     _name: Arc<str>,
     _source: Option<Prepaid>,
-    _patterns: Matching<P>,
+    _first: Option<Renewed>,
+    /// Empty but for names that several patterns match.
+    _others: Vec<Renewed>,
+    _surplus: Vec<PatternSource<PatternEntry<P>>>,
 }
+
+impl<P: Send + 'static> Channel<P> {
+    /// Makes of a recent name's entry, which is out of its stripe and nobody else holds, that of another name,
+    /// as far as possible with no allocation. What it held comes back, to be dropped where no lock is held.
+    pub(super) fn renew(&mut self, name: Arc<str>, hash: u64, derived: Derived<P>) -> Held<P> {
+        let route = self.turn.get_mut();
+        debug_assert!(!route.detached && route.exact.len() == 0);
+        route.uses = 0;
+        route.stamp = derived.stamp;
+        let mut surplus = Vec::new();
+        if derived.len() < route.patterns.len() {
+            surplus.extend(route.patterns.drain(derived.len()..));
+        }
+        let (mut first, mut others) = (None, Vec::new());
+        for (at, entry) in derived.patterns.into_iter().enumerate() {
+            let channel = Arc::clone(&name);
+            match route.patterns.get_mut(at) {
+                Some(source) if at == 0 => first = Some(source.renew(channel, entry)),
+                Some(source) => others.push(source.renew(channel, entry)),
+                None => route.patterns.push(PatternSource::new(channel, entry)),
+            }
+        }
+        let source = route.source.take();
+        self.hash = hash;
+        self.counters = Counters::default();
+        Held {
+            _name: std::mem::replace(&mut self.name, name),
+            _source: source,
+            _first: first,
+            _others: others,
+            _surplus: surplus,
+        }
+    }
+}
+
+/// No place in a clock.
+const NO_SLOT: Slot = Slot::MAX;
 
 impl<P> Channel<P> {
     pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
@@ -228,27 +251,10 @@ impl<P> Channel<P> {
             hash,
             pins: AtomicUsize::new(0),
             subscribers: AtomicUsize::new(0),
-            clocked: AtomicBool::new(false),
+            slot: AtomicU32::new(NO_SLOT),
             weighed: AtomicUsize::new(0),
             counters: Counters::default(),
             turn: Mutex::new(route),
-        }
-    }
-
-    /// Makes of an entry that has been detached one for another name, with no allocation. What it held
-    /// comes back, to be dropped where no lock is held.
-    pub(super) fn renew(&mut self, name: Arc<str>, hash: u64, derived: Derived<P>) -> Held<P> {
-        let route = self.turn.get_mut();
-        debug_assert!(route.detached && route.exact.len() == 0);
-        route.detached = false;
-        route.uses = 0;
-        route.stamp = derived.stamp;
-        self.hash = hash;
-        self.counters = Counters::default();
-        Held {
-            _name: std::mem::replace(&mut self.name, name),
-            _source: route.source.take(),
-            _patterns: std::mem::replace(&mut route.patterns, derived.patterns),
         }
     }
 
@@ -257,12 +263,32 @@ impl<P> Channel<P> {
         Self::new(Arc::from(name), hash, Route::ended())
     }
 
+    /// Its place in the stripe's clock.
+    #[inline]
+    pub(super) fn slot(&self) -> Option<Slot> {
+        // Relaxed: written under the stripe's lock.
+        Some(self.slot.load(Ordering::Relaxed)).filter(|&slot| slot != NO_SLOT)
+    }
+
+    /// Says where in the stripe's clock it is; the caller holds the stripe's lock.
+    pub(super) fn set_slot(&self, slot: Option<Slot>) {
+        self.slot.store(slot.unwrap_or(NO_SLOT), Ordering::Relaxed);
+    }
+
+    /// Whether the clock may take the entry; one in use gets a second chance.
+    pub(super) fn cool(&mut self) -> bool {
+        let route = self.turn.get_mut();
+        let cool = route.uses < 2;
+        route.uses = 1;
+        cool
+    }
+
     /// Whether a stripe must look at the entry: the patterns that match it are not those that it was
     /// weighed with, or nothing holds it in the stripe.
     #[inline]
     pub(super) fn is_unsettled(&self, patterns: Option<usize>) -> bool {
         // Relaxed, all: a late answer is put right by the next publish.
-        if self.clocked.load(Ordering::Relaxed) {
+        if self.slot().is_some() {
             patterns.is_some_and(|patterns| patterns != self.weighed.load(Ordering::Relaxed))
         } else {
             self.subscribers() == 0 && self.pins.load(Ordering::Relaxed) == 0

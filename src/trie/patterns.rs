@@ -13,13 +13,14 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
-use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 
 use super::recipients::Recipients;
 use super::tree::PatternTree;
 use crate::pattern::Pattern;
 use crate::source::Named;
-use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::{
+    AtomicU32, AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
 pub(crate) struct PatternEntry<P> {
@@ -32,7 +33,7 @@ pub(crate) struct PatternEntry<P> {
     pub(crate) number: u64,
     /// Subscriptions; written under the lock of the pattern's trie. At 0 the entry is out of it.
     holders: AtomicUsize,
-    recipients: Arc<RwLock<Recipients<P>>>,
+    recipients: RwLock<Recipients<P>>,
 }
 
 impl<P: Send + 'static> Named for PatternEntry<P> {
@@ -45,19 +46,11 @@ impl<P: Send + 'static> Named for PatternEntry<P> {
 impl<P> UnwindSafe for PatternEntry<P> {}
 impl<P> RefUnwindSafe for PatternEntry<P> {}
 
-/// A publisher's hold on a pattern's recipients.
-pub(crate) type RecipientsGuard<P> = ArcRwLockReadGuard<RawRwLock, Recipients<P>>;
-
 impl<P> PatternEntry<P> {
     /// The recipients, for a publish.
     #[inline]
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Recipients<P>> {
         self.recipients.read()
-    }
-
-    /// The same, owned, so that guards can lie in a buffer used again.
-    pub(crate) fn read_owned(&self) -> RecipientsGuard<P> {
-        RwLock::read_arc(&self.recipients)
     }
 
     /// The recipients, to join or leave.
@@ -111,6 +104,8 @@ pub(crate) struct Patterns<P> {
     epoch: CachePadded<AtomicU64>,
     /// For patterns without a literal beginning.
     unanchored: CachePadded<AtomicU64>,
+    /// Which of `LEVELS` have been advanced ever, as bits: the others need not be looked at.
+    levels: AtomicU32,
     /// `ROWS * ROW` counters; made at the first pattern.
     anchored: OnceLock<Box<[AtomicU64]>>,
     /// The first one is for patterns without a literal beginning.
@@ -129,6 +124,7 @@ impl<P> Patterns<P> {
         Self {
             epoch: CachePadded::new(AtomicU64::new(0)),
             unanchored: CachePadded::new(AtomicU64::new(0)),
+            levels: AtomicU32::new(0),
             anchored: OnceLock::new(),
             parts: (0..=PARTS).map(|_| CachePadded::new(part())).collect(),
             count: AtomicUsize::new(0),
@@ -156,9 +152,15 @@ impl<P> Patterns<P> {
         let epoch = self.epoch.load(Ordering::Acquire);
         // Relaxed, all: the epoch's Acquire has made visible what was advanced before it.
         let mut relevant = self.unanchored.load(Ordering::Relaxed);
+        let mut levels = self.levels.load(Ordering::Relaxed);
         if let Some(anchored) = self.anchored.get() {
-            for level in LEVELS.iter().take_while(|&&level| level <= channel.len()) {
-                relevant += anchored[self.counter(&channel[..*level])].load(Ordering::Relaxed);
+            while levels != 0 {
+                let Some(beginning) = channel.get(..LEVELS[levels.trailing_zeros() as usize])
+                else {
+                    break;
+                };
+                relevant += anchored[self.counter(beginning)].load(Ordering::Relaxed);
+                levels &= levels - 1;
             }
         }
         Stamp { epoch, relevant }
@@ -207,7 +209,7 @@ impl<P> Patterns<P> {
             // Relaxed: only that they differ matters.
             number: self.next.fetch_add(1, Ordering::Relaxed),
             holders: AtomicUsize::new(1),
-            recipients: Arc::default(),
+            recipients: RwLock::default(),
         });
         tree.insert(pattern, &entry);
         // Relaxed, both: `advance` makes them visible to whoever looks at a stamp.
@@ -250,13 +252,19 @@ impl<P> Patterns<P> {
 
     fn advance(&self, pattern: &Pattern) {
         for prefix in pattern.prefixes() {
-            match LEVELS.iter().rev().find(|&&level| level <= prefix.len()) {
+            match LEVELS.iter().rposition(|&level| level <= prefix.len()) {
                 None => self.unanchored.fetch_add(1, Ordering::Relaxed),
-                Some(&level) => {
+                Some(level) => {
                     let anchored = self
                         .anchored
                         .get_or_init(|| (0..ROWS * ROW).map(|_| AtomicU64::new(0)).collect());
-                    anchored[self.counter(&prefix[..level])].fetch_add(1, Ordering::Relaxed)
+                    let bit = 1 << level;
+                    // Not written where it is set: publishers read this line.
+                    if self.levels.load(Ordering::Relaxed) & bit == 0 {
+                        self.levels.fetch_or(bit, Ordering::Relaxed);
+                    }
+                    let counter = self.counter(&prefix[..LEVELS[level]]);
+                    anchored[counter].fetch_add(1, Ordering::Relaxed)
                 }
             };
         }

@@ -4,9 +4,7 @@
 //! A stripe's lock is held for a look-up, an insertion or a removal, never while anyone waits: under
 //! it, a channel's turn is only tried. So no publish, however long, holds up another channel.
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
-use std::mem;
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
@@ -14,17 +12,18 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::channel::{Channel, Counters, Derived, Held, Route, Tally};
+use super::channel::{Channel, Counters, Derived, Route, Tally};
+use super::clock::Clock;
 use super::patterns::{PatternEntry, Patterns};
-use crate::source::{Prepaid, Source};
+use crate::source::{PatternSource, Source};
 use crate::sync::{Ordering, RwLock};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes: so
 /// little that it stays in a processor's cache, since each new name writes over the oldest.
-pub(super) const RECENT_BYTES: usize = 1 << 20;
+pub(super) const RECENT_BYTES: usize = 1 << 18;
 
 /// What each stripe may spend of it at least, in bytes: room for some forty names.
-const STRIPE_BYTES: usize = 16 << 10;
+const STRIPE_BYTES: usize = 4 << 10;
 
 /// More stripes than this are of no use.
 pub(super) const MOST_STRIPES: usize = 4096;
@@ -40,12 +39,8 @@ pub(super) struct Stripes<P> {
 
 struct Stripe<P> {
     channels: HashTable<Arc<Channel<P>>>,
-    /// Entries that nobody may need any more, oldest first; some have since been subscribed or removed.
-    clock: VecDeque<Arc<Channel<P>>>,
-    /// What the entries in `clock` cost.
-    clocked: usize,
-    /// The entry that the clock took last, detached: the next one is made of it.
-    spare: Option<Arc<Channel<P>>>,
+    /// The recent names: entries that nobody may need any more. Some have since been subscribed.
+    clock: Clock,
     /// What removed entries had counted.
     folded: Counters,
     closed: bool,
@@ -67,9 +62,7 @@ impl<P> Stripes<P> {
         let count = count.clamp(1, MOST_STRIPES).next_power_of_two();
         let stripe = || Stripe {
             channels: HashTable::new(),
-            clock: VecDeque::new(),
-            clocked: 0,
-            spare: None,
+            clock: Clock::default(),
             folded: Counters::default(),
             closed: false,
         };
@@ -131,33 +124,49 @@ impl<P: Send + 'static> Stripes<P> {
         patterns: &Patterns<P>,
     ) -> Option<Arc<Channel<P>>> {
         // Before the lock: matching takes its time, and the pattern trie's own lock.
-        let name: Arc<str> = Arc::from(name);
-        let derived = Derived::new(&name, patterns);
+        let derived = Derived::new(name, patterns);
         let patterns = derived.len();
+        let new: Arc<str> = Arc::from(name);
         let mut removed = Removed::new();
         let mut held = None;
         let mut stripe = self.stripe(hash).write();
         if stripe.closed {
             return None;
         }
-        let channel = match stripe.find(&name, hash) {
+        let channel = match stripe.find(name, hash) {
             Some(channel) => Arc::clone(channel),
             None => {
-                let channel = stripe.make(name, hash, derived, &mut held);
-                stripe.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
-                let cost = channel.cost(patterns);
-                if purpose == Purpose::Publish && cost <= self.budget {
-                    // Room first: the entry just made is the coldest, and its publish is yet to come.
+                let cost = Channel::<P>::cost(name, patterns);
+                let recent = purpose == Purpose::Publish && cost <= self.budget;
+                if recent {
+                    // Room first: the entry to come is the coldest, and its publish is yet to come.
                     stripe.turn_clock(self.budget - cost, &mut removed);
+                }
+                let channel = match removed.pop() {
+                    Some(mut spare) => {
+                        let Some(entry) = Arc::get_mut(&mut spare) else {
+                            unreachable!("the clock takes entries that nobody else holds");
+                        };
+                        held = Some(entry.renew(new, hash, derived));
+                        spare
+                    }
+                    None => {
+                        let route = derived.into_route(&new);
+                        Arc::new(Channel::new(new, hash, route))
+                    }
+                };
+                stripe.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
+                if recent {
                     stripe.clock_in(&channel, patterns);
                 }
                 channel
             }
         };
         if purpose == Purpose::Topic {
+            // Relaxed: with the stripe's lock.
             channel.pins.fetch_add(1, Ordering::Relaxed);
         }
-        // What the clock took, and what the spare entry had held, is dropped after this.
+        // What the clock took, and what the entry had held, is dropped after this.
         drop(stripe);
         drop(held);
         Some(channel)
@@ -173,13 +182,11 @@ impl<P> Stripes<P> {
         if stripe.closed {
             return;
         }
-        // Relaxed, both: written under the stripe's lock.
-        if !channel.clocked.load(Ordering::Relaxed) {
+        if channel.slot().is_none() {
             stripe.prune(channel);
         } else if let Some(patterns) = patterns {
-            stripe.clocked -= channel.clocked_cost();
-            channel.weighed.store(patterns, Ordering::Relaxed);
-            stripe.clocked += channel.clocked_cost();
+            stripe.clock_out(channel);
+            stripe.clock_in(channel, patterns);
             stripe.turn_clock(self.budget, &mut removed);
         }
         drop(stripe);
@@ -216,13 +223,10 @@ impl<P> Stripes<P> {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();
             stripe.closed = true;
-            let clock = (mem::take(&mut stripe.clock), stripe.spare.take());
-            stripe.clocked = 0;
             let channels: Vec<_> = stripe.channels.iter().cloned().collect();
             let routes: Vec<_> =
                 channels.iter().filter_map(|channel| stripe.detach(channel)).collect();
             drop(stripe);
-            drop(clock);
             routes.into_iter().for_each(&mut retired);
         }
     }
@@ -248,7 +252,7 @@ impl<P> Stripes<P> {
     pub(super) fn census(&self) -> (usize, usize) {
         self.stripes.iter().fold((0, 0), |(entries, bytes), stripe| {
             let stripe = stripe.read();
-            (entries + stripe.channels.len(), bytes + stripe.clocked)
+            (entries + stripe.channels.len(), bytes + stripe.clock.cost())
         })
     }
 }
@@ -262,80 +266,56 @@ impl<P> Stripe<P> {
         self.channels.find(hash, |channel| channel.hash == hash && *channel.name == *name)
     }
 
-    /// An entry for `name`, of the spare one where there is one.
-    fn make(
-        &mut self,
-        name: Arc<str>,
-        hash: u64,
-        derived: Derived<P>,
-        held: &mut Option<Held<P>>,
-    ) -> Arc<Channel<P>> {
-        if let Some(mut spare) = self.spare.take()
-            && let Some(entry) = Arc::get_mut(&mut spare)
-        {
-            *held = Some(entry.renew(name, hash, derived));
-            return spare;
-        }
-        // None, or a publisher holds it that has yet to find that it is detached.
-        Arc::new(Channel::new(name, hash, derived.into()))
-    }
-
-    fn clock_in(&mut self, channel: &Arc<Channel<P>>, patterns: usize) {
-        // Relaxed, both: with the stripe's lock.
-        channel.clocked.store(true, Ordering::Relaxed);
+    fn clock_in(&mut self, channel: &Channel<P>, patterns: usize) {
+        // Relaxed: with the stripe's lock.
         channel.weighed.store(patterns, Ordering::Relaxed);
-        self.clocked += channel.clocked_cost();
-        self.clock.push_back(Arc::clone(channel));
+        channel.set_slot(self.clock.insert(channel.hash, channel.clocked_cost()));
     }
 
-    /// Lets go of the entries that were least used of late until the others cost at most `budget`.
+    fn clock_out(&mut self, channel: &Channel<P>) {
+        if let Some(slot) = channel.slot() {
+            self.clock.remove(slot, channel.clocked_cost());
+            channel.set_slot(None);
+        }
+    }
+
+    /// Takes out the entries that were least used of late until the others cost at most `budget`.
     fn turn_clock(&mut self, budget: usize, removed: &mut Removed<P>) {
         // Twice around: once to take away second chances, once to take entries.
         let mut looks = 2 * self.clock.len();
-        while self.clocked > budget && looks > 0 {
+        while self.clock.cost() > budget && looks > 0 {
             looks -= 1;
-            let Some(channel) = self.clock.pop_front() else { return };
-            let again = match channel.try_turn() {
-                // A publish is on its way.
-                None => true,
-                Some(route) if route.is_detached() => false,
-                Some(route) if self.is_needed(&channel, &route) => false,
-                Some(mut route) => {
-                    let cool = route.cool();
-                    if cool {
-                        route.mark_detached();
-                        drop(route);
-                        self.forget(&channel);
-                    }
-                    !cool
-                }
+            let Some((slot, hash)) = self.clock.advance() else { return };
+            let is_it = |channel: &Arc<Channel<P>>| channel.slot() == Some(slot);
+            let Ok(mut found) = self.channels.find_entry(hash, is_it) else {
+                unreachable!("an entry leaves the clock before it leaves the table");
             };
-            if again {
-                self.clock.push_back(channel);
-                continue;
-            }
-            // Relaxed: with the stripe's lock.
-            channel.clocked.store(false, Ordering::Relaxed);
-            self.clocked -= channel.clocked_cost();
-            // One that is still needed, or held by a publisher, is no spare.
-            if Arc::strong_count(&channel) == 1
-                && let Some(before) = self.spare.replace(channel)
-            {
-                removed.push(before);
+            match Arc::get_mut(found.get_mut()) {
+                // In the table alone, where only readers who hold the stripe's lock can come by it: no publish is
+                // on its way, no topic and no subscription holds it.
+                Some(channel) => {
+                    if channel.cool() {
+                        let channel = found.remove().0;
+                        self.clock_out(&channel);
+                        self.folded.add(channel.counters.read());
+                        removed.push(channel);
+                    }
+                }
+                None => {
+                    let channel = Arc::clone(found.get());
+                    if channel.is_needed() {
+                        self.clock_out(&channel);
+                    }
+                }
             }
         }
-    }
-
-    /// Whether somebody would miss the entry. Both numbers stand still: the one is written under this
-    /// stripe's lock, the other in the turn.
-    fn is_needed(&self, channel: &Channel<P>, route: &Route<P>) -> bool {
-        channel.pins.load(Ordering::Relaxed) > 0 || route.exact.len() > 0
     }
 
     /// Removes the entry if nobody needs it.
     fn prune(&mut self, channel: &Arc<Channel<P>>) {
         match channel.try_turn() {
-            Some(mut route) if !route.is_detached() && !self.is_needed(channel, &route) => {
+            // What decides stands still: pins are written under this stripe's lock, the other in the turn.
+            Some(mut route) if !route.is_detached() && !channel.is_needed() => {
                 route.mark_detached();
                 drop(route);
                 // What its route holds goes with it.
@@ -343,9 +323,7 @@ impl<P> Stripe<P> {
             }
             Some(_) => {}
             // Its turn is taken, by a publish that may be the last: the clock will come by.
-            None if !self.closed && !channel.clocked.load(Ordering::Relaxed) => {
-                self.clock_in(channel, 0);
-            }
+            None if !self.closed && channel.slot().is_none() => self.clock_in(channel, 0),
             None => {}
         }
     }
@@ -364,6 +342,7 @@ impl<P> Stripe<P> {
     /// Takes an entry that is detached out of the table.
     fn forget(&mut self, channel: &Arc<Channel<P>>) {
         self.folded.add(channel.counters.read());
+        self.clock_out(channel);
         if let Ok(entry) =
             self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel))
         {
@@ -377,19 +356,25 @@ impl<P> Stripe<P> {
 }
 
 impl<P> Channel<P> {
-    /// What the entry costs as a recent name that so many patterns match, in bytes: itself, its place
-    /// in table and clock, and for each pattern what that pattern's messages point to.
-    fn cost(&self, patterns: usize) -> usize {
+    /// Whether somebody would miss the entry.
+    fn is_needed(&self) -> bool {
+        // Relaxed: written under the stripe's lock.
+        self.pins.load(Ordering::Relaxed) > 0 || self.subscribers() > 0
+    }
+
+    /// What the entry of a recent name costs that so many patterns match, in bytes: itself, its place in
+    /// table and clock, and for each pattern what that pattern's messages point to.
+    fn cost(name: &str, patterns: usize) -> usize {
         const PLACES: usize = 4 * size_of::<usize>();
         const COUNTS: usize = 2 * size_of::<usize>();
-        let entry = size_of::<Self>() + 2 * COUNTS + self.name.len();
-        let pattern = size_of::<(Arc<PatternEntry<P>>, Prepaid)>() + size_of::<Source>() + COUNTS;
+        let entry = size_of::<Self>() + 2 * COUNTS + name.len();
+        let pattern = size_of::<PatternSource<PatternEntry<P>>>() + size_of::<Source>() + COUNTS;
         entry + PLACES + patterns * pattern
     }
 
     /// What the clock counts for it.
     fn clocked_cost(&self) -> usize {
         // Relaxed: written under the stripe's lock.
-        self.cost(self.weighed.load(Ordering::Relaxed))
+        Self::cost(&self.name, self.weighed.load(Ordering::Relaxed))
     }
 }

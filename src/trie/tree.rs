@@ -61,9 +61,9 @@ fn agree(one: &mut Ahead, other: Ahead) {
     }
 }
 
-/// Whether `rest`, from `from` on, has what `ahead` asks for.
-fn has_ahead(rest: &[u8], from: usize, ahead: Ahead) -> bool {
-    ahead.is_none_or(|(distance, byte)| rest.get(from + usize::from(distance)) == Some(&byte))
+/// Whether `rest` has what `ahead` asks for.
+fn has_ahead(rest: &[u8], ahead: Ahead) -> bool {
+    ahead.is_none_or(|(distance, byte)| rest.get(usize::from(distance)) == Some(&byte))
 }
 
 /// What the way along `edges` asks of the bytes that follow.
@@ -114,13 +114,43 @@ struct RunTable<E> {
     /// Nodes lie in the table itself: one cache miss less for each that is found, and no memory to be
     /// walked through when the table grows.
     table: HashTable<Node<E>>,
-    /// The lengths that occur, in bytes, ascending, each with how many runs have it.
-    lengths: SmallVec<[(usize, usize); 4]>,
+    /// The lengths that occur, ascending.
+    lengths: SmallVec<[Length; 4]>,
     /// The bytes that runs begin with; never shrinks while the table lives.
     first: ByteSet,
     /// What all of its nodes ask of the bytes that follow: where they agree, a run that leads nowhere need
     /// not be looked up.
     ahead: Ahead,
+}
+
+/// The runs of one length among those of a table.
+struct Length {
+    /// The length, in bytes.
+    bytes: usize,
+    /// How many runs have it.
+    runs: usize,
+    /// The bytes that they begin and end with, as bits that four bytes each share. They tell in most cases that none of them is there, without a look at the table. They never shrink
+    /// while there is a run of this length.
+    first: u64,
+    last: u64,
+}
+
+impl Length {
+    fn bit(byte: u8) -> u64 {
+        1 << (byte & 63)
+    }
+
+    /// Whether one of the runs can be `run`, which has their length.
+    #[inline]
+    fn can_be(&self, run: &[u8]) -> bool {
+        match run {
+            [] => false,
+            [first, .., last] => {
+                self.first & Self::bit(*first) != 0 && self.last & Self::bit(*last) != 0
+            }
+            [only] => self.first & Self::bit(*only) != 0,
+        }
+    }
 }
 
 impl<E> Default for Node<E> {
@@ -408,7 +438,7 @@ impl<'a, E> Walk<'a, E> {
     ) {
         self.steps += 1;
         let rest = &self.channel[at..];
-        if !has_ahead(rest, 0, node.ahead) {
+        if !has_ahead(rest, node.ahead) {
             return;
         }
         if rest.is_empty() {
@@ -492,16 +522,14 @@ impl<'a, E> Walk<'a, E> {
                 if !rest.first().is_some_and(|&byte| many.first.contains(byte)) {
                     return;
                 }
-                for &(length, _) in &many.lengths {
-                    if length > rest.len() {
-                        break;
-                    }
-                    if !has_ahead(rest, length, many.ahead) {
+                for length in &many.lengths {
+                    let Some((run, behind)) = rest.split_at_checked(length.bytes) else { break };
+                    if !length.can_be(run) || !has_ahead(behind, many.ahead) {
                         continue;
                     }
-                    self.steps += length;
-                    if let Some(node) = many.find(&rest[..length], self.hasher) {
-                        self.stack.push(Visit::Node { node, at: at + length, starred });
+                    self.steps += run.len();
+                    if let Some(node) = many.find(run, self.hasher) {
+                        self.stack.push(Visit::Node { node, at: at + run.len(), starred });
                     }
                 }
             }
@@ -519,12 +547,14 @@ impl<'a, E> Walk<'a, E> {
                 }
             }
             Runs::Many(many) => {
-                for &(length, _) in &many.lengths {
-                    if length > rest.len() {
-                        break;
+                for length in &many.lengths {
+                    let Some(from) = rest.len().checked_sub(length.bytes) else { break };
+                    let run = &rest[from..];
+                    if !length.can_be(run) {
+                        continue;
                     }
-                    self.steps += length;
-                    if let Some(node) = many.find(&rest[rest.len() - length..], self.hasher) {
+                    self.steps += run.len();
+                    if let Some(node) = many.find(run, self.hasher) {
                         node.ends.iter().for_each(|end| found(end, false));
                     }
                 }
@@ -842,12 +872,19 @@ impl<E> RunTable<E> {
     }
 
     fn insert(&mut self, node: Node<E>, hasher: &RandomState) {
-        let length = node.run.len();
-        match self.lengths.binary_search_by_key(&length, |&(length, _)| length) {
-            Ok(at) => self.lengths[at].1 += 1,
-            Err(at) => self.lengths.insert(at, (length, 1)),
+        let (first, last) = (node.run[0], node.run[node.run.len() - 1]);
+        self.first.insert(first);
+        let (first, last) = (Length::bit(first), Length::bit(last));
+        let bytes = node.run.len();
+        match self.lengths.binary_search_by_key(&bytes, |length| length.bytes) {
+            Ok(at) => {
+                let length = &mut self.lengths[at];
+                length.runs += 1;
+                length.first |= first;
+                length.last |= last;
+            }
+            Err(at) => self.lengths.insert(at, Length { bytes, runs: 1, first, last }),
         }
-        self.first.insert(node.run[0]);
         self.table.insert_unique(hash(hasher, &node.run), node, |node| hash(hasher, &node.run));
     }
 
@@ -856,9 +893,9 @@ impl<E> RunTable<E> {
             return;
         };
         entry.remove();
-        if let Ok(at) = self.lengths.binary_search_by_key(&run.len(), |&(length, _)| length) {
-            self.lengths[at].1 -= 1;
-            if self.lengths[at].1 == 0 {
+        if let Ok(at) = self.lengths.binary_search_by_key(&run.len(), |length| length.bytes) {
+            self.lengths[at].runs -= 1;
+            if self.lengths[at].runs == 0 {
                 self.lengths.remove(at);
                 self.lengths.shrink_to_fit();
             }
