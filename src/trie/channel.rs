@@ -197,47 +197,51 @@ impl<P> Route<P> {
     }
 }
 
-/// What an entry held, there only to be dropped.
+/// What entries held, there only to be dropped.
 pub(super) struct Held<P> {
-    _name: Arc<str>,
-    _source: Option<Prepaid>,
-    _first: Option<Renewed>,
+    name: Option<Arc<str>>,
+    source: Option<Prepaid>,
+    first: Option<Renewed>,
     /// Empty but for names that several patterns match.
-    _others: Vec<Renewed>,
-    _surplus: Vec<PatternSource<PatternEntry<P>>>,
+    others: Vec<Renewed>,
+    surplus: Vec<PatternSource<PatternEntry<P>>>,
+}
+
+impl<P> Default for Held<P> {
+    fn default() -> Self {
+        Self { name: None, source: None, first: None, others: Vec::new(), surplus: Vec::new() }
+    }
 }
 
 impl<P: Send + 'static> Channel<P> {
     /// Makes of a recent name's entry, which is out of its stripe and nobody else holds, that of another name,
-    /// as far as possible with no allocation. What it held comes back, to be dropped where no lock is held.
-    pub(super) fn renew(&mut self, name: Arc<str>, hash: u64, derived: Derived<P>) -> Held<P> {
+    /// as far as possible with no allocation. What it held goes to `held`, to be dropped where no lock is.
+    pub(super) fn renew(
+        &mut self,
+        name: Arc<str>,
+        hash: u64,
+        derived: Derived<P>,
+        held: &mut Held<P>,
+    ) {
         let route = self.turn.get_mut();
         debug_assert!(!route.detached && route.exact.len() == 0);
         route.uses = 0;
         route.stamp = derived.stamp;
-        let mut surplus = Vec::new();
         if derived.len() < route.patterns.len() {
-            surplus.extend(route.patterns.drain(derived.len()..));
+            held.surplus.extend(route.patterns.drain(derived.len()..));
         }
-        let (mut first, mut others) = (None, Vec::new());
         for (at, entry) in derived.patterns.into_iter().enumerate() {
             let channel = Arc::clone(&name);
             match route.patterns.get_mut(at) {
-                Some(source) if at == 0 => first = Some(source.renew(channel, entry)),
-                Some(source) => others.push(source.renew(channel, entry)),
+                Some(source) if at == 0 => held.first = Some(source.renew(channel, entry)),
+                Some(source) => held.others.push(source.renew(channel, entry)),
                 None => route.patterns.push(PatternSource::new(channel, entry)),
             }
         }
-        let source = route.source.take();
+        held.source = route.source.take();
+        held.name = Some(std::mem::replace(&mut self.name, name));
         self.hash = hash;
         self.counters = Counters::default();
-        Held {
-            _name: std::mem::replace(&mut self.name, name),
-            _source: source,
-            _first: first,
-            _others: others,
-            _surplus: surplus,
-        }
     }
 }
 

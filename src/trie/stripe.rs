@@ -12,7 +12,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::channel::{Channel, Counters, Derived, Route, Tally};
+use super::channel::{Channel, Counters, Derived, Held, Route, Tally};
 use super::clock::Clock;
 use super::patterns::{PatternEntry, Patterns};
 use crate::source::{PatternSource, Source};
@@ -128,7 +128,7 @@ impl<P: Send + 'static> Stripes<P> {
         let patterns = derived.len();
         let new: Arc<str> = Arc::from(name);
         let mut removed = Removed::new();
-        let mut held = None;
+        let mut held = Held::default();
         let mut stripe = self.stripe(hash).write();
         if stripe.closed {
             return None;
@@ -147,7 +147,7 @@ impl<P: Send + 'static> Stripes<P> {
                         let Some(entry) = Arc::get_mut(&mut spare) else {
                             unreachable!("the clock takes entries that nobody else holds");
                         };
-                        held = Some(entry.renew(new, hash, derived));
+                        entry.renew(new, hash, derived, &mut held);
                         spare
                     }
                     None => {

@@ -336,6 +336,7 @@ impl<E> PatternTree<E> {
         let mut walk = Walk {
             channel,
             hasher: &self.hasher,
+            top: None,
             stack: SmallVec::new(),
             entered: Entered::default(),
             steps: 0,
@@ -349,7 +350,7 @@ impl<E> PatternTree<E> {
             return 1;
         }
         walk.node(&self.root, 0, false, &mut found);
-        while let Some(visit) = walk.stack.pop() {
+        while let Some(visit) = walk.top.take().or_else(|| walk.stack.pop()) {
             match visit {
                 Visit::Node { node, at, starred } => walk.node(node, at, starred, &mut found),
                 Visit::Star { star, at } => walk.star(star, at),
@@ -396,6 +397,8 @@ enum Visit<'a, E> {
 struct Walk<'a, E> {
     channel: &'a [u8],
     hasher: &'a RandomState,
+    /// What is on top of the stack; in most walks all that ever is.
+    top: Option<Visit<'a, E>>,
     stack: SmallVec<[Visit<'a, E>; 16]>,
     entered: Entered,
     steps: usize,
@@ -429,6 +432,13 @@ impl Entered {
 }
 
 impl<'a, E> Walk<'a, E> {
+    #[inline]
+    fn push(&mut self, visit: Visit<'a, E>) {
+        if let Some(below) = self.top.replace(visit) {
+            self.stack.push(below);
+        }
+    }
+
     fn node(
         &mut self,
         node: &'a Node<E>,
@@ -451,14 +461,14 @@ impl<'a, E> Walk<'a, E> {
             node.star_ends.iter().for_each(|end| found(end, false));
             if let Some(star) = star {
                 self.tails(&star.tails, at, found);
-                self.stack.push(Visit::Star { star, at });
+                self.push(Visit::Star { star, at });
             }
         }
         if let Some(rare) = &node.rare {
             rare.globs.iter().for_each(|glob| found(glob, true));
             for (count, child) in rare.any.iter().take_while(|(count, _)| *count <= rest.len()) {
                 self.steps += 1;
-                self.stack.push(Visit::Node { node: child, at: at + count, starred });
+                self.push(Visit::Node { node: child, at: at + count, starred });
             }
             self.classes(&rare.classes, at, starred);
         }
@@ -489,7 +499,7 @@ impl<'a, E> Walk<'a, E> {
         }
         self.steps += 1;
         if at < self.channel.len() {
-            self.stack.push(Visit::Star { star, at: at + 1 });
+            self.push(Visit::Star { star, at: at + 1 });
             self.classes(&star.classes, at, true);
             self.runs(&star.runs, at, true);
         }
@@ -500,7 +510,7 @@ impl<'a, E> Walk<'a, E> {
         for (set, child) in classes {
             self.steps += 1;
             if set.contains(byte) {
-                self.stack.push(Visit::Node { node: child, at: at + 1, starred });
+                self.push(Visit::Node { node: child, at: at + 1, starred });
             }
         }
     }
@@ -515,7 +525,7 @@ impl<'a, E> Walk<'a, E> {
                 }
                 self.steps += node.run.len();
                 if rest.starts_with(&node.run) {
-                    self.stack.push(Visit::Node { node, at: at + node.run.len(), starred });
+                    self.push(Visit::Node { node, at: at + node.run.len(), starred });
                 }
             }
             Runs::Many(many) => {
@@ -529,7 +539,7 @@ impl<'a, E> Walk<'a, E> {
                     }
                     self.steps += run.len();
                     if let Some(node) = many.find(run, self.hasher) {
-                        self.stack.push(Visit::Node { node, at: at + run.len(), starred });
+                        self.push(Visit::Node { node, at: at + run.len(), starred });
                     }
                 }
             }
