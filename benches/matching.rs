@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Number, Random, in_turns, is_filtered, is_test, median, nanos, scaled};
+use common::{Better, Number, Random, in_turns, is_filtered, is_test, median, nanos, scaled};
 use criterion::Criterion;
 use fanout::{Bus, Subscriber};
 use globset::{Glob, GlobMatcher, GlobSet, GlobSetBuilder};
@@ -302,6 +302,7 @@ fn main() {
                 reach,
                 aim,
                 unit: "ns",
+                better: Better::Less,
                 against: "absolute".to_owned(),
             });
         }
@@ -317,6 +318,7 @@ fn main() {
             reach: 10.0,
             aim: 0.0,
             unit: "ns",
+            better: Better::Less,
             against: format!("{:.1} ns with none", pair.floor),
         });
     }
@@ -331,6 +333,7 @@ fn main() {
             reach: 3_000.0,
             aim: 1_000.0,
             unit: "ns",
+            better: Better::Less,
             against: "absolute".to_owned(),
         });
     }

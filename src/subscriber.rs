@@ -319,6 +319,7 @@ impl<P> Subscriber<P> {
     /// # Errors
     ///
     /// As [`try_recv`](Self::try_recv).
+    #[inline]
     pub fn try_recv_message(&self) -> Result<Message<P>, TryRecvError> {
         loop {
             if let Some(message) = self.try_recv()?.into_message() {

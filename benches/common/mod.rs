@@ -85,6 +85,22 @@ pub fn in_turns(
     }
 }
 
+/// Which way a figure is to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    Less,
+    More,
+}
+
+impl Better {
+    fn meets(self, figure: f64, mark: f64) -> bool {
+        match self {
+            Self::Less => figure <= mark,
+            Self::More => figure >= mark,
+        }
+    }
+}
+
 /// One number that the project set out to reach.
 pub struct Number {
     pub name: &'static str,
@@ -93,6 +109,7 @@ pub struct Number {
     pub reach: f64,
     pub aim: f64,
     pub unit: &'static str,
+    pub better: Better,
     /// What it was measured against, in words.
     pub against: String,
 }
@@ -103,13 +120,13 @@ pub fn print_numbers(title: &str, numbers: &[Number]) {
     table.load_preset(presets::ASCII_MARKDOWN);
     table.set_header(["", "what", "measured", "reach", "aim", "", "against"]);
     for number in numbers {
-        let Number { figure, reach, aim, unit, .. } = *number;
-        let verdict = if figure <= aim {
+        let Number { figure, reach, aim, unit, better, .. } = *number;
+        let verdict = if better.meets(figure, aim) {
             "aim met".to_owned()
-        } else if figure <= reach {
+        } else if better.meets(figure, reach) {
             "reached".to_owned()
         } else {
-            format!("missed by {:.0} %", (figure / reach - 1.0) * 100.0)
+            format!("missed by {:.0} %", (figure / reach - 1.0).abs() * 100.0)
         };
         table.add_row([
             number.name.to_owned(),

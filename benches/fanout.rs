@@ -1,0 +1,242 @@
+//! What one publish costs over a bare loop of `try_send`: N1 to N4.
+//!
+//! The floor (`raw`) is as many plain crossbeam channels of the same capacity that carry the payload alone.
+#![allow(missing_docs)]
+
+mod common;
+mod symbols;
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Better, Number, in_turns, is_filtered, nanos, scaled};
+use criterion::{Criterion, Throughput};
+use fanout::crossbeam_channel::{Receiver, Sender, bounded};
+use fanout::{Bus, Subscriber, Topic};
+
+type Payload = Arc<[u8]>;
+
+const CHANNEL: &str = "user:42:notifications";
+const CAPACITY: usize = 256;
+
+/// Deliveries between two looks at the clock, about.
+const DELIVERIES: usize = 2_000;
+
+fn payload() -> Payload {
+    Arc::from(&b"ada follows you"[..])
+}
+
+/// Publishes of one measurement: as many as make `DELIVERIES`, and fit into the inboxes.
+fn batch(inboxes: usize) -> usize {
+    (DELIVERIES / inboxes).clamp(1, CAPACITY / 2)
+}
+
+/// Something that sends a payload to many receivers.
+trait Way {
+    fn publish(&self, payload: Payload);
+    /// Takes all that was sent; how many that was.
+    fn drain(&self) -> usize;
+    fn inboxes(&self) -> usize;
+
+    /// Nanoseconds a publish.
+    fn publishing(&self) -> f64 {
+        let (batch, payload) = (batch(self.inboxes()), payload());
+        let taken = nanos(batch, || {
+            for _ in 0..batch {
+                self.publish(black_box(Arc::clone(&payload)));
+            }
+        });
+        assert_eq!(self.drain(), batch * self.inboxes());
+        taken
+    }
+
+    /// Nanoseconds for a publish and taking what it sent.
+    fn publishing_and_draining(&self) -> f64 {
+        let (batch, payload) = (batch(self.inboxes()), payload());
+        let mut drained = 0;
+        let taken = nanos(batch, || {
+            for _ in 0..batch {
+                self.publish(black_box(Arc::clone(&payload)));
+            }
+            drained = self.drain();
+        });
+        assert_eq!(drained, batch * self.inboxes());
+        taken
+    }
+}
+
+/// Plain crossbeam channels.
+struct Raw {
+    senders: Vec<Sender<Payload>>,
+    receivers: Vec<Receiver<Payload>>,
+}
+
+impl Raw {
+    fn new(inboxes: usize) -> Self {
+        let (senders, receivers) = (0..inboxes).map(|_| bounded(CAPACITY)).unzip();
+        Self { senders, receivers }
+    }
+}
+
+impl Way for Raw {
+    #[inline(never)]
+    fn publish(&self, payload: Payload) {
+        let Some((last, others)) = self.senders.split_last() else { return };
+        let mut sent = 0_usize;
+        for sender in others {
+            sent += usize::from(sender.try_send(Arc::clone(&payload)).is_ok());
+        }
+        sent += usize::from(last.try_send(payload).is_ok());
+        black_box(sent);
+    }
+
+    #[inline(never)]
+    fn drain(&self) -> usize {
+        let mut taken = 0;
+        for receiver in &self.receivers {
+            while let Ok(payload) = receiver.try_recv() {
+                black_box(payload);
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    fn inboxes(&self) -> usize {
+        self.senders.len()
+    }
+}
+
+/// The engine, through a `Topic` or by name.
+struct Ours {
+    bus: Bus<Payload>,
+    topic: Topic<Payload>,
+    inboxes: Vec<Subscriber<Payload>>,
+    by_name: bool,
+}
+
+impl Ours {
+    fn new(inboxes: usize, by_name: bool) -> Self {
+        let bus: Bus<Payload> = Bus::new();
+        let inbox = || {
+            let builder = bus.subscriber_builder().capacity(CAPACITY).lifecycle_events(false);
+            builder.subscribe(CHANNEL).expect("the bus is open and has no limits")
+        };
+        let inboxes = (0..inboxes).map(|_| inbox()).collect();
+        Self { topic: bus.topic(CHANNEL), bus, inboxes, by_name }
+    }
+}
+
+impl Way for Ours {
+    #[inline(never)]
+    fn publish(&self, payload: Payload) {
+        if self.by_name {
+            black_box(self.bus.publish(black_box(CHANNEL), payload));
+        } else {
+            black_box(self.topic.publish(payload));
+        }
+    }
+
+    #[inline(never)]
+    fn drain(&self) -> usize {
+        let mut taken = 0;
+        for inbox in &self.inboxes {
+            while let Ok(event) = inbox.try_recv() {
+                black_box(event);
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    fn inboxes(&self) -> usize {
+        self.inboxes.len()
+    }
+}
+
+fn with_criterion(criterion: &mut Criterion) {
+    for (question, drains) in [("publish", false), ("publish and drain", true)] {
+        for inboxes in [1, 10, 100, 1_000] {
+            let mut group = criterion.benchmark_group(format!("{question}/{inboxes}"));
+            group.throughput(Throughput::Elements(inboxes as u64));
+            let ways: [(&str, Box<dyn Way>); 3] = [
+                ("topic", Box::new(Ours::new(inboxes, false))),
+                ("by name", Box::new(Ours::new(inboxes, true))),
+                ("raw", Box::new(Raw::new(inboxes))),
+            ];
+            for (name, way) in ways {
+                group.bench_function(name, |bencher| {
+                    bencher.iter_custom(|iterations| {
+                        let batches = (iterations as usize).div_ceil(batch(inboxes));
+                        let one = || {
+                            if drains { way.publishing_and_draining() } else { way.publishing() }
+                        };
+                        let each: f64 = (0..batches).map(|_| one()).sum::<f64>() / batches as f64;
+                        Duration::from_nanos((each * iterations as f64) as u64)
+                    });
+                });
+            }
+        }
+    }
+}
+
+fn main() {
+    let mut criterion = common::criterion();
+    with_criterion(&mut criterion);
+    criterion.final_summary();
+    if is_filtered() {
+        return;
+    }
+    symbols::check();
+
+    let mut numbers = Vec::new();
+    let rounds = scaled(801, 1);
+    let wide = [10, 100, 1_000].map(|inboxes| scaled(inboxes, inboxes.min(10)));
+    for (name, what, aim) in [("N1", "Topic::publish", 1.15), ("N2", "publish and drain", 1.2)] {
+        for inboxes in wide {
+            let (ours, raw) = (Ours::new(inboxes, false), Raw::new(inboxes));
+            let pair = match name {
+                "N1" => in_turns(rounds, || ours.publishing(), || raw.publishing()),
+                _ => in_turns(
+                    rounds,
+                    || ours.publishing_and_draining(),
+                    || raw.publishing_and_draining(),
+                ),
+            };
+            let each = inboxes as f64;
+            numbers.push(Number {
+                name,
+                what: format!("{what}, {inboxes} inboxes"),
+                figure: pair.ratio,
+                reach: 1.5,
+                aim,
+                unit: "×",
+                better: Better::Less,
+                against: format!(
+                    "{:.1} over {:.1} ns a delivery",
+                    pair.ours / each,
+                    pair.floor / each
+                ),
+            });
+        }
+    }
+    let (topic, by_name, raw) = (Ours::new(1, false), Ours::new(1, true), Raw::new(1));
+    for (name, what, reach, aim, ours, floor) in [
+        ("N3", "Topic::publish, one inbox", 15.0, 8.0, &topic as &dyn Way, &raw as &dyn Way),
+        ("N4", "bus.publish(&str), one hot channel", 25.0, 12.0, &by_name, &topic),
+    ] {
+        let pair = in_turns(rounds, || ours.publishing(), || floor.publishing());
+        numbers.push(Number {
+            name,
+            what: what.to_owned(),
+            figure: pair.difference,
+            reach,
+            aim,
+            unit: "ns",
+            better: Better::Less,
+            against: format!("{:.1} over {:.1} ns", pair.ours, pair.floor),
+        });
+    }
+    common::print_numbers("Fan-out", &numbers);
+}
