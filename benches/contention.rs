@@ -1,0 +1,194 @@
+//! Publishers on several threads: on channels of their own (N12), and on one; and what it costs that all
+//! messages of a channel point to the same thing.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Better, Number, in_turns, is_filtered, scaled};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use fanout::crossbeam_channel::bounded;
+use fanout::{Bus, Subscriber};
+
+type Payload = Arc<[u8]>;
+
+const CAPACITY: usize = 256;
+
+/// Publishes between two times that a publisher empties its inbox.
+const BATCH: usize = 128;
+
+/// Where the publishers publish, and how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Apart,
+    ApartByName,
+    Together,
+}
+
+/// Nanoseconds from the first publish to the last one of so many threads, for each publish of one thread.
+///
+/// Every publisher also reads an inbox: its own, or where all publish on one channel, one of as many.
+fn publishing(threads: usize, batches: usize, at: Where) -> f64 {
+    let bus: Bus<Payload> = Bus::new();
+    let barrier = Barrier::new(threads);
+    let name = |thread: usize| match at {
+        Where::Together => "game:1:events".to_owned(),
+        Where::Apart | Where::ApartByName => format!("user:{thread}:notifications"),
+    };
+    let inboxes: Vec<Subscriber<Payload>> = (0..threads)
+        .map(|thread| {
+            let builder = bus.subscriber_builder().capacity(CAPACITY).lifecycle_events(false);
+            builder.subscribe(&name(thread)).expect("the bus is open and has no limits")
+        })
+        .collect();
+    let spans: Vec<(Instant, Instant)> = thread::scope(|scope| {
+        let publishers: Vec<_> = inboxes
+            .iter()
+            .enumerate()
+            .map(|(thread, inbox)| {
+                let (bus, barrier) = (&bus, &barrier);
+                scope.spawn(move || {
+                    let name = name(thread);
+                    let topic = bus.topic(&name);
+                    // Each thread its own: a payload's counter is not what is measured here.
+                    let payload: Payload = Arc::from(&b"ada follows you"[..]);
+                    let publish = || {
+                        let payload = Arc::clone(&payload);
+                        if at == Where::ApartByName {
+                            black_box(bus.publish(&name, payload))
+                        } else {
+                            black_box(topic.publish(payload))
+                        }
+                    };
+                    let batch = || {
+                        for _ in 0..BATCH {
+                            publish();
+                        }
+                        while let Ok(event) = inbox.try_recv() {
+                            black_box(&event);
+                        }
+                    };
+                    batch();
+                    barrier.wait();
+                    let start = Instant::now();
+                    for _ in 0..batches {
+                        batch();
+                    }
+                    (start, Instant::now())
+                })
+            })
+            .collect();
+        publishers
+            .into_iter()
+            .map(|publisher| {
+                publisher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    });
+    let start = spans.iter().map(|span| span.0).min().unwrap_or_else(Instant::now);
+    let end = spans.iter().map(|span| span.1).max().unwrap_or(start);
+    (end - start).as_nanos() as f64 / (batches * BATCH) as f64
+}
+
+/// Nanoseconds for each message that one thread sends to four that wait, over bare crossbeam channels, when
+/// each message carries a pointer beside its payload: to one thing for all channels, or to one for each.
+fn pointing(shared: bool, messages: usize) -> f64 {
+    let common: Arc<str> = Arc::from("user:42:notifications");
+    let payload: Payload = Arc::from(&b"ada follows you"[..]);
+    let sources: Vec<Arc<Arc<str>>> = (0..4).map(|_| Arc::new(Arc::clone(&common))).collect();
+    let sources: Vec<_> =
+        (0..4).map(|at| Arc::clone(&sources[if shared { 0 } else { at }])).collect();
+    thread::scope(|scope| {
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..4).map(|_| bounded::<(Payload, Arc<Arc<str>>)>(CAPACITY)).unzip();
+        let receivers: Vec<_> = receivers
+            .into_iter()
+            .map(|receiver| {
+                scope.spawn(move || receiver.iter().map(|message| drop(black_box(message))).count())
+            })
+            .collect();
+        let start = Instant::now();
+        for _ in 0..messages {
+            for (sender, source) in senders.iter().zip(&sources) {
+                sender
+                    .send((Arc::clone(&payload), Arc::clone(source)))
+                    .expect("the receivers are there until the senders are gone");
+            }
+        }
+        drop(senders);
+        let received: usize =
+            receivers.into_iter().map(|receiver| receiver.join().unwrap_or_default()).sum();
+        assert_eq!(received, 4 * messages);
+        start.elapsed().as_nanos() as f64 / (4 * messages) as f64
+    })
+}
+
+fn with_criterion(criterion: &mut Criterion) {
+    for (what, at) in [
+        ("channels apart, topic", Where::Apart),
+        ("channels apart, by name", Where::ApartByName),
+        ("one channel, topic", Where::Together),
+    ] {
+        let mut group = criterion.benchmark_group(what);
+        for threads in [1, 2, 4] {
+            group.throughput(Throughput::Elements(threads as u64));
+            group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let batches = (iterations as usize).div_ceil(BATCH);
+                    let each = publishing(threads, batches, at);
+                    Duration::from_nanos((each * iterations as f64) as u64)
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+fn main() {
+    let mut criterion = common::criterion();
+    with_criterion(&mut criterion);
+    criterion.final_summary();
+    if is_filtered() {
+        return;
+    }
+    let (rounds, batches) = (scaled(41, 1), scaled(400, 2));
+    let mut numbers = Vec::new();
+    for (what, at) in [("Topic::publish", Where::Apart), ("bus.publish(&str)", Where::ApartByName)]
+    {
+        // So much is done in the time that one thread takes for one: each takes its own time for one.
+        let pair =
+            in_turns(rounds, || 2.0 * publishing(1, batches, at), || publishing(2, batches, at));
+        numbers.push(Number {
+            name: "N12",
+            what: format!("{what}, 2 threads on 2 channels, over 1"),
+            figure: pair.ratio,
+            reach: 1.7,
+            aim: 1.95,
+            unit: "×",
+            better: Better::More,
+            against: format!("{:.1} ns with 1, {:.1} with 2", pair.ours / 2.0, pair.floor),
+        });
+    }
+    common::print_numbers("Contention", &numbers);
+    let pair = in_turns(
+        rounds,
+        || publishing(2, batches, Where::Together),
+        || publishing(1, batches, Where::Together),
+    );
+    println!(
+        "One channel, a publish and a delivery to each publisher's inbox: 1 publisher {:.0} ns, 2 publishers \
+         {:.0} ns for each of theirs ({:.2} ×)",
+        pair.floor, pair.ours, pair.ratio
+    );
+    let messages = scaled(50_000, 100);
+    let pair = in_turns(rounds, || pointing(true, messages), || pointing(false, messages));
+    println!(
+        "Four waiting threads, bare channels, messages that point to something: to one thing each {:.0} ns, all to \
+         the same {:.0} ns a message ({:.2} ×)",
+        pair.floor, pair.ours, pair.ratio
+    );
+}
