@@ -87,7 +87,7 @@ impl SourceRef {
 
     fn block(&self) -> &Block {
         // SAFETY: `self` is counted, so the block has not been freed, and cannot be while `self` is borrowed.
-        // Nobody has a mutable reference to it: it is only ever reached through here, until it is freed.
+        // The one place that writes to it, `Prepaid::replace`, has made sure that no other pointer exists.
         unsafe { self.block.as_ref() }
     }
 
@@ -131,7 +131,7 @@ impl SourceRef {
         // Acquire: partner of the Releases in `count_less`, of whose decrements this thread's was the last.
         fence(Ordering::Acquire);
         // SAFETY: the count has come to 0, so that `self`, which is being dropped, is the only pointer left,
-        // and no other can be made. The block came out of a `Box` in `new`.
+        // and no other can be made. The block came out of a `Box` in `counting`.
         drop(unsafe { Box::from_raw(self.block.as_ptr()) });
     }
 }

@@ -15,6 +15,8 @@ use crate::trie::Channel;
 /// Publishing through it skips the look-up of the name. It keeps the bus open.
 pub struct Topic<P = Arc<str>> {
     core: Arc<Core<P>>,
+    /// The same as the pin has, a pointer nearer.
+    entry: Arc<Channel<P>>,
     pin: Arc<Pin<P>>,
     _life: Arc<Life<P>>,
 }
@@ -35,8 +37,9 @@ impl<P: Clone + Send + 'static> Topic<P> {
     pub(crate) fn new(bus: &Bus<P>, name: &str) -> Self {
         let core = Arc::clone(&bus.core);
         let channel = core.trie.pin(name);
+        let entry = Arc::clone(&channel);
         let pin = Arc::new(Pin { core: Arc::clone(&core), channel });
-        Self { core, pin, _life: Arc::clone(&bus.life) }
+        Self { core, entry, pin, _life: Arc::clone(&bus.life) }
     }
 
     /// Delivers `payload` to every subscription that matches the channel; see [`Bus::publish`].
@@ -51,7 +54,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
 
     fn publish_payload(&self, payload: P) -> Receipt {
         self.core.enter();
-        match fanout::publish(&self.core, &self.pin.channel, payload) {
+        match fanout::publish(&self.core, &self.entry, payload) {
             Ok((receipt, _)) => receipt,
             // A pinned entry is taken out of the trie by closing alone.
             Err(_) => self.nothing(),
@@ -87,7 +90,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// Whether a publish would reach nobody; counts it then.
     fn counts_nothing(&self) -> bool {
         self.core.enter();
-        match fanout::probe(&self.core, &self.pin.channel) {
+        match fanout::probe(&self.core, &self.entry) {
             Some((matched, _)) => matched == 0,
             None => {
                 self.nothing();
@@ -107,20 +110,20 @@ impl<P: Clone + Send + 'static> Topic<P> {
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self) -> usize {
         self.core.enter();
-        self.core.trie.subscriber_count(&self.pin.channel)
+        self.core.trie.subscriber_count(&self.entry)
     }
 
     /// What [`Receipt::matched`] of a publish would be now: patterns counted.
     pub fn match_count(&self) -> usize {
         self.core.enter();
-        fanout::match_count(&self.core, &self.pin.channel).map_or(0, |(matched, _)| matched)
+        fanout::match_count(&self.core, &self.entry).map_or(0, |(matched, _)| matched)
     }
 }
 
 impl<P> Topic<P> {
     /// The channel's name.
     pub fn channel(&self) -> &str {
-        &self.pin.channel.name
+        &self.entry.name
     }
 }
 
@@ -128,6 +131,7 @@ impl<P> Clone for Topic<P> {
     fn clone(&self) -> Self {
         Self {
             core: Arc::clone(&self.core),
+            entry: Arc::clone(&self.entry),
             pin: Arc::clone(&self.pin),
             _life: Arc::clone(&self._life),
         }

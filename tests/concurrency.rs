@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fanout::{Bus, Event, Overflow, Receipt, RecvTimeoutError, Subscriber, TryRecvError};
+use fanout::{Bus, Event, Overflow, Pattern, Receipt, RecvTimeoutError, Subscriber, TryRecvError};
 use support::{
     Census, Dice, Gate, Stop, Tracked, WATCHDOG, assert_ascending, assert_books, drain,
     let_it_wait, silent, sorted, watched, watched_for,
@@ -1068,5 +1068,117 @@ fn handles_may_be_dropped_in_any_order_on_any_thread() {
             });
             assert_eq!(census.live(), 0);
         }
+    });
+}
+
+#[test]
+fn a_channel_comes_and_goes_under_its_publishers_while_names_never_seen_pass_by() {
+    watched_for(3 * WATCHDOG, || {
+        // One stripe, whose memory of recent names is full: all meet there.
+        let bus: Bus<u64> = Bus::builder().stripes(1).capacity(4).build();
+        let stop = Stop::default();
+        thread::scope(|scope| {
+            let _stop = stop.at_last();
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !stop.is_near() {
+                        bus.publish("x", 1_u64);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while !stop.is_near() {
+                    drop(bus.topic("x"));
+                    drop(silent(&bus).subscribe("x").unwrap());
+                }
+            });
+            for i in 0..scaled(100_000) {
+                assert_eq!(bus.publish(&format!("never:{i}"), 1_u64).matched, 0);
+            }
+        });
+    });
+}
+
+/// What a thread of [`receipts_say_what_each_thread_knows`] subscribes: a channel, or a pattern.
+enum Held {
+    Channel(String),
+    Pattern(Pattern),
+}
+
+impl Held {
+    fn matches(&self, channel: &str) -> bool {
+        match self {
+            Self::Channel(name) => name == channel,
+            Self::Pattern(pattern) => pattern.is_match(channel),
+        }
+    }
+}
+
+#[test]
+fn receipts_say_what_each_thread_knows() {
+    // Names of a thread begin with its letter, and it alone subscribes them: so it knows how many match.
+    const LETTERS: [char; 4] = ['a', 'b', 'c', 'd'];
+    watched_for(3 * WATCHDOG, || {
+        let bus: Bus<u64> = Bus::builder().stripes(2).capacity(3).build();
+        thread::scope(|scope| {
+            for (seed, letter) in (1..).zip(LETTERS) {
+                let bus = &bus;
+                scope.spawn(move || {
+                    let mut dice = Dice::new(seed);
+                    let mut held: Vec<Option<(Subscriber<u64>, Held)>> = Vec::new();
+                    held.resize_with(16, || None);
+                    for turn in 0..scaled(20_000) as u64 {
+                        let number = [10, 200, 5_000][dice.roll(3)];
+                        let number = dice.roll(number);
+                        // Some are so long that few of them fit into the memory of recent names.
+                        let tail = if number.is_multiple_of(97) { 5_000 } else { number % 40 };
+                        let name = format!("{letter}:{number}:{}", "x".repeat(tail));
+                        let digit = number % 10;
+                        match dice.roll(16) {
+                            0 => {
+                                let sub = silent(bus).subscribe(&name).unwrap();
+                                let at = dice.roll(held.len());
+                                held[at] = Some((sub, Held::Channel(name)));
+                            }
+                            1 => {
+                                let pattern = Pattern::redis(&match dice.roll(6) {
+                                    0 => format!("{letter}:*"),
+                                    1 => format!("{letter}:{digit}*"),
+                                    2 => format!("{letter}?{digit}:*"),
+                                    3 => format!("[{letter}]:{digit}{digit}:*"),
+                                    4 => format!("{letter}*{digit}:x*"),
+                                    _ => format!("{letter}:1{digit}:x*"),
+                                });
+                                let sub = silent(bus).psubscribe(&pattern).unwrap();
+                                let at = dice.roll(held.len());
+                                held[at] = Some((sub, Held::Pattern(pattern)));
+                            }
+                            2 => {
+                                let at = dice.roll(held.len());
+                                held[at] = None;
+                            }
+                            3 => drop(bus.topic(&name)),
+                            // Another thread's names: how many match is for it to know.
+                            4 | 5 => {
+                                let other = LETTERS[dice.roll(LETTERS.len())];
+                                bus.publish(&format!("{other}:{digit}:"), turn);
+                            }
+                            way => {
+                                let known = held.iter().flatten();
+                                let known = known.filter(|(_, held)| held.matches(&name)).count();
+                                let receipt = match way {
+                                    6 => bus.topic(&name).publish(turn),
+                                    7 => bus.publish_with(&name, || turn),
+                                    _ => bus.publish(&name, turn),
+                                };
+                                assert_eq!(receipt.matched, known, "{name}");
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let stats = bus.stats();
+        assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
     });
 }

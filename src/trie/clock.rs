@@ -7,11 +7,17 @@ pub(super) type Slot = u32;
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Clock {
-    ring: Vec<Option<u64>>,
+    ring: Vec<Option<Entry>>,
     /// Places that are empty, to be filled first: mostly the one that the hand has just passed, which
     /// it comes to last.
     vacant: Vec<Slot>,
     hand: usize,
+    cost: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    hash: u64,
     cost: usize,
 }
 
@@ -36,29 +42,28 @@ impl Clock {
                 slot
             }
         };
-        self.ring[slot as usize] = Some(hash);
+        self.ring[slot as usize] = Some(Entry { hash, cost });
         self.cost += cost;
         Some(slot)
     }
 
-    /// Takes an entry out, at the cost that it was taken in with.
-    pub(super) fn remove(&mut self, slot: Slot, cost: usize) {
-        debug_assert!(self.ring[slot as usize].is_some());
-        self.ring[slot as usize] = None;
+    /// Takes an entry out.
+    pub(super) fn remove(&mut self, slot: Slot) {
+        let Some(entry) = self.ring[slot as usize].take() else { return };
         self.vacant.push(slot);
-        self.cost -= cost;
+        self.cost -= entry.cost;
         if self.len() == 0 {
             *self = Self::default();
         }
     }
 
-    /// The next entry that the hand comes to.
+    /// The next entry that the hand comes to, by its slot and hash.
     pub(super) fn advance(&mut self) -> Option<(Slot, u64)> {
         for _ in 0..self.ring.len() {
             let at = self.hand;
             self.hand = if at + 1 == self.ring.len() { 0 } else { at + 1 };
-            if let Some(hash) = self.ring[at] {
-                return Some((at as Slot, hash));
+            if let Some(entry) = self.ring[at] {
+                return Some((at as Slot, entry.hash));
             }
         }
         None
@@ -77,7 +82,7 @@ mod tests {
         assert_eq!((clock.len(), clock.cost()), (4, 40));
         let (slot, hash) = clock.advance().unwrap();
         assert_eq!(hash, 0);
-        clock.remove(slot, 10);
+        clock.remove(slot);
         assert_eq!(clock.insert(9, 5), Some(slots[0]));
         let hashes: Vec<_> = (0..5).map(|_| clock.advance().unwrap().1).collect();
         assert_eq!(hashes, [1, 2, 3, 9, 1]);
@@ -88,7 +93,7 @@ mod tests {
     fn an_empty_one_keeps_no_memory() {
         let mut clock = Clock::default();
         let slots: Vec<_> = (0..100).map(|hash| clock.insert(hash, 1).unwrap()).collect();
-        slots.into_iter().rev().for_each(|slot| clock.remove(slot, 1));
+        slots.into_iter().rev().for_each(|slot| clock.remove(slot));
         assert_eq!((clock.ring.capacity(), clock.vacant.capacity(), clock.cost()), (0, 0, 0));
         assert_eq!(clock.advance(), None);
     }

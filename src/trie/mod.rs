@@ -596,6 +596,56 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_outgrows_the_budget_does_not_stay() {
+        let trie = Trie::new(16);
+        let names: Vec<_> = (0..64).map(|i| format!("name{i}")).collect();
+        names.iter().for_each(|name| drop(publish(&trie, name)));
+        for i in 0..2_000 {
+            hold(&trie, &format!("n*{}", "*".repeat(i)));
+        }
+        names.iter().for_each(|name| drop(publish(&trie, name)));
+        assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    }
+
+    #[test]
+    fn an_entry_that_is_out_of_the_table_does_not_come_into_the_clock() {
+        let trie = Trie::<u32>::new(1);
+        let pinned = trie.pin("x");
+        let one = trie.to_publish("x").unwrap();
+        let other = trie.to_publish("x").unwrap();
+        trie.unpin(&pinned);
+        assert_eq!(trie.stripes.census(), (0, 0));
+        // Another publisher looks whether it is detached while the first one lets go of it.
+        let looking = other.channel.turn();
+        drop(one);
+        drop(looking);
+        assert_eq!(trie.stripes.census(), (0, 0));
+        drop(other);
+        // The hand goes around.
+        (0..10_000).for_each(|i| drop(publish(&trie, &format!("name:{i}"))));
+    }
+
+    #[test]
+    fn entries_whose_turn_is_taken_when_they_are_given_up_are_bounded_too() {
+        let trie = Trie::<u32>::new(1);
+        let give_up = |name: &str| {
+            let pinned = trie.pin(name);
+            let visited = trie.to_publish(name).unwrap();
+            let turn = visited.channel.turn();
+            trie.unpin(&pinned);
+            drop(turn);
+        };
+        (0..20_000).for_each(|i| give_up(&format!("topic:{i}")));
+        assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+        // The last of those that are too large stays until another name comes, no more of them.
+        let long = "n".repeat(stripe::RECENT_BYTES);
+        (0..20).for_each(|i| give_up(&format!("{i}{long}")));
+        assert!(trie.stripes.census().0 <= 2, "{:?}", trie.stripes.census());
+        publish(&trie, "another");
+        assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    }
+
+    #[test]
     fn a_topic_leaves_nothing() {
         let trie = Trie::<u32>::new(4);
         for i in 0..1_000 {

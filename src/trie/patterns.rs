@@ -150,8 +150,10 @@ impl<P> Patterns<P> {
     pub(crate) fn stamp(&self, channel: &[u8]) -> Stamp {
         // Acquire, and before the others: a counter read too early is one that a later epoch follows.
         let epoch = self.epoch.load(Ordering::Acquire);
-        // Relaxed, all: the epoch's Acquire has made visible what was advanced before it.
-        let mut relevant = self.unanchored.load(Ordering::Relaxed);
+        // Acquire, this and the counters below: partners of the Releases in `advance`. Who sees a counter that
+        // is ahead of the epoch sees the size of the part that the pattern went to, and so does not pass it by.
+        let mut relevant = self.unanchored.load(Ordering::Acquire);
+        // Relaxed: a level that is missed is one that a later epoch follows.
         let mut levels = self.levels.load(Ordering::Relaxed);
         if let Some(anchored) = self.anchored.get() {
             while levels != 0 {
@@ -159,7 +161,7 @@ impl<P> Patterns<P> {
                 else {
                     break;
                 };
-                relevant += anchored[self.counter(beginning)].load(Ordering::Relaxed);
+                relevant += anchored[self.counter(beginning)].load(Ordering::Acquire);
                 levels &= levels - 1;
             }
         }
@@ -253,7 +255,8 @@ impl<P> Patterns<P> {
     fn advance(&self, pattern: &Pattern) {
         for prefix in pattern.prefixes() {
             match LEVELS.iter().rposition(|&level| level <= prefix.len()) {
-                None => self.unanchored.fetch_add(1, Ordering::Relaxed),
+                // Release, this and the other: partners of the Acquires in `stamp`.
+                None => self.unanchored.fetch_add(1, Ordering::Release),
                 Some(level) => {
                     let anchored = self
                         .anchored
@@ -264,7 +267,7 @@ impl<P> Patterns<P> {
                         self.levels.fetch_or(bit, Ordering::Relaxed);
                     }
                     let counter = self.counter(&prefix[..LEVELS[level]]);
-                    anchored[counter].fetch_add(1, Ordering::Relaxed)
+                    anchored[counter].fetch_add(1, Ordering::Release)
                 }
             };
         }

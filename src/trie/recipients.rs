@@ -39,11 +39,11 @@ pub(crate) struct Recipients<P> {
     /// a sixth of the memory.
     numbers: SmallVec<[u64; 1]>,
     places: SmallVec<[Option<Recipient<P>>; 1]>,
-    live: usize,
+    live: u32,
     /// How many of the inboxes take a message once, by whichever subscription comes first.
-    deduplicating: usize,
+    deduplicating: u32,
     /// How many of the inboxes make publishers wait when they are full.
-    blocking: usize,
+    blocking: u32,
 }
 
 impl<P> Default for Recipients<P> {
@@ -60,15 +60,15 @@ impl<P> Default for Recipients<P> {
 
 impl<P> Recipients<P> {
     pub(crate) fn len(&self) -> usize {
-        self.live
+        self.live as usize
     }
 
     pub(crate) fn deduplicating(&self) -> usize {
-        self.deduplicating
+        self.deduplicating as usize
     }
 
     pub(crate) fn blocking(&self) -> usize {
-        self.blocking
+        self.blocking as usize
     }
 
     /// All places; an empty one is `None`.
@@ -85,8 +85,8 @@ impl<P> Recipients<P> {
     /// Adds a recipient; `number` is greater than all before.
     pub(crate) fn push(&mut self, number: u64, recipient: Recipient<P>) {
         debug_assert!(self.numbers.last().is_none_or(|&last| last < number));
-        self.deduplicating += usize::from(recipient.inbox.settings().dedupe);
-        self.blocking += usize::from(recipient.inbox.settings().blocks());
+        self.deduplicating += u32::from(recipient.inbox.settings().dedupe);
+        self.blocking += u32::from(recipient.inbox.settings().blocks());
         self.live += 1;
         self.numbers.push(number);
         self.places.push(Some(recipient));
@@ -99,10 +99,10 @@ impl<P> Recipients<P> {
     /// Takes a recipient out; the caller drops it where no lock is held.
     pub(crate) fn remove(&mut self, number: u64) -> Option<Recipient<P>> {
         let removed = self.places[self.numbers.binary_search(&number).ok()?].take()?;
-        self.deduplicating -= usize::from(removed.inbox.settings().dedupe);
-        self.blocking -= usize::from(removed.inbox.settings().blocks());
+        self.deduplicating -= u32::from(removed.inbox.settings().dedupe);
+        self.blocking -= u32::from(removed.inbox.settings().blocks());
         self.live -= 1;
-        if self.places.len() >= 2 * self.live + 8 || self.live == 0 {
+        if self.places.len() >= 2 * self.len() + 8 || self.live == 0 {
             self.compact();
         }
         Some(removed)

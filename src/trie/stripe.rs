@@ -20,10 +20,10 @@ use crate::sync::{Ordering, RwLock};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes: so
 /// little that it stays in a processor's cache, since each new name writes over the oldest.
-pub(super) const RECENT_BYTES: usize = 1 << 18;
+pub(super) const RECENT_BYTES: usize = 1 << 20;
 
 /// What each stripe may spend of it at least, in bytes: room for some forty names.
-const STRIPE_BYTES: usize = 4 << 10;
+const STRIPE_BYTES: usize = 16 << 10;
 
 /// More stripes than this are of no use.
 pub(super) const MOST_STRIPES: usize = 4096;
@@ -182,27 +182,37 @@ impl<P> Stripes<P> {
         if stripe.closed {
             return;
         }
-        if channel.slot().is_none() {
-            stripe.prune(channel);
-        } else if let Some(patterns) = patterns {
+        if channel.slot().is_some()
+            && let Some(patterns) = patterns
+        {
             stripe.clock_out(channel);
-            stripe.clock_in(channel, patterns);
-            stripe.turn_clock(self.budget, &mut removed);
+            if Channel::<P>::cost(&channel.name, patterns) <= self.budget {
+                stripe.clock_in(channel, patterns);
+                stripe.turn_clock(self.budget, &mut removed);
+            }
+        }
+        if channel.slot().is_none() {
+            stripe.prune(channel, self.budget, &mut removed);
         }
         drop(stripe);
     }
 
     /// Removes the entry if nobody needs it; one whose turn is taken is left to the clock.
     pub(super) fn prune(&self, channel: &Arc<Channel<P>>) {
-        self.stripe(channel.hash).write().prune(channel);
+        let mut removed = Removed::new();
+        let mut stripe = self.stripe(channel.hash).write();
+        stripe.prune(channel, self.budget, &mut removed);
+        drop(stripe);
     }
 
     /// Gives up a topic's hold on an entry.
     pub(super) fn unpin(&self, channel: &Arc<Channel<P>>) {
+        let mut removed = Removed::new();
         let mut stripe = self.stripe(channel.hash).write();
         // Relaxed: with the stripe's lock.
         channel.pins.fetch_sub(1, Ordering::Relaxed);
-        stripe.prune(channel);
+        stripe.prune(channel, self.budget, &mut removed);
+        drop(stripe);
     }
 
     /// Adds to what removed entries had counted.
@@ -266,15 +276,21 @@ impl<P> Stripe<P> {
         self.channels.find(hash, |channel| channel.hash == hash && *channel.name == *name)
     }
 
+    /// Whether the table has this very entry.
+    fn has(&self, channel: &Arc<Channel<P>>) -> bool {
+        self.find(&channel.name, channel.hash).is_some_and(|other| Arc::ptr_eq(other, channel))
+    }
+
     fn clock_in(&mut self, channel: &Channel<P>, patterns: usize) {
         // Relaxed: with the stripe's lock.
         channel.weighed.store(patterns, Ordering::Relaxed);
-        channel.set_slot(self.clock.insert(channel.hash, channel.clocked_cost()));
+        let cost = Channel::<P>::cost(&channel.name, patterns);
+        channel.set_slot(self.clock.insert(channel.hash, cost));
     }
 
     fn clock_out(&mut self, channel: &Channel<P>) {
         if let Some(slot) = channel.slot() {
-            self.clock.remove(slot, channel.clocked_cost());
+            self.clock.remove(slot);
             channel.set_slot(None);
         }
     }
@@ -288,7 +304,9 @@ impl<P> Stripe<P> {
             let Some((slot, hash)) = self.clock.advance() else { return };
             let is_it = |channel: &Arc<Channel<P>>| channel.slot() == Some(slot);
             let Ok(mut found) = self.channels.find_entry(hash, is_it) else {
-                unreachable!("an entry leaves the clock before it leaves the table");
+                debug_assert!(false, "an entry leaves the clock before it leaves the table");
+                self.clock.remove(slot);
+                continue;
             };
             match Arc::get_mut(found.get_mut()) {
                 // In the table alone, where only readers who hold the stripe's lock can come by it: no publish is
@@ -312,7 +330,7 @@ impl<P> Stripe<P> {
     }
 
     /// Removes the entry if nobody needs it.
-    fn prune(&mut self, channel: &Arc<Channel<P>>) {
+    fn prune(&mut self, channel: &Arc<Channel<P>>, budget: usize, removed: &mut Removed<P>) {
         match channel.try_turn() {
             // What decides stands still: pins are written under this stripe's lock, the other in the turn.
             Some(mut route) if !route.is_detached() && !channel.is_needed() => {
@@ -323,7 +341,11 @@ impl<P> Stripe<P> {
             }
             Some(_) => {}
             // Its turn is taken, by a publish that may be the last: the clock will come by.
-            None if !self.closed && channel.slot().is_none() => self.clock_in(channel, 0),
+            // (One that another thread has taken out of the table is no concern of the clock's.)
+            None if !self.closed && channel.slot().is_none() && self.has(channel) => {
+                self.clock_in(channel, 0);
+                self.turn_clock(budget, removed);
+            }
             None => {}
         }
     }
@@ -370,11 +392,5 @@ impl<P> Channel<P> {
         let entry = size_of::<Self>() + 2 * COUNTS + name.len();
         let pattern = size_of::<PatternSource<PatternEntry<P>>>() + size_of::<Source>() + COUNTS;
         entry + PLACES + patterns * pattern
-    }
-
-    /// What the clock counts for it.
-    fn clocked_cost(&self) -> usize {
-        // Relaxed: written under the stripe's lock.
-        Self::cost(&self.name, self.weighed.load(Ordering::Relaxed))
     }
 }
