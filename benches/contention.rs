@@ -5,12 +5,14 @@
 mod common;
 
 use std::hint::black_box;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Better, Number, in_turns, is_filtered, scaled};
 use criterion::{BenchmarkId, Criterion, Throughput};
+use crossbeam_utils::CachePadded;
 use fanout::crossbeam_channel::bounded;
 use fanout::{Bus, Subscriber};
 
@@ -29,12 +31,14 @@ enum Where {
     Together,
 }
 
-/// Nanoseconds from the first publish to the last one of so many threads, for each publish of one thread.
+/// How long publishers run before it counts, so that the system has given each a core.
+const START: Duration = Duration::from_millis(20);
+
+/// Nanoseconds that one publish takes each of so many threads, on average over `window`.
 ///
 /// Every publisher also reads an inbox: its own, or where all publish on one channel, one of as many.
-fn publishing(threads: usize, batches: usize, at: Where) -> f64 {
+fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
     let bus: Bus<Payload> = Bus::new();
-    let barrier = Barrier::new(threads);
     let name = |thread: usize| match at {
         Where::Together => "game:1:events".to_owned(),
         Where::Apart | Where::ApartByName => format!("user:{thread}:notifications"),
@@ -45,53 +49,42 @@ fn publishing(threads: usize, batches: usize, at: Where) -> f64 {
             builder.subscribe(&name(thread)).expect("the bus is open and has no limits")
         })
         .collect();
-    let spans: Vec<(Instant, Instant)> = thread::scope(|scope| {
-        let publishers: Vec<_> = inboxes
-            .iter()
-            .enumerate()
-            .map(|(thread, inbox)| {
-                let (bus, barrier) = (&bus, &barrier);
-                scope.spawn(move || {
-                    let name = name(thread);
-                    let topic = bus.topic(&name);
-                    // Each thread its own: a payload's counter is not what is measured here.
-                    let payload: Payload = Arc::from(&b"ada follows you"[..]);
-                    let publish = || {
+    let batches: Vec<CachePadded<AtomicU64>> =
+        (0..threads).map(|_| CachePadded::default()).collect();
+    let stop = CachePadded::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        for ((thread, inbox), batches) in inboxes.iter().enumerate().zip(&batches) {
+            let (bus, stop) = (&bus, &stop);
+            scope.spawn(move || {
+                let name = name(thread);
+                let topic = bus.topic(&name);
+                // Each thread its own: a payload's counter is not what is measured here.
+                let payload: Payload = Arc::from(&b"ada follows you"[..]);
+                while !stop.load(Ordering::Relaxed) {
+                    for _ in 0..BATCH {
                         let payload = Arc::clone(&payload);
                         if at == Where::ApartByName {
-                            black_box(bus.publish(&name, payload))
+                            black_box(bus.publish(&name, payload));
                         } else {
-                            black_box(topic.publish(payload))
+                            black_box(topic.publish(payload));
                         }
-                    };
-                    let batch = || {
-                        for _ in 0..BATCH {
-                            publish();
-                        }
-                        while let Ok(event) = inbox.try_recv() {
-                            black_box(&event);
-                        }
-                    };
-                    batch();
-                    barrier.wait();
-                    let start = Instant::now();
-                    for _ in 0..batches {
-                        batch();
                     }
-                    (start, Instant::now())
-                })
-            })
-            .collect();
-        publishers
-            .into_iter()
-            .map(|publisher| {
-                publisher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
-    });
-    let start = spans.iter().map(|span| span.0).min().unwrap_or_else(Instant::now);
-    let end = spans.iter().map(|span| span.1).max().unwrap_or(start);
-    (end - start).as_nanos() as f64 / (batches * BATCH) as f64
+                    while let Ok(event) = inbox.try_recv() {
+                        black_box(&event);
+                    }
+                    batches.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let done = || batches.iter().map(|batches| batches.load(Ordering::Relaxed)).sum::<u64>();
+        thread::sleep(START);
+        let (before, start) = (done(), Instant::now());
+        thread::sleep(window);
+        let (after, taken) = (done(), start.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        let publishes = (after - before) as f64 * BATCH as f64;
+        taken.as_nanos() as f64 * threads as f64 / publishes
+    })
 }
 
 /// Nanoseconds for each message that one thread sends to four that wait, over bare crossbeam channels, when
@@ -127,6 +120,10 @@ fn pointing(shared: bool, messages: usize) -> f64 {
     })
 }
 
+fn window() -> Duration {
+    Duration::from_millis(scaled(50, 5) as u64)
+}
+
 fn with_criterion(criterion: &mut Criterion) {
     for (what, at) in [
         ("channels apart, topic", Where::Apart),
@@ -138,8 +135,7 @@ fn with_criterion(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(threads as u64));
             group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
                 bencher.iter_custom(|iterations| {
-                    let batches = (iterations as usize).div_ceil(BATCH);
-                    let each = publishing(threads, batches, at);
+                    let each = publishing(threads, window(), at);
                     Duration::from_nanos((each * iterations as f64) as u64)
                 });
             });
@@ -155,13 +151,13 @@ fn main() {
     if is_filtered() {
         return;
     }
-    let (rounds, batches) = (scaled(41, 1), scaled(400, 2));
+    let rounds = scaled(21, 1);
     let mut numbers = Vec::new();
     for (what, at) in [("Topic::publish", Where::Apart), ("bus.publish(&str)", Where::ApartByName)]
     {
-        // So much is done in the time that one thread takes for one: each takes its own time for one.
+        // How much more two do in the same time.
         let pair =
-            in_turns(rounds, || 2.0 * publishing(1, batches, at), || publishing(2, batches, at));
+            in_turns(rounds, || 2.0 * publishing(1, window(), at), || publishing(2, window(), at));
         numbers.push(Number {
             name: "N12",
             what: format!("{what}, 2 threads on 2 channels, over 1"),
@@ -176,8 +172,8 @@ fn main() {
     common::print_numbers("Contention", &numbers);
     let pair = in_turns(
         rounds,
-        || publishing(2, batches, Where::Together),
-        || publishing(1, batches, Where::Together),
+        || publishing(2, window(), Where::Together),
+        || publishing(1, window(), Where::Together),
     );
     println!(
         "One channel, a publish and a delivery to each publisher's inbox: 1 publisher {:.0} ns, 2 publishers \
