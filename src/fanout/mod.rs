@@ -18,7 +18,7 @@ use crate::event::Message;
 use crate::inbox::{Inbox, Overflowed};
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
-use crate::trie::{Channel, Counters, Recipient, Recipients, Route, Tally};
+use crate::trie::{Channel, Counters, Recipient, Recipients, Route, Tally, Turn};
 use crate::turn::{Mark, each_in_spite_of_panics};
 use merge::Segment;
 use scratch::{Lease, Scratch};
@@ -108,20 +108,17 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
     channel: &Arc<Channel<P>>,
     payload: P,
 ) -> Result<(Receipt, usize), Detached<P>> {
-    // Locals are dropped from the last to the first, by unwinding too: the payload and what `after`
-    // holds run user code then, and must do so when the turn is over.
-    //
     // Stored before the lock is taken, whose atomic operation drains the processor's store buffer: a payload
     // of two words stored right before it is read back as one would stall that read, by 7 ns.
     let mut slot = Some(payload);
-    let mut after = After::new(core, channel);
+    // Timeouts run from here, if the turn must be waited for.
+    let mut started = None;
     let mut turn = match core.trie.try_turn(channel) {
         Some(turn) => turn,
         // The turn may be taken by a publish that has outlived the closing.
         None if core.trie.is_closed() => return Err(Detached::from(slot)),
         None => {
-            // Timeouts run from here.
-            after.started = Some(Instant::now());
+            started = Some(Instant::now());
             core.trie.turn(channel)
         }
     };
@@ -129,6 +126,46 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
         return Err(Detached::from(slot));
     }
     core.trie.refresh(channel, &mut turn);
+    // One recipient, by the channel itself: nothing is to be cloned, merged or told apart, no user code runs.
+    if turn.patterns.is_empty()
+        && let [Some(recipient)] = turn.exact.places()
+        && let Some(source) = &turn.source
+        && let Some(payload) = slot.take()
+    {
+        match recipient.to.try_send(Message { payload, source: source.get() }) {
+            Ok(()) => {
+                let asked = recipient.inbox.asks_after();
+                let void = if asked { recipient.inbox.sent() } else { None };
+                let delivered = usize::from(void.is_none());
+                add_exclusively(&recipient.entered, delivered as u64);
+                let tally = Tally { published: 1, delivered: delivered as u64, ..Tally::default() };
+                channel.counters.add(tally);
+                drop(turn);
+                drop(void);
+                core.catch_up();
+                return Ok((Receipt { matched: delivered, delivered, dropped: 0 }, 0));
+            }
+            // It is full: the common way knows what to do.
+            Err(error) => slot = Some(error.into_inner().payload),
+        }
+    }
+    Ok(publish_to_all(core, channel, slot, started, turn))
+}
+
+/// Publishes to any number of recipients, in their turn.
+#[inline(never)]
+fn publish_to_all<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+    mut slot: Option<P>,
+    started: Option<Instant>,
+    turn: Turn<'_, P>,
+) -> (Receipt, usize) {
+    // Locals are dropped from the last to the first, by unwinding too: what `after` holds runs user code then,
+    // and must do so when the turn is over. (So does the payload: arguments are dropped after all locals.)
+    let mut after = After::new(core, channel);
+    after.started = started;
+    let mut turn = turn;
     let patterns = &turn.patterns[..];
     let mut commit = Commit { counters: &channel.counters, tally: Tally::default() };
     commit.tally.published = 1;
@@ -201,7 +238,7 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
     };
     after.settle(&mut receipt);
     receipt.matched = receipt.delivered + receipt.dropped;
-    Ok((receipt, matching))
+    (receipt, matching)
 }
 
 /// A publish on its way through the recipients.
