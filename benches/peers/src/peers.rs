@@ -1,0 +1,99 @@
+//! The contenders behind one face: a channel with a publisher and some receivers.
+
+pub mod actors;
+pub mod engine;
+pub mod queues;
+pub mod redis;
+pub mod rings;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+/// What all of them carry. It is cloned for each publish, as an application would that keeps its own.
+pub type Payload = Arc<[u8]>;
+
+/// Bytes of a payload.
+pub const PAYLOAD: usize = 64;
+
+pub fn payload() -> Payload {
+    Arc::from([0x5a; PAYLOAD])
+}
+
+/// The sending end of one channel.
+///
+/// By shared reference, so that it can lie in a map under a read lock, as it would in an application.
+pub trait Publish: Send {
+    /// Sends a message to all receivers.
+    fn publish(&self, payload: Payload) -> Result<()>;
+
+    /// Makes sure that all that was published has been sent.
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a receiver finds.
+pub enum Got {
+    Message(Payload),
+    /// So many messages were lost, as the receiver is told.
+    Lost(u64),
+    /// There is no message, and for [`Receive::recv`]: there will be none.
+    Nothing,
+}
+
+/// The receiving end.
+pub trait Receive: Send {
+    fn try_recv(&mut self) -> Result<Got>;
+
+    /// Blocks the thread until there is something, or the publisher is gone.
+    fn recv(&mut self) -> Result<Got>;
+}
+
+/// A way to send from one to many.
+pub trait Peer: Sync {
+    type Publisher: Publish;
+    type Receiver: Receive;
+
+    fn name(&self) -> &'static str;
+
+    /// What a full queue means.
+    fn when_full(&self) -> WhenFull;
+
+    /// A new channel; each receiver, or the ring they share, has room for `capacity` messages.
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)>;
+}
+
+/// What a full queue means for who publishes and who receives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The receiver loses its oldest messages, and is told.
+    LosesOldest,
+    /// The receiver loses the new message; only the publisher could know.
+    LosesNewest,
+    /// The publisher waits.
+    Waits,
+    /// Another process keeps it.
+    ServerBuffers,
+}
+
+impl WhenFull {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::LosesOldest => "loses oldest",
+            Self::LosesNewest => "loses newest",
+            Self::Waits => "publisher waits",
+            Self::ServerBuffers => "server buffers",
+        }
+    }
+
+    /// Whether the receivers are told of every loss, so that what they read and what they are told must
+    /// add up to what was published.
+    pub fn is_told(self) -> bool {
+        self != Self::LosesNewest
+    }
+}

@@ -1,0 +1,146 @@
+//! `fanout` itself, with its defaults where nothing else is said: lifecycle events are on, and a full
+//! inbox loses its oldest message.
+
+use anyhow::Result;
+use fanout::{Bus, Event, Message, Overflow, Subscriber, Topic};
+
+use super::{Got, Payload, Peer, Publish, Receive, WhenFull};
+
+const CHANNEL: &str = "user:42:notifications";
+
+/// Publishing by a [`Topic`], the handle for a channel that is published to often.
+pub struct Fanout;
+
+/// The same, but a full inbox makes the publisher wait.
+pub struct FanoutBlock;
+
+/// Publishing by the channel's name.
+pub struct FanoutByName;
+
+pub struct Named(Bus<Payload>);
+
+fn subscribe(
+    bus: &Bus<Payload>,
+    receivers: usize,
+    capacity: usize,
+    overflow: Overflow,
+) -> Result<Vec<Subscriber<Payload>>> {
+    (0..receivers)
+        .map(|_| {
+            let builder = bus.subscriber_builder().capacity(capacity).overflow(overflow);
+            Ok(builder.subscribe(CHANNEL)?)
+        })
+        .collect()
+}
+
+impl Peer for Fanout {
+    type Publisher = Topic<Payload>;
+    type Receiver = Subscriber<Payload>;
+
+    fn name(&self) -> &'static str {
+        "fanout"
+    }
+
+    fn when_full(&self) -> WhenFull {
+        WhenFull::LosesOldest
+    }
+
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
+        let bus = Bus::new();
+        let subscribers = subscribe(&bus, receivers, capacity, Overflow::DropOldest)?;
+        Ok((bus.topic(CHANNEL), subscribers))
+    }
+}
+
+impl Peer for FanoutBlock {
+    type Publisher = Topic<Payload>;
+    type Receiver = Subscriber<Payload>;
+
+    fn name(&self) -> &'static str {
+        "fanout (Block)"
+    }
+
+    fn when_full(&self) -> WhenFull {
+        WhenFull::Waits
+    }
+
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
+        let bus = Bus::new();
+        let block = Overflow::Block { timeout: None };
+        let subscribers = subscribe(&bus, receivers, capacity, block)?;
+        Ok((bus.topic(CHANNEL), subscribers))
+    }
+}
+
+impl Peer for FanoutByName {
+    type Publisher = Named;
+    type Receiver = Subscriber<Payload>;
+
+    fn name(&self) -> &'static str {
+        "fanout (by name)"
+    }
+
+    fn when_full(&self) -> WhenFull {
+        WhenFull::LosesOldest
+    }
+
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
+        let bus = Bus::new();
+        let subscribers = subscribe(&bus, receivers, capacity, Overflow::DropOldest)?;
+        Ok((Named(bus), subscribers))
+    }
+}
+
+impl Publish for Topic<Payload> {
+    fn publish(&self, payload: Payload) -> Result<()> {
+        Topic::publish(self, payload);
+        Ok(())
+    }
+}
+
+impl Publish for Named {
+    fn publish(&self, payload: Payload) -> Result<()> {
+        self.0.publish(CHANNEL, payload);
+        Ok(())
+    }
+}
+
+impl Receive for Subscriber<Payload> {
+    fn try_recv(&mut self) -> Result<Got> {
+        // A lifecycle event is no message: what follows it counts.
+        while let Ok(event) = Subscriber::try_recv(self) {
+            if let Some(got) = read(event) {
+                return Ok(got);
+            }
+        }
+        Ok(Got::Nothing)
+    }
+
+    fn recv(&mut self) -> Result<Got> {
+        while let Ok(event) = Subscriber::recv(self) {
+            if let Some(got) = read(event) {
+                return Ok(got);
+            }
+        }
+        Ok(Got::Nothing)
+    }
+}
+
+fn read(event: Event<Payload>) -> Option<Got> {
+    match event {
+        Event::Lagged { missed } => Some(Got::Lost(missed)),
+        event => event.into_message().map(|Message { payload, .. }| Got::Message(payload)),
+    }
+}

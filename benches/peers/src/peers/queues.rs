@@ -1,0 +1,205 @@
+//! A queue for each receiver, in a hand-made `Vec` of their sending ends.
+//!
+//! That of crossbeam's channels is the floor: `fanout` keeps such a channel for each of its inboxes. Where
+//! a receiver polls, sending does not wait; in threads it does, by each crate's own blocking call
+//! (`blocking_send` and `blocking_recv` for tokio's).
+
+use anyhow::{Result, bail};
+use tokio::sync::mpsc;
+
+use super::{Got, Payload, Peer, Publish, Receive, WhenFull};
+
+/// What sending does with a queue that is full.
+#[derive(Clone, Copy)]
+pub enum Full {
+    Waits,
+    Refuses,
+}
+
+impl Full {
+    fn means(self) -> WhenFull {
+        match self {
+            Self::Waits => WhenFull::Waits,
+            Self::Refuses => WhenFull::LosesNewest,
+        }
+    }
+}
+
+pub struct Crossbeam(pub Full);
+pub struct Flume(pub Full);
+pub struct TokioMpsc(pub Full);
+
+/// A sender for each receiver.
+pub struct Senders<S> {
+    senders: Vec<S>,
+    full: Full,
+}
+
+/// The sending end of one queue.
+pub trait Enqueue: Send {
+    /// `Ok(false)`: the queue is full.
+    fn try_send(&self, payload: Payload) -> Result<bool>;
+    fn send(&self, payload: Payload) -> Result<()>;
+}
+
+impl<S: Enqueue> Publish for Senders<S> {
+    fn publish(&self, payload: Payload) -> Result<()> {
+        let Some((last, others)) = self.senders.split_last() else { return Ok(()) };
+        match self.full {
+            Full::Waits => {
+                for sender in others {
+                    sender.send(Payload::clone(&payload))?;
+                }
+                last.send(payload)
+            }
+            Full::Refuses => {
+                for sender in others {
+                    sender.try_send(Payload::clone(&payload))?;
+                }
+                last.try_send(payload).map(|_| ())
+            }
+        }
+    }
+}
+
+impl Peer for Crossbeam {
+    type Publisher = Senders<crossbeam_channel::Sender<Payload>>;
+    type Receiver = crossbeam_channel::Receiver<Payload>;
+
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Full::Waits => "raw: Vec of crossbeam (send)",
+            Full::Refuses => "raw: Vec of crossbeam (try_send)",
+        }
+    }
+
+    fn when_full(&self) -> WhenFull {
+        self.0.means()
+    }
+
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
+        let (senders, receivers) =
+            (0..receivers).map(|_| crossbeam_channel::bounded(capacity)).unzip();
+        Ok((Senders { senders, full: self.0 }, receivers))
+    }
+}
+
+impl Enqueue for crossbeam_channel::Sender<Payload> {
+    fn try_send(&self, payload: Payload) -> Result<bool> {
+        match self.try_send(payload) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_full() => Ok(false),
+            Err(_) => bail!("the receiver is gone"),
+        }
+    }
+
+    fn send(&self, payload: Payload) -> Result<()> {
+        Ok(self.send(payload)?)
+    }
+}
+
+impl Receive for crossbeam_channel::Receiver<Payload> {
+    fn try_recv(&mut self) -> Result<Got> {
+        Ok(crossbeam_channel::Receiver::try_recv(self).map_or(Got::Nothing, Got::Message))
+    }
+
+    fn recv(&mut self) -> Result<Got> {
+        Ok(crossbeam_channel::Receiver::recv(self).map_or(Got::Nothing, Got::Message))
+    }
+}
+
+impl Peer for Flume {
+    type Publisher = Senders<flume::Sender<Payload>>;
+    type Receiver = flume::Receiver<Payload>;
+
+    fn name(&self) -> &'static str {
+        "Vec of flume"
+    }
+
+    fn when_full(&self) -> WhenFull {
+        self.0.means()
+    }
+
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
+        let (senders, receivers) = (0..receivers).map(|_| flume::bounded(capacity)).unzip();
+        Ok((Senders { senders, full: self.0 }, receivers))
+    }
+}
+
+impl Enqueue for flume::Sender<Payload> {
+    fn try_send(&self, payload: Payload) -> Result<bool> {
+        match self.try_send(payload) {
+            Ok(()) => Ok(true),
+            Err(flume::TrySendError::Full(_)) => Ok(false),
+            Err(flume::TrySendError::Disconnected(_)) => bail!("the receiver is gone"),
+        }
+    }
+
+    fn send(&self, payload: Payload) -> Result<()> {
+        Ok(self.send(payload)?)
+    }
+}
+
+impl Receive for flume::Receiver<Payload> {
+    fn try_recv(&mut self) -> Result<Got> {
+        Ok(flume::Receiver::try_recv(self).map_or(Got::Nothing, Got::Message))
+    }
+
+    fn recv(&mut self) -> Result<Got> {
+        Ok(flume::Receiver::recv(self).map_or(Got::Nothing, Got::Message))
+    }
+}
+
+impl Peer for TokioMpsc {
+    type Publisher = Senders<mpsc::Sender<Payload>>;
+    type Receiver = mpsc::Receiver<Payload>;
+
+    fn name(&self) -> &'static str {
+        "Vec of tokio mpsc"
+    }
+
+    fn when_full(&self) -> WhenFull {
+        self.0.means()
+    }
+
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
+        let (senders, receivers) = (0..receivers).map(|_| mpsc::channel(capacity)).unzip();
+        Ok((Senders { senders, full: self.0 }, receivers))
+    }
+}
+
+impl Enqueue for mpsc::Sender<Payload> {
+    fn try_send(&self, payload: Payload) -> Result<bool> {
+        match self.try_send(payload) {
+            Ok(()) => Ok(true),
+            Err(mpsc::error::TrySendError::Full(_)) => Ok(false),
+            Err(mpsc::error::TrySendError::Closed(_)) => bail!("the receiver is gone"),
+        }
+    }
+
+    fn send(&self, payload: Payload) -> Result<()> {
+        Ok(self.blocking_send(payload)?)
+    }
+}
+
+impl Receive for mpsc::Receiver<Payload> {
+    fn try_recv(&mut self) -> Result<Got> {
+        Ok(mpsc::Receiver::try_recv(self).map_or(Got::Nothing, Got::Message))
+    }
+
+    fn recv(&mut self) -> Result<Got> {
+        Ok(self.blocking_recv().map_or(Got::Nothing, Got::Message))
+    }
+}
