@@ -110,7 +110,7 @@
 //! A publish does not allocate when its channel has a subscriber or a [`Topic`], or was published to
 //! recently, and no new pattern that could match has been added since; otherwise a few times, for the
 //! channel's entry and for each pattern that matches. Names recently published to are remembered
-//! within 1 MiB for each bus (see [`BusBuilder::stripes`]).
+//! within 2 MiB for each bus (see [`BusBuilder::stripes`]).
 //!
 //! Patterns lie in a trie, by their literal runs, and one channel is matched against all of them at
 //! once. In the worst case that is polynomial: the size of the trie times the length of the name. No

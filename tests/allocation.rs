@@ -229,6 +229,26 @@ fn patterns_that_come_near() {
     }
 }
 
+/// Names in use keep their entries, however many others are published to once.
+#[test]
+fn recent_names_in_use_amid_names_published_once() {
+    let bus: Bus<Payload> = Bus::new();
+    let sub = bus.subscriber_builder().capacity(1_000).lifecycle_events(false);
+    let sub = sub.psubscribe("game:*").unwrap();
+    let payload: Payload = Arc::from(&b"payload"[..]);
+    let names: Vec<String> = (0..1_000).map(|i| format!("game:{i}:events")).collect();
+    // Twice in a row each: some thousand names in use fit.
+    for name in names.iter().flat_map(|name| [name, name]) {
+        bus.publish(name, Arc::clone(&payload));
+        sub.try_iter().for_each(drop);
+    }
+    for i in 0..100_000 {
+        bus.publish(&format!("once:{i}"), Arc::clone(&payload));
+    }
+    let publish = || names.iter().for_each(|name| _ = bus.publish(name, Arc::clone(&payload)));
+    assert_eq!(allocations(publish), 0);
+}
+
 /// However many stripes share the memory of recent names.
 #[test]
 fn recent_names_with_any_number_of_stripes() {

@@ -33,7 +33,7 @@ pub(crate) struct Channel<P> {
     subscribers: AtomicUsize,
     /// How many patterns the clock counted for it. Written under the stripe's lock.
     pub(super) weighed: AtomicUsize,
-    /// Its place in the stripe's clock, if it has one. Written under the stripe's lock.
+    /// Its place in the stripe's clocks, if it has one. Written under the stripe's lock.
     slot: AtomicU32,
 }
 
@@ -254,7 +254,7 @@ impl<P: Send + 'static> Channel<P> {
 }
 
 /// No place in a clock.
-const NO_SLOT: Slot = Slot::MAX;
+const NO_SLOT: u32 = u32::MAX;
 
 impl<P> Channel<P> {
     pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
@@ -278,16 +278,16 @@ impl<P> Channel<P> {
         channel
     }
 
-    /// Its place in the stripe's clock.
+    /// Its place in the stripe's clocks.
     #[inline]
     pub(super) fn slot(&self) -> Option<Slot> {
         // Relaxed: written under the stripe's lock.
-        Some(self.slot.load(Ordering::Relaxed)).filter(|&slot| slot != NO_SLOT)
+        Some(self.slot.load(Ordering::Relaxed)).filter(|&slot| slot != NO_SLOT).map(Slot::from_bits)
     }
 
-    /// Says where in the stripe's clock it is; the caller holds the stripe's lock.
+    /// Says where in the stripe's clocks it is; the caller holds the stripe's lock.
     pub(super) fn set_slot(&self, slot: Option<Slot>) {
-        self.slot.store(slot.unwrap_or(NO_SLOT), Ordering::Relaxed);
+        self.slot.store(slot.map_or(NO_SLOT, Slot::to_bits), Ordering::Relaxed);
     }
 
     /// Whether the clock may take the entry; one in use gets a second chance.

@@ -1,16 +1,80 @@
-//! A clock, as caches have it: a ring of places and a hand that goes around it, looking for one to be
-//! taken. It knows its entries by hash and what they cost; all else is with its owner.
+//! Which of the recent names are to go: two clocks, as caches have them, one for names that are new and one for
+//! those that were used again.
+//!
+//! A clock is a ring of places with a hand that goes around it, looking for an entry to be taken. Names that
+//! are published once each pass through the small ring alone, and write over memory that is in a processor's
+//! cache; they drive out none that is in use. Entries are known here by hash and by what they cost; all else is
+//! with their owner.
 
-/// A place on the ring.
-pub(super) type Slot = u32;
+/// A place: on which ring, and where on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Slot {
+    pub(super) ring: Ring,
+    pub(super) at: u32,
+}
 
-/// See the module's documentation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ring {
+    New,
+    Used,
+}
+
+impl Slot {
+    const USED: u32 = 1 << 31;
+
+    /// As a number other than `u32::MAX`.
+    pub(super) fn to_bits(self) -> u32 {
+        match self.ring {
+            Ring::New => self.at,
+            Ring::Used => self.at | Self::USED,
+        }
+    }
+
+    pub(super) fn from_bits(bits: u32) -> Self {
+        let ring = if bits & Self::USED == 0 { Ring::New } else { Ring::Used };
+        Self { ring, at: bits & !Self::USED }
+    }
+}
+
+/// The two clocks.
+#[derive(Default)]
+pub(super) struct Clocks {
+    new: Clock,
+    used: Clock,
+}
+
+impl Clocks {
+    pub(super) fn on(&mut self, ring: Ring) -> &mut Clock {
+        match ring {
+            Ring::New => &mut self.new,
+            Ring::Used => &mut self.used,
+        }
+    }
+
+    /// What all entries cost, in bytes.
+    #[cfg(test)]
+    pub(super) fn cost(&self) -> usize {
+        self.new.cost + self.used.cost
+    }
+
+    /// Takes an entry in; `None` where there are more than a slot's number can say.
+    pub(super) fn insert(&mut self, ring: Ring, hash: u64, cost: usize) -> Option<Slot> {
+        self.on(ring).insert(hash, cost).map(|at| Slot { ring, at })
+    }
+
+    /// Takes an entry out.
+    pub(super) fn remove(&mut self, slot: Slot) {
+        self.on(slot.ring).remove(slot.at);
+    }
+}
+
+/// One ring, and its hand.
 #[derive(Default)]
 pub(super) struct Clock {
     ring: Vec<Option<Entry>>,
     /// Places that are empty, to be filled first: mostly the one that the hand has just passed, which
     /// it comes to last.
-    vacant: Vec<Slot>,
+    vacant: Vec<u32>,
     hand: usize,
     cost: usize,
 }
@@ -32,38 +96,37 @@ impl Clock {
         self.ring.len() - self.vacant.len()
     }
 
-    /// Takes an entry in; `None` where there are more than a slot's number can say.
-    pub(super) fn insert(&mut self, hash: u64, cost: usize) -> Option<Slot> {
-        let slot = match self.vacant.pop() {
-            Some(slot) => slot,
+    fn insert(&mut self, hash: u64, cost: usize) -> Option<u32> {
+        let at = match self.vacant.pop() {
+            Some(at) => at,
             None => {
-                let slot = Slot::try_from(self.ring.len()).ok().filter(|&slot| slot < Slot::MAX)?;
+                let most = Slot::USED - 1;
+                let at = u32::try_from(self.ring.len()).ok().filter(|&at| at < most)?;
                 self.ring.push(None);
-                slot
+                at
             }
         };
-        self.ring[slot as usize] = Some(Entry { hash, cost });
+        self.ring[at as usize] = Some(Entry { hash, cost });
         self.cost += cost;
-        Some(slot)
+        Some(at)
     }
 
-    /// Takes an entry out.
-    pub(super) fn remove(&mut self, slot: Slot) {
-        let Some(entry) = self.ring[slot as usize].take() else { return };
-        self.vacant.push(slot);
+    fn remove(&mut self, at: u32) {
+        let Some(entry) = self.ring[at as usize].take() else { return };
+        self.vacant.push(at);
         self.cost -= entry.cost;
         if self.len() == 0 {
             *self = Self::default();
         }
     }
 
-    /// The next entry that the hand comes to, by its slot and hash.
-    pub(super) fn advance(&mut self) -> Option<(Slot, u64)> {
+    /// The next entry that the hand comes to, by its place and hash.
+    pub(super) fn advance(&mut self) -> Option<(u32, u64)> {
         for _ in 0..self.ring.len() {
             let at = self.hand;
             self.hand = if at + 1 == self.ring.len() { 0 } else { at + 1 };
             if let Some(entry) = self.ring[at] {
-                return Some((at as Slot, entry.hash));
+                return Some((at as u32, entry.hash));
             }
         }
         None
@@ -87,6 +150,17 @@ mod tests {
         let hashes: Vec<_> = (0..5).map(|_| clock.advance().unwrap().1).collect();
         assert_eq!(hashes, [1, 2, 3, 9, 1]);
         assert_eq!((clock.len(), clock.cost()), (4, 35));
+    }
+
+    #[test]
+    fn a_slot_is_a_number() {
+        for ring in [Ring::New, Ring::Used] {
+            for at in [0, 1, Slot::USED - 2] {
+                let slot = Slot { ring, at };
+                assert_eq!(Slot::from_bits(slot.to_bits()), slot);
+                assert_ne!(slot.to_bits(), u32::MAX);
+            }
+        }
     }
 
     #[test]
