@@ -71,12 +71,14 @@ impl Own {
     /// Nanoseconds a publish to a channel drawn at random.
     fn publishing(&mut self, by_name: bool) -> f64 {
         let drawn = draw(&mut self.random, self.names.len());
+        // At hand, as a publisher has a name that it has just made.
+        let names: Vec<String> = drawn.iter().map(|&at| self.names[at].clone()).collect();
         let payload = payload();
         let taken = nanos(drawn.len(), || {
-            for &at in &drawn {
+            for (&at, name) in drawn.iter().zip(&names) {
                 let payload = black_box(Arc::clone(&payload));
                 if by_name {
-                    black_box(self.bus.publish(&self.names[at], payload));
+                    black_box(self.bus.publish(name, payload));
                 } else {
                     black_box(self.topics[at].publish(payload));
                 }

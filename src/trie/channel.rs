@@ -18,9 +18,8 @@ use crate::sync::{
 
 /// See the module's documentation.
 ///
-/// On cache lines of its own, so that no publish writes one that another channel's publish does; and in this
-/// order, so that a publish through a topic touches the first three alone.
-#[repr(C, align(64))]
+/// In this order, so that a publish through a topic touches the first part alone, three cache lines' worth.
+#[repr(C)]
 pub(crate) struct Channel<P> {
     turn: Mutex<Route<P>>,
     pub(crate) counters: Counters,

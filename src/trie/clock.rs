@@ -36,11 +36,45 @@ impl Slot {
     }
 }
 
-/// The two clocks.
+/// The two clocks, and the names that were new and have gone.
 #[derive(Default)]
 pub(super) struct Clocks {
     new: Clock,
     used: Clock,
+    gone: Gone,
+}
+
+/// Names that have gone before they were used again, by hash, those of late: a name among them is in use
+/// after all, more rarely than new ones come. Each has one place where it can be, and is forgotten when
+/// another takes that.
+#[derive(Default)]
+struct Gone(Box<[u32]>);
+
+impl Gone {
+    /// The place of a hash. (The stripe was chosen by other bits of it.)
+    fn place(&mut self, hash: u64) -> Option<&mut u32> {
+        let place = (hash as usize).checked_rem(self.0.len())?;
+        Some(&mut self.0[place])
+    }
+
+    /// What stands in its place for it.
+    fn mark(hash: u64) -> u32 {
+        (hash >> 16) as u32 | 1
+    }
+
+    fn remember(&mut self, hash: u64, bytes: usize) {
+        if self.0.is_empty() {
+            self.0 = vec![0; bytes / size_of::<u32>()].into();
+        }
+        if let Some(place) = self.place(hash) {
+            *place = Self::mark(hash);
+        }
+    }
+
+    fn recall(&mut self, hash: u64) -> bool {
+        self.place(hash)
+            .is_some_and(|place| *place == Self::mark(hash) && std::mem::take(place) != 0)
+    }
 }
 
 impl Clocks {
@@ -65,6 +99,16 @@ impl Clocks {
     /// Takes an entry out.
     pub(super) fn remove(&mut self, slot: Slot) {
         self.on(slot.ring).remove(slot.at);
+    }
+
+    /// Remembers a name that goes before it was used again, in a memory of so many bytes.
+    pub(super) fn remember(&mut self, hash: u64, bytes: usize) {
+        self.gone.remember(hash, bytes);
+    }
+
+    /// Whether such a name went of late: it is forgotten by that.
+    pub(super) fn recall(&mut self, hash: u64) -> bool {
+        self.gone.recall(hash)
     }
 }
 
@@ -150,6 +194,18 @@ mod tests {
         let hashes: Vec<_> = (0..5).map(|_| clock.advance().unwrap().1).collect();
         assert_eq!(hashes, [1, 2, 3, 9, 1]);
         assert_eq!((clock.len(), clock.cost()), (4, 35));
+    }
+
+    #[test]
+    fn those_that_have_gone_are_recalled_once() {
+        let mut gone = Gone::default();
+        assert!(!gone.recall(7));
+        for n in 0..10_u64 {
+            let hash = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            gone.remember(hash, 1 << 10);
+            assert!(!gone.recall(!hash));
+            assert!(gone.recall(hash) && !gone.recall(hash));
+        }
     }
 
     #[test]

@@ -579,6 +579,16 @@ mod tests {
     }
 
     #[test]
+    fn names_in_use_stay_though_each_comes_late() {
+        let trie = Trie::new(4);
+        let names: Vec<_> = (0..3_000).map(|i| format!("name:{i}")).collect();
+        // So many that each has gone before it comes again.
+        (0..4).for_each(|_| names.iter().for_each(|name| drop(publish(&trie, name))));
+        let stay = names.iter().filter(|name| trie.find(name).is_some()).count();
+        assert!(stay > 2_000, "{stay}");
+    }
+
+    #[test]
     fn a_name_whose_room_is_taken_by_a_publish_under_way_is_published_to_at_once() {
         let trie = Trie::<u32>::new(1);
         let long = |c: char| c.to_string().repeat(stripe::RECENT_BYTES * 2 / 3);

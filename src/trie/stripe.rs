@@ -29,6 +29,9 @@ const STRIPE_BYTES: usize = 32 << 10;
 /// when it is a quarter, beside a thousand inboxes.)
 const NEW_NAMES: usize = 8;
 
+/// The part of it that remembers names that have gone before they were used again.
+const GONE_NAMES: usize = 32;
+
 /// More stripes than this are of no use.
 pub(super) const MOST_STRIPES: usize = 4096;
 
@@ -45,6 +48,7 @@ pub(super) struct Stripes<P> {
 struct Budget {
     new: usize,
     used: usize,
+    gone: usize,
 }
 
 impl Budget {
@@ -91,10 +95,10 @@ impl<P> Stripes<P> {
             closed: false,
         };
         let bytes = (RECENT_BYTES / count).max(STRIPE_BYTES);
-        let new = bytes / NEW_NAMES;
+        let (new, gone) = (bytes / NEW_NAMES, bytes / GONE_NAMES);
         Self {
             stripes: (0..count).map(|_| CachePadded::new(RwLock::new(stripe()))).collect(),
-            budget: Budget { new, used: bytes - new },
+            budget: Budget { new, used: bytes - new - gone, gone },
             hasher,
         }
     }
@@ -164,7 +168,10 @@ impl<P: Send + 'static> Stripes<P> {
             None => {
                 let cost = Channel::<P>::cost(name, patterns);
                 let recent = purpose == Purpose::Publish;
-                let ring = self.budget.ring(cost).filter(|_| recent);
+                let mut ring = self.budget.ring(cost).filter(|_| recent);
+                if ring.is_some() && stripe.clocks.recall(hash) {
+                    ring = Some(Ring::Used);
+                }
                 if let Some(ring) = ring {
                     // Room first: the entry to come is the coldest, and its publish is yet to come.
                     stripe.make_room(self.budget, ring, cost, &mut removed);
@@ -327,14 +334,14 @@ impl<P> Stripe<P> {
     /// Takes out the entries that were least used of late until there is room for one that costs so much on
     /// `ring`, within `budget`.
     fn make_room(&mut self, budget: Budget, ring: Ring, cost: usize, removed: &mut Removed<P>) {
-        self.turn_clock(ring, budget.on(ring) - cost, removed);
+        self.turn_clock(ring, budget.on(ring) - cost, budget.gone, removed);
         if ring == Ring::New {
             // Some of those that were new may be among the used ones now.
-            self.turn_clock(Ring::Used, budget.used, removed);
+            self.turn_clock(Ring::Used, budget.used, budget.gone, removed);
         }
     }
 
-    fn turn_clock(&mut self, ring: Ring, budget: usize, removed: &mut Removed<P>) {
+    fn turn_clock(&mut self, ring: Ring, budget: usize, gone: usize, removed: &mut Removed<P>) {
         // Twice around: once to take away second chances, once to take entries.
         let mut looks = 2 * self.clocks.on(ring).len();
         while self.clocks.on(ring).cost() > budget && looks > 0 {
@@ -354,6 +361,9 @@ impl<P> Stripe<P> {
                     if channel.cool() {
                         let channel = found.remove().0;
                         self.clock_out(&channel);
+                        if ring == Ring::New {
+                            self.clocks.remember(hash, gone);
+                        }
                         self.folded.add(channel.counters.read());
                         removed.push(channel);
                     } else if ring == Ring::New {
