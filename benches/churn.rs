@@ -9,12 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
-use common::{is_filtered, median, nanos, scaled};
+use common::{Payload, median, nanos, payload, quiet, scaled};
 use criterion::Criterion;
 use fanout::{Bus, Subscriber, Topic};
-
-type Payload = Arc<[u8]>;
 
 const CHANNEL: &str = "game:1:events";
 const INBOXES: usize = 100;
@@ -54,8 +51,8 @@ struct Audience {
 impl Audience {
     fn new() -> Self {
         let bus: Bus<Payload> = Bus::new();
-        let inboxes = (0..INBOXES).map(|_| quiet(&bus, CHANNEL)).collect();
-        Self { topic: bus.topic(CHANNEL), bus, inboxes, payload: Arc::from(&b"payload"[..]) }
+        let inboxes = (0..INBOXES).map(|_| subscriber(&bus)).collect();
+        Self { topic: bus.topic(CHANNEL), bus, inboxes, payload: payload() }
     }
 
     /// Nanoseconds for a delivery.
@@ -71,9 +68,8 @@ impl Audience {
     }
 }
 
-fn quiet(bus: &Bus<Payload>, channel: &str) -> Subscriber<Payload> {
-    let builder = bus.subscriber_builder().capacity(CAPACITY).lifecycle_events(false);
-    builder.subscribe(channel).expect("the bus is open and has no limits")
+fn subscriber(bus: &Bus<Payload>) -> Subscriber<Payload> {
+    quiet(bus, CAPACITY).subscribe(CHANNEL).expect("the bus is open and has no limits")
 }
 
 /// Comes and goes once.
@@ -99,7 +95,7 @@ fn come_and_go(bus: &Bus<Payload>, guest: &Subscriber<Payload>, who: Who, turn: 
             guest.psubscribe(&pattern).expect(open);
             guest.punsubscribe(&pattern);
         }
-        Who::Subscribers => drop(quiet(bus, CHANNEL)),
+        Who::Subscribers => drop(subscriber(bus)),
     }
 }
 
@@ -108,9 +104,8 @@ fn come_and_go(bus: &Bus<Payload>, guest: &Subscriber<Payload>, who: Who, turn: 
 fn beside<R>(audience: &Audience, who: Who, measure: impl FnOnce() -> R) -> (R, f64) {
     let (stop, turns) = (AtomicBool::new(false), AtomicU64::new(0));
     let bus = &audience.bus;
-    let builder = bus.subscriber_builder().capacity(CAPACITY).lifecycle_events(false);
     // Built on this thread: the first thing that the other one does is to come.
-    let guest = builder.build();
+    let guest = quiet(bus, CAPACITY).build();
     thread::scope(|scope| {
         scope.spawn(|| {
             for turn in 0.. {
@@ -154,10 +149,7 @@ fn with_criterion(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    if is_filtered() {
+    if !common::run(with_criterion) {
         return;
     }
     let audience = Audience::new();
@@ -179,12 +171,8 @@ fn main() {
             rates.push(rate);
         }
     }
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header(["who comes and goes", "times a second", "a delivery", "over nobody"]);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let header = ["who comes and goes", "times a second", "a delivery", "over nobody"];
+    let mut table = common::table(header, 1);
     for ((name, who), (mut times, mut ratios, mut rates)) in ALL.into_iter().zip(taken) {
         let rate = match who {
             Who::Nobody => String::new(),

@@ -10,13 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Better, Number, in_turns, is_filtered, scaled};
+use common::{Better, Number, Payload, in_turns, iterate, payload, quiet, scaled};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use crossbeam_utils::CachePadded;
 use fanout::crossbeam_channel::bounded;
 use fanout::{Bus, Subscriber};
-
-type Payload = Arc<[u8]>;
 
 const CAPACITY: usize = 256;
 
@@ -45,7 +43,7 @@ fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
     };
     let inboxes: Vec<Subscriber<Payload>> = (0..threads)
         .map(|thread| {
-            let builder = bus.subscriber_builder().capacity(CAPACITY).lifecycle_events(false);
+            let builder = quiet(&bus, CAPACITY);
             builder.subscribe(&name(thread)).expect("the bus is open and has no limits")
         })
         .collect();
@@ -59,7 +57,7 @@ fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
                 let name = name(thread);
                 let topic = bus.topic(&name);
                 // Each thread its own: a payload's counter is not what is measured here.
-                let payload: Payload = Arc::from(&b"ada follows you"[..]);
+                let payload = payload();
                 while !stop.load(Ordering::Relaxed) {
                     for _ in 0..BATCH {
                         let payload = Arc::clone(&payload);
@@ -91,7 +89,7 @@ fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
 /// each message carries a pointer beside its payload: to one thing for all channels, or to one for each.
 fn pointing(shared: bool, messages: usize) -> f64 {
     let common: Arc<str> = Arc::from("user:42:notifications");
-    let payload: Payload = Arc::from(&b"ada follows you"[..]);
+    let payload = payload();
     let sources: Vec<Arc<Arc<str>>> = (0..4).map(|_| Arc::new(Arc::clone(&common))).collect();
     let sources: Vec<_> =
         (0..4).map(|at| Arc::clone(&sources[if shared { 0 } else { at }])).collect();
@@ -134,10 +132,8 @@ fn with_criterion(criterion: &mut Criterion) {
         for threads in [1, 2, 4] {
             group.throughput(Throughput::Elements(threads as u64));
             group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
-                bencher.iter_custom(|iterations| {
-                    let each = publishing(threads, window(), at);
-                    Duration::from_nanos((each * iterations as f64) as u64)
-                });
+                // One window, however many publishes criterion asks for.
+                iterate(bencher, usize::MAX, || publishing(threads, window(), at));
             });
         }
         group.finish();
@@ -145,10 +141,7 @@ fn with_criterion(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    if is_filtered() {
+    if !common::run(with_criterion) {
         return;
     }
     let rounds = scaled(21, 1);

@@ -8,14 +8,11 @@ mod symbols;
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
-use common::{Better, Number, in_turns, is_filtered, nanos, scaled};
+use common::{Better, Number, Payload, in_turns, iterate, nanos, payload, quiet, scaled};
 use criterion::{Criterion, Throughput};
 use fanout::crossbeam_channel::{Receiver, Sender, bounded};
 use fanout::{Bus, Subscriber, Topic};
-
-type Payload = Arc<[u8]>;
 
 const CHANNEL: &str = "user:42:notifications";
 /// So little that the queues' slots stay in a processor's cache, with a thousand inboxes too: what is measured is
@@ -27,10 +24,6 @@ const DEFAULT_CAPACITY: usize = 256;
 
 /// Deliveries between two looks at the clock, about.
 const DELIVERIES: usize = 2_000;
-
-fn payload() -> Payload {
-    Arc::from(&b"ada follows you"[..])
-}
 
 /// Publishes between two times that the inboxes are drained: as many as make `DELIVERIES`, and fit into them.
 fn batch(inboxes: usize, capacity: usize) -> usize {
@@ -130,7 +123,7 @@ impl Ours {
     fn new(inboxes: usize, capacity: usize, by_name: bool) -> Self {
         let bus: Bus<Payload> = Bus::new();
         let inbox = || {
-            let builder = bus.subscriber_builder().capacity(capacity).lifecycle_events(false);
+            let builder = quiet(&bus, capacity);
             builder.subscribe(CHANNEL).expect("the bus is open and has no limits")
         };
         let inboxes = (0..inboxes).map(|_| inbox()).collect();
@@ -181,13 +174,8 @@ fn with_criterion(criterion: &mut Criterion) {
             ];
             for (name, way) in ways {
                 group.bench_function(name, |bencher| {
-                    bencher.iter_custom(|iterations| {
-                        let batches = (iterations as usize).div_ceil(batch(inboxes, CAPACITY));
-                        let one = || {
-                            if drains { way.publishing_and_draining() } else { way.publishing() }
-                        };
-                        let each: f64 = (0..batches).map(|_| one()).sum::<f64>() / batches as f64;
-                        Duration::from_nanos((each * iterations as f64) as u64)
+                    iterate(bencher, batch(inboxes, CAPACITY), || {
+                        if drains { way.publishing_and_draining() } else { way.publishing() }
                     });
                 });
             }
@@ -196,10 +184,7 @@ fn with_criterion(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    if is_filtered() {
+    if !common::run(with_criterion) {
         return;
     }
     symbols::check();

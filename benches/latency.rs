@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, Table, presets};
-use common::{Better, Number, in_turns, is_filtered, scaled};
+use common::{Better, Number, in_turns, scaled};
 use criterion::Criterion;
 use fanout::Bus;
 use fanout::crossbeam_channel::{TryRecvError, bounded};
@@ -156,18 +155,11 @@ fn with_criterion(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    if is_filtered() {
+    if !common::run(with_criterion) {
         return;
     }
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header(["receiver", "through", "p50 µs", "p90", "p99", "p99.9", "messages"]);
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let header = ["receiver", "through", "p50 µs", "p90", "p99", "p99.9", "messages"];
+    let mut table = common::table(header, 2);
     let mut numbers = Vec::new();
     for (receiver, parks, rounds, messages) in [
         ("parked", true, scaled(41, 1), scaled(200, 5)),

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Better, Number, Random, in_turns, is_filtered, is_test, median, nanos, scaled};
+use common::{
+    Better, Number, Pair, Payload, Random, in_turns, is_test, iterate, median, nanos, payload,
+    quiet, scaled,
+};
 use criterion::Criterion;
 use fanout::{Bus, Subscriber};
 use globset::{Glob, GlobMatcher, GlobSet, GlobSetBuilder};
-
-type Payload = Arc<[u8]>;
 
 /// A family of patterns, numbered, and channels that match one of them and no other.
 struct Shape {
@@ -74,14 +75,12 @@ struct Crowd {
 impl Crowd {
     fn new(shape: &'static Shape, size: usize) -> Self {
         let bus: Bus<Payload> = Bus::new();
-        let subscriber =
-            bus.subscriber_builder().capacity(2 * BATCH).lifecycle_events(false).build();
+        let subscriber = quiet(&bus, 2 * BATCH).build();
         for from in (0..size).step_by(10_000) {
             let patterns = (from..size.min(from + 10_000)).map(shape.pattern);
             subscriber.psubscribe_many(patterns).unwrap();
         }
-        let payload = Arc::from(&b"payload"[..]);
-        Self { bus, subscriber, shape, size, random: Random(7), made: 0, payload }
+        Self { bus, subscriber, shape, size, random: Random(7), made: 0, payload: payload() }
     }
 
     /// Nanoseconds for a publish to a channel that was never published to, one pattern matching it.
@@ -127,9 +126,8 @@ struct Hot {
 
 impl Hot {
     fn on(bus: &Bus<Payload>) -> Self {
-        let builder = bus.subscriber_builder().capacity(2 * BATCH).lifecycle_events(false);
-        let inbox = builder.subscribe("hot:channel").unwrap();
-        Self { bus: bus.clone(), inbox, payload: Arc::from(&b"payload"[..]) }
+        let inbox = quiet(bus, 2 * BATCH).subscribe("hot:channel").unwrap();
+        Self { bus: bus.clone(), inbox, payload: payload() }
     }
 
     fn publish(&self) -> f64 {
@@ -156,12 +154,7 @@ fn with_criterion(criterion: &mut Criterion) {
             });
             let hot = Hot::on(&crowd.bus);
             criterion.bench_function(&id("hot channel"), |bencher| {
-                bencher.iter_custom(|iterations| {
-                    let batches = (iterations as usize).div_ceil(BATCH);
-                    let each: f64 =
-                        (0..batches).map(|_| hot.publish()).sum::<f64>() / batches as f64;
-                    Duration::from_nanos((each * iterations as f64) as u64)
-                });
+                iterate(bencher, BATCH, || hot.publish());
             });
             criterion.bench_function(&id("come and go"), |bencher| {
                 bencher.iter_custom(|iterations| {
@@ -210,16 +203,11 @@ fn glob_set(globs: &[Glob]) -> Result<GlobSet, globset::Error> {
 
 /// A publisher on 1,000 hot channels, alone and while another thread adds and removes patterns of an
 /// unrelated beginning. Every hot channel is matched by a pattern, so each has a route to lose.
-fn under_churn(rounds: usize) -> common::Pair {
+fn under_churn(rounds: usize) -> Pair {
     let bus: Bus<Payload> = Bus::new();
-    let monitor = bus
-        .subscriber_builder()
-        .capacity(2 * BATCH)
-        .lifecycle_events(false)
-        .psubscribe("hot:*")
-        .unwrap();
+    let monitor = quiet(&bus, 2 * BATCH).psubscribe("hot:*").unwrap();
     let names: Vec<String> = (0..1_000).map(|i| format!("hot:{i}")).collect();
-    let payload: Payload = Arc::from(&b"payload"[..]);
+    let payload = payload();
     let mut at = 0;
     let mut publish = || {
         let taken = nanos(BATCH, || {
@@ -260,14 +248,13 @@ fn under_churn(rounds: usize) -> common::Pair {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let (ours, floor) = (median(&mut stormy), median(&mut calm));
-    common::Pair { ours, floor, ratio: ours / floor, difference: ours - floor }
+    Pair::of(&mut stormy, &mut calm)
 }
 
 /// Nanoseconds for a publish to each of so many channels, once, nothing matching.
 fn once_each(channels: usize) -> f64 {
     let bus: Bus<Payload> = Bus::new();
-    let payload: Payload = Arc::from(&b"payload"[..]);
+    let payload = payload();
     let names: Vec<String> = (0..channels).map(|i| format!("once:{i}:only")).collect();
     nanos(channels, || {
         for name in &names {
@@ -277,11 +264,11 @@ fn once_each(channels: usize) -> f64 {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
-    with_criterion(&mut criterion);
-    by_hand(&mut criterion);
-    criterion.final_summary();
-    if is_filtered() {
+    let benches = |criterion: &mut Criterion| {
+        with_criterion(criterion);
+        by_hand(criterion);
+    };
+    if !common::run(benches) {
         return;
     }
 

@@ -7,15 +7,15 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use common::{Better, Number, Random, in_turns, is_filtered, is_test, median, nanos, scaled};
+use common::{
+    Better, Number, Pair, Payload, Random, in_turns, is_filtered, is_test, iterate, median, nanos,
+    payload, quiet, scaled,
+};
 use criterion::{BenchmarkId, Criterion};
 use fanout::crossbeam_channel::{Receiver, Sender, bounded};
 use fanout::{Bus, Message, Subscriber, Topic};
 use memory_stats::memory_stats;
-
-type Payload = Arc<[u8]>;
 
 const CAPACITY: usize = 16;
 
@@ -26,12 +26,8 @@ fn subscribers() -> usize {
     scaled(500_000, 1_000)
 }
 
-fn payload() -> Payload {
-    Arc::from(&b"ada follows you"[..])
-}
-
-fn quiet(bus: &Bus<Payload>) -> Subscriber<Payload> {
-    bus.subscriber_builder().capacity(CAPACITY).lifecycle_events(false).build()
+fn subscriber(bus: &Bus<Payload>) -> Subscriber<Payload> {
+    quiet(bus, CAPACITY).build()
 }
 
 /// Bytes that the process keeps in memory; 0 where the system does not say.
@@ -55,7 +51,7 @@ impl Own {
         let inboxes = names
             .iter()
             .map(|name| {
-                let inbox = quiet(&bus);
+                let inbox = subscriber(&bus);
                 inbox.subscribe(name).expect("the bus is open and has no limits");
                 inbox
             })
@@ -136,7 +132,7 @@ fn shuffled(count: usize) -> Vec<usize> {
 /// Nanoseconds that joining and leaving one channel take, each, for so many subscribers.
 fn join_and_leave(count: usize) -> (f64, f64) {
     let bus: Bus<Payload> = Bus::new();
-    let inboxes: Vec<_> = (0..count).map(|_| quiet(&bus)).collect();
+    let inboxes: Vec<_> = (0..count).map(|_| subscriber(&bus)).collect();
     let joining = nanos(count, || {
         for inbox in &inboxes {
             black_box(inbox.subscribe("game:1:events")).expect("the bus is open and has no limits");
@@ -169,13 +165,13 @@ fn memory(count: usize) -> (f64, f64) {
 
 /// Nanoseconds a publish to one inbox, alone and while another thread publishes to a crowd without pause:
 /// medians; and how long one publish to the crowd takes, in milliseconds.
-fn beside_a_crowd(count: usize, rounds: usize) -> (common::Pair, f64) {
+fn beside_a_crowd(count: usize, rounds: usize) -> (Pair, f64) {
     let bus: Bus<Payload> = Bus::new();
-    let crowd: Vec<_> = (0..count).map(|_| quiet(&bus)).collect();
+    let crowd: Vec<_> = (0..count).map(|_| subscriber(&bus)).collect();
     for inbox in &crowd {
         inbox.subscribe("crowd").expect("the bus is open and has no limits");
     }
-    let inbox = quiet(&bus);
+    let inbox = subscriber(&bus);
     inbox.subscribe("user:1").expect("the bus is open and has no limits");
     let (busy, stop, published) =
         (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
@@ -217,9 +213,7 @@ fn beside_a_crowd(count: usize, rounds: usize) -> (common::Pair, f64) {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let (ours, floor) = (median(&mut beside), median(&mut alone));
-    let pair = common::Pair { ours, floor, ratio: ours / floor, difference: ours - floor };
-    (pair, median(&mut each))
+    (Pair::of(&mut beside, &mut alone), median(&mut each))
 }
 
 fn with_criterion(criterion: &mut Criterion) {
@@ -230,11 +224,7 @@ fn with_criterion(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group("a channel each");
         let mut measure = |name: &str, one: &mut dyn FnMut() -> f64| {
             group.bench_function(BenchmarkId::new(name, count), |bencher| {
-                bencher.iter_custom(|iterations| {
-                    let batches = (iterations as usize).div_ceil(BATCH);
-                    let each: f64 = (0..batches).map(|_| one()).sum::<f64>() / batches as f64;
-                    Duration::from_nanos((each * iterations as f64) as u64)
-                });
+                iterate(bencher, BATCH, &mut *one);
             });
         };
         measure("by name", &mut || own.publishing(true));
@@ -245,12 +235,10 @@ fn with_criterion(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = common::criterion();
     // First of all, while the allocator has nothing to give again.
     let memory = (!is_filtered()).then(|| memory(subscribers()));
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    let Some((ours, plain)) = memory else { return };
+    let tables = common::run(with_criterion);
+    let Some((ours, plain)) = memory.filter(|_| tables) else { return };
 
     let mut numbers = Vec::new();
     let number = |name, what: &str, figure, reach, aim, unit, against| Number {

@@ -147,3 +147,23 @@ impl<P> fmt::Debug for Topic<P> {
 // A panic in user code leaves turns, locks and books in order: that is the contract, and tested.
 impl<P> UnwindSafe for Topic<P> {}
 impl<P> RefUnwindSafe for Topic<P> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::TryRecvError;
+
+    #[test]
+    fn a_publish_that_begins_when_the_bus_is_closed_reaches_nobody() {
+        let bus: Bus<u32> = Bus::new();
+        let inbox = bus.subscriber_builder().lifecycle_events(false).subscribe("channel").unwrap();
+        let topic = bus.topic("channel");
+        // Another publish has had the turn since before the closing, and has yet to take the entry apart.
+        let turn = topic.entry.turn();
+        bus.close();
+        drop(turn);
+        assert_eq!(topic.publish(1_u32), Receipt::default());
+        assert_eq!(topic.match_count(), 0);
+        assert_eq!(inbox.try_recv_message(), Err(TryRecvError::Closed));
+    }
+}

@@ -1,10 +1,23 @@
 //! What the benches share: measuring in turns, and tables of the numbers to reach.
 #![allow(dead_code, missing_docs)]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
-use criterion::Criterion;
+use criterion::{Bencher, Criterion};
+use fanout::{Bus, SubscriberBuilder};
+
+pub type Payload = Arc<[u8]>;
+
+pub fn payload() -> Payload {
+    Arc::from(&b"ada follows you"[..])
+}
+
+/// For a subscriber whose inbox holds messages and nothing else.
+pub fn quiet(bus: &Bus<Payload>, capacity: usize) -> SubscriberBuilder<Payload> {
+    bus.subscriber_builder().capacity(capacity).lifecycle_events(false)
+}
 
 /// Whether this run only tries out that everything works (`cargo bench -- --test`).
 pub fn is_test() -> bool {
@@ -21,14 +34,27 @@ pub fn scaled(full: usize, tried: usize) -> usize {
     if is_test() { tried } else { full }
 }
 
-/// Short measurements: the benches have many points, and compare medians.
-pub fn criterion() -> Criterion {
-    Criterion::default()
+/// Runs a file's benches. Whether the tables that follow them are asked for.
+pub fn run(benches: impl FnOnce(&mut Criterion)) -> bool {
+    // Short measurements: the benches have many points, and compare medians.
+    let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800))
         .sample_size(20)
         .without_plots()
-        .configure_from_args()
+        .configure_from_args();
+    benches(&mut criterion);
+    criterion.final_summary();
+    !is_filtered()
+}
+
+/// Has criterion measure `one`, which does `batch` operations and returns nanoseconds for each of them.
+pub fn iterate(bencher: &mut Bencher<'_>, batch: usize, mut one: impl FnMut() -> f64) {
+    bencher.iter_custom(|iterations| {
+        let batches = (iterations as usize).div_ceil(batch);
+        let each = (0..batches).map(|_| one()).sum::<f64>() / batches as f64;
+        Duration::from_nanos((each * iterations as f64) as u64)
+    });
 }
 
 /// The time of one call of `work`, for each of `operations` in it, in nanoseconds.
@@ -51,6 +77,14 @@ pub struct Pair {
     pub floor: f64,
     pub ratio: f64,
     pub difference: f64,
+}
+
+impl Pair {
+    /// Of what two ways took that could not be measured in turns.
+    pub fn of(ours: &mut [f64], floor: &mut [f64]) -> Self {
+        let (ours, floor) = (median(ours), median(floor));
+        Self { ours, floor, ratio: ours / floor, difference: ours - floor }
+    }
 }
 
 /// Measures two ways in turns; each returns nanoseconds for one operation.
@@ -114,11 +148,20 @@ pub struct Number {
     pub against: String,
 }
 
-/// Prints the numbers with what was to be reached and what is aimed for beside each.
-pub fn print_numbers(title: &str, numbers: &[Number]) {
+/// A table whose columns from `figures` on hold figures.
+pub fn table<const N: usize>(header: [&str; N], figures: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header(["", "what", "measured", "reach", "aim", "", "against"]);
+    table.set_header(header);
+    for column in table.column_iter_mut().skip(figures) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Prints the numbers with what was to be reached and what is aimed for beside each.
+pub fn print_numbers(title: &str, numbers: &[Number]) {
+    let mut table = table(["", "what", "measured", "reach", "aim", "", "against"], 2);
     for number in numbers {
         let Number { figure, reach, aim, unit, better, .. } = *number;
         let verdict = if better.meets(figure, aim) {
@@ -138,10 +181,8 @@ pub fn print_numbers(title: &str, numbers: &[Number]) {
             number.against.clone(),
         ]);
     }
-    for column in 2..5 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+    for column in table.column_iter_mut().skip(5) {
+        column.set_cell_alignment(CellAlignment::Left);
     }
     println!("\n{title} (medians)\n{table}\n");
 }

@@ -5,9 +5,9 @@ use std::{env, fs};
 
 use object::{Object, ObjectSymbol};
 
-/// crossbeam's inner functions of one delivery. Each has one caller on the hot path, and is inlined into it as
-/// long as that stays so; one more call anywhere (`select!`, `recv`, a second `try_send`), and all
-/// deliveries take half as long again.
+/// crossbeam's inner functions of one delivery. Each is called by its `try_send` or `try_recv`, and is inlined
+/// there as long as it has no other caller; one use of `send`, `recv` or `select!` on the same channel
+/// anywhere, and all deliveries take half as long again.
 const HOT: [&str; 4] = ["start_send", "start_recv", "write", "read"];
 
 /// Panics where one of crossbeam's hot functions is a function of its own in this program.
@@ -16,7 +16,7 @@ const HOT: [&str; 4] = ["start_send", "start_recv", "write", "read"];
 pub fn check() {
     match left() {
         Ok(left) if left.is_empty() => {
-            println!("\nInlined, all of them, into their one caller each: {}", HOT.join(", "));
+            println!("\nInlined, each into its one caller: {}", HOT.join(", "));
         }
         Ok(left) => panic!("on the hot path, and not inlined: {left:?}"),
         Err(error) => println!("\nWhat is inlined was not looked at: {error}"),

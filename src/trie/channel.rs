@@ -151,12 +151,13 @@ impl<P> Route<P> {
     pub(crate) fn is_detached(&self) -> bool {
         self.detached
     }
-}
 
-impl<P: Send + 'static> Route<P> {
     /// Sees to it that `self.patterns` are those that match now.
     #[inline]
-    pub(crate) fn refresh(&mut self, name: &Arc<str>, patterns: &Patterns<P>) {
+    pub(crate) fn refresh(&mut self, name: &Arc<str>, patterns: &Patterns<P>)
+    where
+        P: Send + 'static,
+    {
         self.uses = 2.min(self.uses + 1);
         if !patterns.unchanged_since(self.stamp) {
             self.check(name, patterns);
@@ -164,7 +165,10 @@ impl<P: Send + 'static> Route<P> {
     }
 
     #[cold]
-    fn check(&mut self, name: &Arc<str>, patterns: &Patterns<P>) {
+    fn check(&mut self, name: &Arc<str>, patterns: &Patterns<P>)
+    where
+        P: Send + 'static,
+    {
         let now = patterns.stamp(name.as_bytes());
         if Patterns::<P>::holds(self.stamp, now) {
             self.stamp = now;
@@ -187,9 +191,7 @@ impl<P: Send + 'static> Route<P> {
             self.patterns.sort_unstable_by_key(number);
         }
     }
-}
 
-impl<P> Route<P> {
     /// Lets go of patterns that nobody holds any more.
     #[inline]
     pub(crate) fn sweep(&mut self) {
@@ -216,7 +218,23 @@ impl<P> Default for Held<P> {
     }
 }
 
-impl<P: Send + 'static> Channel<P> {
+/// No place in a clock.
+const NO_SLOT: u32 = u32::MAX;
+
+impl<P> Channel<P> {
+    pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
+        Self {
+            name,
+            hash,
+            pins: AtomicUsize::new(0),
+            subscribers: AtomicUsize::new(0),
+            slot: AtomicU32::new(NO_SLOT),
+            weighed: AtomicUsize::new(0),
+            counters: Counters::default(),
+            turn: Mutex::new(route),
+        }
+    }
+
     /// Makes of a recent name's entry, which is out of its stripe and nobody else holds, that of another name,
     /// as far as possible with no allocation. What it held goes to `held`, to be dropped where no lock is.
     pub(super) fn renew(
@@ -225,7 +243,9 @@ impl<P: Send + 'static> Channel<P> {
         hash: u64,
         derived: Derived<P>,
         held: &mut Held<P>,
-    ) {
+    ) where
+        P: Send + 'static,
+    {
         let route = self.turn.get_mut();
         debug_assert!(!route.detached && route.exact.len() == 0);
         route.uses = 0;
@@ -249,24 +269,6 @@ impl<P: Send + 'static> Channel<P> {
         held.name = Some(std::mem::replace(&mut self.name, name));
         self.hash = hash;
         self.counters = Counters::default();
-    }
-}
-
-/// No place in a clock.
-const NO_SLOT: u32 = u32::MAX;
-
-impl<P> Channel<P> {
-    pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
-        Self {
-            name,
-            hash,
-            pins: AtomicUsize::new(0),
-            subscribers: AtomicUsize::new(0),
-            slot: AtomicU32::new(NO_SLOT),
-            weighed: AtomicUsize::new(0),
-            counters: Counters::default(),
-            turn: Mutex::new(route),
-        }
     }
 
     /// An entry that is in no stripe, pinned: for a topic of a bus that is closed.

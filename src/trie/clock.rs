@@ -101,6 +101,11 @@ impl Clocks {
         self.on(slot.ring).remove(slot.at);
     }
 
+    /// Has the hand come to an entry next.
+    pub(super) fn take_next(&mut self, slot: Slot) {
+        self.on(slot.ring).hand = slot.at as usize;
+    }
+
     /// Remembers a name that goes before it was used again, in a memory of so many bytes.
     pub(super) fn remember(&mut self, hash: u64, bytes: usize) {
         self.gone.remember(hash, bytes);

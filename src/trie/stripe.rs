@@ -120,9 +120,7 @@ impl<P> Stripes<P> {
     pub(super) fn get(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         self.stripe(hash).read().find(name, hash).cloned()
     }
-}
 
-impl<P: Send + 'static> Stripes<P> {
     /// The entry of `name`, made where there is none; `None` where the bus is closed.
     #[inline]
     pub(super) fn entry(
@@ -131,7 +129,10 @@ impl<P: Send + 'static> Stripes<P> {
         hash: u64,
         purpose: Purpose,
         patterns: &Patterns<P>,
-    ) -> Option<Arc<Channel<P>>> {
+    ) -> Option<Arc<Channel<P>>>
+    where
+        P: Send + 'static,
+    {
         {
             let stripe = self.stripe(hash).read();
             if let Some(channel) = stripe.find(name, hash) {
@@ -152,7 +153,10 @@ impl<P: Send + 'static> Stripes<P> {
         hash: u64,
         purpose: Purpose,
         patterns: &Patterns<P>,
-    ) -> Option<Arc<Channel<P>>> {
+    ) -> Option<Arc<Channel<P>>>
+    where
+        P: Send + 'static,
+    {
         // Before the lock: matching takes its time, and the pattern trie's own lock.
         let derived = Derived::new(name, patterns);
         let patterns = derived.len();
@@ -205,9 +209,7 @@ impl<P: Send + 'static> Stripes<P> {
         drop(held);
         Some(channel)
     }
-}
 
-impl<P> Stripes<P> {
     /// Counts a recent name at what it costs now that so many `patterns` match it. One that exceeds the whole
     /// budget does not stay.
     pub(super) fn weigh(&self, channel: &Arc<Channel<P>>, patterns: Option<usize>) {
@@ -334,17 +336,17 @@ impl<P> Stripe<P> {
     /// Takes out the entries that were least used of late until there is room for one that costs so much on
     /// `ring`, within `budget`.
     fn make_room(&mut self, budget: Budget, ring: Ring, cost: usize, removed: &mut Removed<P>) {
-        self.turn_clock(ring, budget.on(ring) - cost, budget.gone, removed);
+        self.turn_clock(budget, ring, cost, removed);
         if ring == Ring::New {
             // Some of those that were new may be among the used ones now.
-            self.turn_clock(Ring::Used, budget.used, budget.gone, removed);
+            self.turn_clock(budget, Ring::Used, 0, removed);
         }
     }
 
-    fn turn_clock(&mut self, ring: Ring, budget: usize, gone: usize, removed: &mut Removed<P>) {
+    fn turn_clock(&mut self, budget: Budget, ring: Ring, cost: usize, removed: &mut Removed<P>) {
         // Twice around: once to take away second chances, once to take entries.
         let mut looks = 2 * self.clocks.on(ring).len();
-        while self.clocks.on(ring).cost() > budget && looks > 0 {
+        while self.clocks.on(ring).cost() > budget.on(ring) - cost && looks > 0 {
             looks -= 1;
             let Some((at, hash)) = self.clocks.on(ring).advance() else { return };
             let slot = Slot { ring, at };
@@ -362,7 +364,7 @@ impl<P> Stripe<P> {
                         let channel = found.remove().0;
                         self.clock_out(&channel);
                         if ring == Ring::New {
-                            self.clocks.remember(hash, gone);
+                            self.clocks.remember(hash, budget.gone);
                         }
                         self.folded.add(channel.counters.read());
                         removed.push(channel);
@@ -398,8 +400,21 @@ impl<P> Stripe<P> {
             // Its turn is taken, by a publish that may be the last: the clock will come by.
             // (One that another thread has taken out of the table is no concern of the clock's.)
             None if !self.closed && channel.slot().is_none() && self.has(channel) => {
-                self.clock_in(channel, Ring::New, 0);
-                self.make_room(budget, Ring::New, 0, removed);
+                let cost = Channel::<P>::cost(&channel.name, 0);
+                match budget.ring(cost) {
+                    Some(ring) => {
+                        self.make_room(budget, ring, cost, removed);
+                        self.clock_in(channel, ring, 0);
+                    }
+                    // Too large to stay: it is the next to go, and drives out no other.
+                    None => {
+                        self.make_room(budget, Ring::Used, 0, removed);
+                        self.clock_in(channel, Ring::Used, 0);
+                        if let Some(slot) = channel.slot() {
+                            self.clocks.take_next(slot);
+                        }
+                    }
+                }
             }
             None => {}
         }

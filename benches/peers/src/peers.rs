@@ -42,6 +42,13 @@ pub enum Got {
     Nothing,
 }
 
+impl Got {
+    /// What a receiver that is told of no losses finds.
+    pub fn of<E>(received: Result<Payload, E>) -> Self {
+        received.map_or(Self::Nothing, Self::Message)
+    }
+}
+
 /// The receiving end.
 pub trait Receive: Send {
     fn try_recv(&mut self) -> Result<Got>;

@@ -9,10 +9,22 @@ use super::{Got, Payload, Peer, Publish, Receive, WhenFull};
 const CHANNEL: &str = "user:42:notifications";
 
 /// Publishing by a [`Topic`], the handle for a channel that is published to often.
-pub struct Fanout;
+pub struct Fanout {
+    name: &'static str,
+    overflow: Overflow,
+    when_full: WhenFull,
+}
 
-/// The same, but a full inbox makes the publisher wait.
-pub struct FanoutBlock;
+/// A full inbox loses its oldest message, the default.
+pub const DROPS: Fanout =
+    Fanout { name: "fanout", overflow: Overflow::DropOldest, when_full: WhenFull::LosesOldest };
+
+/// A full inbox makes the publisher wait.
+pub const WAITS: Fanout = Fanout {
+    name: "fanout (Block)",
+    overflow: Overflow::Block { timeout: None },
+    when_full: WhenFull::Waits,
+};
 
 /// Publishing by the channel's name.
 pub struct FanoutByName;
@@ -38,11 +50,11 @@ impl Peer for Fanout {
     type Receiver = Subscriber<Payload>;
 
     fn name(&self) -> &'static str {
-        "fanout"
+        self.name
     }
 
     fn when_full(&self) -> WhenFull {
-        WhenFull::LosesOldest
+        self.when_full
     }
 
     fn open(
@@ -51,31 +63,7 @@ impl Peer for Fanout {
         capacity: usize,
     ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
         let bus = Bus::new();
-        let subscribers = subscribe(&bus, receivers, capacity, Overflow::DropOldest)?;
-        Ok((bus.topic(CHANNEL), subscribers))
-    }
-}
-
-impl Peer for FanoutBlock {
-    type Publisher = Topic<Payload>;
-    type Receiver = Subscriber<Payload>;
-
-    fn name(&self) -> &'static str {
-        "fanout (Block)"
-    }
-
-    fn when_full(&self) -> WhenFull {
-        WhenFull::Waits
-    }
-
-    fn open(
-        &self,
-        receivers: usize,
-        capacity: usize,
-    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
-        let bus = Bus::new();
-        let block = Overflow::Block { timeout: None };
-        let subscribers = subscribe(&bus, receivers, capacity, block)?;
+        let subscribers = subscribe(&bus, receivers, capacity, self.overflow)?;
         Ok((bus.topic(CHANNEL), subscribers))
     }
 }

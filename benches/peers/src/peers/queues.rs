@@ -25,6 +25,16 @@ impl Full {
     }
 }
 
+/// A queue with one sending and one receiving end.
+pub trait Queue: Sync {
+    type Sender: Enqueue;
+    type Receiver: Receive;
+
+    fn name(&self) -> &'static str;
+    fn full(&self) -> Full;
+    fn bounded(capacity: usize) -> (Self::Sender, Self::Receiver);
+}
+
 pub struct Crossbeam(pub Full);
 pub struct Flume(pub Full);
 pub struct TokioMpsc(pub Full);
@@ -62,8 +72,30 @@ impl<S: Enqueue> Publish for Senders<S> {
     }
 }
 
-impl Peer for Crossbeam {
-    type Publisher = Senders<crossbeam_channel::Sender<Payload>>;
+impl<Q: Queue> Peer for Q {
+    type Publisher = Senders<Q::Sender>;
+    type Receiver = Q::Receiver;
+
+    fn name(&self) -> &'static str {
+        Queue::name(self)
+    }
+
+    fn when_full(&self) -> WhenFull {
+        self.full().means()
+    }
+
+    fn open(
+        &self,
+        receivers: usize,
+        capacity: usize,
+    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
+        let (senders, receivers) = (0..receivers).map(|_| Q::bounded(capacity)).unzip();
+        Ok((Senders { senders, full: self.full() }, receivers))
+    }
+}
+
+impl Queue for Crossbeam {
+    type Sender = crossbeam_channel::Sender<Payload>;
     type Receiver = crossbeam_channel::Receiver<Payload>;
 
     fn name(&self) -> &'static str {
@@ -73,18 +105,12 @@ impl Peer for Crossbeam {
         }
     }
 
-    fn when_full(&self) -> WhenFull {
-        self.0.means()
+    fn full(&self) -> Full {
+        self.0
     }
 
-    fn open(
-        &self,
-        receivers: usize,
-        capacity: usize,
-    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
-        let (senders, receivers) =
-            (0..receivers).map(|_| crossbeam_channel::bounded(capacity)).unzip();
-        Ok((Senders { senders, full: self.0 }, receivers))
+    fn bounded(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        crossbeam_channel::bounded(capacity)
     }
 }
 
@@ -104,33 +130,28 @@ impl Enqueue for crossbeam_channel::Sender<Payload> {
 
 impl Receive for crossbeam_channel::Receiver<Payload> {
     fn try_recv(&mut self) -> Result<Got> {
-        Ok(crossbeam_channel::Receiver::try_recv(self).map_or(Got::Nothing, Got::Message))
+        Ok(Got::of(crossbeam_channel::Receiver::try_recv(self)))
     }
 
     fn recv(&mut self) -> Result<Got> {
-        Ok(crossbeam_channel::Receiver::recv(self).map_or(Got::Nothing, Got::Message))
+        Ok(Got::of(crossbeam_channel::Receiver::recv(self)))
     }
 }
 
-impl Peer for Flume {
-    type Publisher = Senders<flume::Sender<Payload>>;
+impl Queue for Flume {
+    type Sender = flume::Sender<Payload>;
     type Receiver = flume::Receiver<Payload>;
 
     fn name(&self) -> &'static str {
         "Vec of flume"
     }
 
-    fn when_full(&self) -> WhenFull {
-        self.0.means()
+    fn full(&self) -> Full {
+        self.0
     }
 
-    fn open(
-        &self,
-        receivers: usize,
-        capacity: usize,
-    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
-        let (senders, receivers) = (0..receivers).map(|_| flume::bounded(capacity)).unzip();
-        Ok((Senders { senders, full: self.0 }, receivers))
+    fn bounded(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        flume::bounded(capacity)
     }
 }
 
@@ -150,33 +171,28 @@ impl Enqueue for flume::Sender<Payload> {
 
 impl Receive for flume::Receiver<Payload> {
     fn try_recv(&mut self) -> Result<Got> {
-        Ok(flume::Receiver::try_recv(self).map_or(Got::Nothing, Got::Message))
+        Ok(Got::of(flume::Receiver::try_recv(self)))
     }
 
     fn recv(&mut self) -> Result<Got> {
-        Ok(flume::Receiver::recv(self).map_or(Got::Nothing, Got::Message))
+        Ok(Got::of(flume::Receiver::recv(self)))
     }
 }
 
-impl Peer for TokioMpsc {
-    type Publisher = Senders<mpsc::Sender<Payload>>;
+impl Queue for TokioMpsc {
+    type Sender = mpsc::Sender<Payload>;
     type Receiver = mpsc::Receiver<Payload>;
 
     fn name(&self) -> &'static str {
         "Vec of tokio mpsc"
     }
 
-    fn when_full(&self) -> WhenFull {
-        self.0.means()
+    fn full(&self) -> Full {
+        self.0
     }
 
-    fn open(
-        &self,
-        receivers: usize,
-        capacity: usize,
-    ) -> Result<(Self::Publisher, Vec<Self::Receiver>)> {
-        let (senders, receivers) = (0..receivers).map(|_| mpsc::channel(capacity)).unzip();
-        Ok((Senders { senders, full: self.0 }, receivers))
+    fn bounded(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        mpsc::channel(capacity)
     }
 }
 
@@ -196,7 +212,7 @@ impl Enqueue for mpsc::Sender<Payload> {
 
 impl Receive for mpsc::Receiver<Payload> {
     fn try_recv(&mut self) -> Result<Got> {
-        Ok(mpsc::Receiver::try_recv(self).map_or(Got::Nothing, Got::Message))
+        Ok(Got::of(mpsc::Receiver::try_recv(self)))
     }
 
     fn recv(&mut self) -> Result<Got> {

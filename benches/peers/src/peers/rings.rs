@@ -4,7 +4,6 @@
 //! `broadcast_blocking` and read by `recv_blocking`; neither needs a runtime.
 
 use std::sync::Mutex;
-use std::sync::mpsc::TryRecvError as BusError;
 
 use anyhow::{Result, anyhow, bail};
 use async_broadcast::{TryRecvError as AsyncTryError, TrySendError};
@@ -187,13 +186,10 @@ impl Publish for BusSender {
 
 impl Receive for bus::BusReader<Payload> {
     fn try_recv(&mut self) -> Result<Got> {
-        Ok(match bus::BusReader::try_recv(self) {
-            Ok(payload) => Got::Message(payload),
-            Err(BusError::Empty | BusError::Disconnected) => Got::Nothing,
-        })
+        Ok(Got::of(bus::BusReader::try_recv(self)))
     }
 
     fn recv(&mut self) -> Result<Got> {
-        Ok(bus::BusReader::recv(self).map_or(Got::Nothing, Got::Message))
+        Ok(Got::of(bus::BusReader::recv(self)))
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use super::{BATCH, CAPACITY, Effort, Redis, join_redis, nanos};
 use crate::measure::{Contender, Line, Sample, Sampler, in_turns};
 use crate::peers::actors::{self, Actors};
-use crate::peers::engine::{Fanout, FanoutByName};
+use crate::peers::engine::{DROPS, FanoutByName};
 use crate::peers::queues::{Crossbeam, Flume, Full, TokioMpsc};
 use crate::peers::rings::{AsyncBroadcast, BusCrate, TokioBroadcast};
 use crate::peers::{Got, Peer, Publish, Receive, payload};
@@ -30,7 +30,7 @@ pub fn run(effort: Effort, receivers: usize, redis: &Redis<'_>) -> Result<Vec<Li
     let batches = (deliveries / (BATCH * receivers)).max(1);
     let slow_batches = (batches / 10).max(1);
     let contenders = vec![
-        contender(&Fanout, receivers, batches)?,
+        contender(&DROPS, receivers, batches)?,
         contender(&FanoutByName, receivers, batches)?,
         contender(&Crossbeam(Full::Refuses), receivers, batches)?,
         contender(&Flume(Full::Refuses), receivers, batches)?,

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 
 use super::{CAPACITY, Effort, Redis};
 use crate::measure::Random;
-use crate::peers::engine::{Fanout, FanoutBlock};
+use crate::peers::engine::{DROPS, WAITS};
 use crate::peers::queues::{Crossbeam, Flume, Full, TokioMpsc};
 use crate::peers::redis;
 use crate::peers::rings::{AsyncBroadcast, BusCrate, TokioBroadcast};
@@ -59,8 +59,8 @@ pub fn run(effort: Effort, server: &Redis<'_>) -> Result<Vec<SlowLine>> {
     let messages = messages(effort);
     let rounds = effort.scaled(4, 1);
     let mut entries = vec![
-        Entry::new(&Fanout),
-        Entry::new(&FanoutBlock),
+        Entry::new(&DROPS),
+        Entry::new(&WAITS),
         Entry::new(&Crossbeam(Full::Waits)),
         Entry::new(&Crossbeam(Full::Refuses)),
         Entry::new(&Flume(Full::Waits)),

@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow, ensure};
 
 use super::{BATCH, CAPACITY, Effort, Redis, join_redis, nanos};
 use crate::measure::{Contender, Line, Sample, Sampler, in_turns};
-use crate::peers::engine::{Fanout, FanoutBlock};
+use crate::peers::engine::{DROPS, WAITS};
 use crate::peers::queues::{Crossbeam, Flume, Full, TokioMpsc};
 use crate::peers::rings::{AsyncBroadcast, BusCrate, TokioBroadcast};
 use crate::peers::{Got, Peer, Publish, Receive, actors, payload};
@@ -34,7 +34,7 @@ pub fn run(effort: Effort, receivers: usize, redis: &Redis<'_>) -> Result<Vec<Li
     let messages = effort.scaled(200_000, 2_000) / receivers.max(2);
     let flood = effort.scaled(600_000, 4_000) / receivers.max(2);
     let contenders = vec![
-        contender(&FanoutBlock, receivers, messages),
+        contender(&WAITS, receivers, messages),
         contender(&Crossbeam(Full::Waits), receivers, messages),
         contender(&Flume(Full::Waits), receivers, messages),
         contender(&TokioMpsc(Full::Waits), receivers, messages),
@@ -42,7 +42,7 @@ pub fn run(effort: Effort, receivers: usize, redis: &Redis<'_>) -> Result<Vec<Li
         contender(&AsyncBroadcast(Full::Waits), receivers, messages),
         Contender::absent(actors::NAME, actors::WHEN_FULL, "actors only"),
         join_redis(redis, |server| Ok(sampler(server, receivers, messages)))?,
-        contender(&Fanout, receivers, flood).against(LOSSY),
+        contender(&DROPS, receivers, flood).against(LOSSY),
         contender(&Crossbeam(Full::Refuses), receivers, flood).against(LOSSY),
         contender(&TokioBroadcast, receivers, flood).against(LOSSY),
         contender(&AsyncBroadcast(Full::Refuses), receivers, flood).against(LOSSY),
