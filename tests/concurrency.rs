@@ -1099,6 +1099,39 @@ fn a_channel_comes_and_goes_under_its_publishers_while_names_never_seen_pass_by(
     });
 }
 
+#[test]
+fn a_publish_wakes_a_receiver_that_sleeps_whichever_way_it_comes() {
+    type Ways = [(&'static str, fn(&Bus<u64>) -> Receipt); 2];
+    const WAYS: Ways = [
+        ("by name", |bus| bus.publish("c", 1_u64)),
+        ("by topic", |bus| bus.topic("c").publish(1_u64)),
+    ];
+    for others in [0, 1, 20] {
+        for pattern in [false, true] {
+            for (way, publish) in WAYS {
+                let what = format!("{way}, pattern: {pattern}, {others} others");
+                watched(move || {
+                    let bus: Bus<u64> = Bus::new();
+                    let subscribe = || {
+                        let builder = silent(&bus);
+                        if pattern { builder.psubscribe("?") } else { builder.subscribe("c") }
+                            .unwrap()
+                    };
+                    let sub = subscribe();
+                    let _others: Vec<_> = (0..others).map(|_| subscribe()).collect();
+                    thread::scope(|scope| {
+                        let sleeper =
+                            scope.spawn(|| sub.recv_message().map(|message| message.payload));
+                        let_it_wait();
+                        assert_eq!(publish(&bus).delivered, others + 1, "{what}");
+                        assert_eq!(sleeper.join().unwrap(), Ok(1), "{what}");
+                    });
+                });
+            }
+        }
+    }
+}
+
 /// What a thread of [`receipts_say_what_each_thread_knows`] subscribes: a channel, or a pattern.
 enum Held {
     Channel(String),

@@ -649,8 +649,10 @@ mod tests {
         assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
         // The last of those that are too large stays until another name comes, no more of them.
         let long = "n".repeat(stripe::RECENT_BYTES);
+        // Names in use, which are past the ring of the new ones.
         let names: Vec<_> = (0..100).map(|i| format!("name:{i}")).collect();
-        names.iter().for_each(|name| drop(publish(&trie, name)));
+        (0..2).for_each(|_| names.iter().for_each(|name| drop(publish(&trie, name))));
+        (0..5_000).for_each(|i| drop(publish(&trie, &format!("once:{i}"))));
         let before = trie.stripes.census().0;
         (0..20).for_each(|i| give_up(&format!("{i}{long}")));
         assert_eq!(trie.stripes.census().0, before + 1);
