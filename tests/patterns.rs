@@ -563,20 +563,23 @@ type Shown = (&'static str, [&'static str; 3]);
 
 #[test]
 fn every_row_of_the_readmes_table_is_so() {
-    const REDIS: [Shown; 6] = [
+    const REDIS: [Shown; 7] = [
         ("any run of bytes", ["sensors/*/temp", "sensors/eu/attic/temp", "sensors/temp"]),
-        ("one byte", ["level/?", "level//", "level/12"]),
+        ("one byte (`é` is two)", ["level/?", "level//", "level/12"]),
+        ("one byte (`é` is two)", ["h??llo", "héllo", "hello"]),
         ("one of a class", ["[abc][a-f]", "be", "bg"]),
         ("one outside a class", ["[^abc]", "!", "a"]),
         ("the character itself", ["\\*x", "*x", "ax"]),
         ("a choice", ["{temp,hum}", "{temp,hum}", "hum"]),
     ];
-    const SHELL: [Shown; 8] = [
+    const SHELL: [Shown; 10] = [
         ("any run of bytes", ["sensors/*/temp", "sensors/eu/temp", "sensors/eu/attic/temp"]),
         ("any run of bytes", ["sensors/**/temp", "sensors/eu/attic/temp", "sensors/eu/hum"]),
-        ("one byte", ["level/?", "level/1", "level//"]),
+        ("any run of bytes", ["a**b", "axxb", "a/b"]),
+        ("one byte (`é` is two)", ["level/?", "level/1", "level//"]),
         ("one of a class", ["[abc][a-f]", "be", "bg"]),
         ("one outside a class", ["[!abc]", "d", "a"]),
+        ("one outside a class", ["[^abc]", "d", "a"]),
         ("a choice", ["{temp,hum}", "hum", "{temp,hum}"]),
         ("the character itself", ["\\*x", "*x", "ax"]),
         ("a choice", ["{a,b}/x", "b/x", "c/x"]),
@@ -589,6 +592,11 @@ fn every_row_of_the_readmes_table_is_so() {
         assert!(pattern.is_match(matching), "{row}: {pattern:?} on {matching}");
         assert!(!pattern.is_match(other), "{row}: {pattern:?} on {other}");
     }
+    // What stands below the table.
+    for pattern in [Pattern::redis("game:*:events"), Pattern::glob("game:*:events").unwrap()] {
+        assert!(pattern.is_match("game:7:x:events"), "{pattern:?}");
+    }
+    assert!(Pattern::redis("").is_match("") && !Pattern::redis("*").is_match(""));
     // "a text that does not parse".
     assert_eq!(Pattern::glob("a[b").unwrap_err().offset(), Some(1));
 

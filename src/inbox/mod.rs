@@ -98,6 +98,8 @@ struct Mailbox<P> {
 struct Rare<P> {
     /// In the order of the calls that caused them.
     events: VecDeque<Pending>,
+    /// How many of them, from the first, are due whatever they say: up to the last `Subscribe`.
+    at_once: usize,
     /// Messages taken or evicted while `events` was not empty: what `Pending::due` counts in.
     passed: u64,
     /// Messages that left the queue before the `Subscribe` they follow was seen.
@@ -112,11 +114,19 @@ impl<P> Default for Rare<P> {
     fn default() -> Self {
         Self {
             events: VecDeque::new(),
+            at_once: 0,
             passed: 0,
             aside: VecDeque::new(),
             parked: VecDeque::new(),
             waiting: Vec::new(),
         }
+    }
+}
+
+impl<P> Rare<P> {
+    /// Whether there is an event that is due though messages are queued.
+    fn is_first_due(&self) -> bool {
+        self.events.front().is_some_and(|first| self.at_once > 0 || first.due <= self.passed)
     }
 }
 
@@ -459,19 +469,13 @@ impl<P> Inbox<P> {
         let event = Lifecycle { kind, name: Arc::clone(name), count };
         let mut mailbox = self.mailbox.lock();
         let rare = mailbox.rare.get_or_insert_default();
-        let due = match event.kind {
-            Kind::Subscribe | Kind::PSubscribe => {
-                // It is due at once, and the order of calls holds: so is all that precedes it.
-                for pending in &mut rare.events {
-                    pending.due = 0;
-                }
-                0
-            }
-            Kind::Unsubscribe | Kind::PUnsubscribe => {
-                rare.passed + (self.queue.len() + rare.aside.len()) as u64
-            }
-        };
+        let subscribes = matches!(event.kind, Kind::Subscribe | Kind::PSubscribe);
+        let due = rare.passed + (self.queue.len() + rare.aside.len()) as u64;
         rare.events.push_back(Pending { event, due });
+        if subscribes {
+            // It is due at once, and the order of calls holds: so is all that precedes it.
+            rare.at_once = rare.events.len();
+        }
         // Release: partner of the Acquire in `take`. The events themselves are under the lock.
         self.attention.fetch_or(EVENTS, Ordering::Release);
         self.wake_next(rare);
@@ -481,9 +485,9 @@ impl<P> Inbox<P> {
     /// sleeps through what has become due by it.
     fn passed_one(&self, mailbox: &mut Mailbox<P>) {
         let Some(rare) = &mut mailbox.rare else { return };
-        if let Some(first) = rare.events.front() {
+        if !rare.events.is_empty() {
             rare.passed += 1;
-            if first.due <= rare.passed || self.queue.is_empty() {
+            if rare.is_first_due() || self.queue.is_empty() {
                 self.wake_next(rare);
             }
         }
@@ -675,10 +679,11 @@ impl<P> Inbox<P> {
         let mut mailbox = self.mailbox.lock();
         let Some(rare) = &mut mailbox.rare else { return Attended::Take(None) };
         let none_queued = self.queue.is_empty() && rare.aside.is_empty();
-        let due = |pending: &Pending, passed| pending.due <= passed || none_queued;
-        let event = if rare.events.front().is_some_and(|first| due(first, rare.passed)) {
+        let is_due = |rare: &Rare<P>| rare.is_first_due() || none_queued && !rare.events.is_empty();
+        let event = if is_due(rare) {
             let event = rare.events.pop_front().map(|pending| pending.event.into());
-            if rare.events.front().is_some_and(|next| due(next, rare.passed)) {
+            rare.at_once = rare.at_once.saturating_sub(1);
+            if is_due(rare) {
                 // For another clone that sleeps: this one's caller may be long.
                 self.wake_next(rare);
             }
