@@ -17,7 +17,7 @@ use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::process::abort;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::sync::{AtomicUsize, Ordering, fence};
@@ -87,7 +87,7 @@ impl SourceRef {
 
     fn block(&self) -> &Block {
         // SAFETY: `self` is counted, so the block has not been freed, and cannot be while `self` is borrowed.
-        // The one place that writes to it, `Prepaid::replace`, has made sure that no other pointer exists.
+        // The one place that writes to it, `Prepaid::get_mut`, has made sure that no other pointer exists.
         unsafe { self.block.as_ref() }
     }
 
@@ -190,18 +190,25 @@ impl Prepaid {
 }
 
 impl Prepaid {
-    /// Puts `source` in the place of the one that it has, which comes back; where messages point to that still,
-    /// nothing changes and `source` comes back.
-    pub(crate) fn replace(&mut self, source: Source) -> Result<Source, Source> {
+    /// The source, to be written to; `None` where messages point to it.
+    fn get_mut(&mut self) -> Option<&mut Source> {
         // Acquire: partner of the Releases in `count_less`. What others did with the block, whose pointers are
         // all gone, comes before it is written to.
         if self.own.block().count.load(Ordering::Acquire) != 1 + self.left.get() {
-            return Err(source);
+            return None;
         }
         // SAFETY: all pointers that the block counts are this one's own and those that it has not handed out,
         // so no other exists, and none can be made of one: `self` is borrowed exclusively.
-        let block = unsafe { self.own.block.as_mut() };
-        Ok(mem::replace(&mut block.source, source))
+        Some(unsafe { &mut self.own.block.as_mut().source })
+    }
+
+    /// Puts `source` in the place of the one that it has, which comes back; where messages point to that still,
+    /// nothing changes and `source` comes back.
+    pub(crate) fn replace(&mut self, source: Source) -> Result<Source, Source> {
+        match self.get_mut() {
+            Some(before) => Ok(mem::replace(before, source)),
+            None => Err(source),
+        }
     }
 }
 
@@ -238,6 +245,22 @@ impl<T: Named + 'static> PatternSource<T> {
         Self { prepaid, pattern: at }
     }
 
+    /// Makes it the source of another pattern.
+    pub(crate) fn turn_to(&mut self, pattern: Arc<T>) -> Renewed {
+        let at = NonNull::from(&*pattern);
+        match self.prepaid.get_mut() {
+            Some(source) => {
+                let before = source.pattern.replace(pattern);
+                self.pattern = at;
+                Renewed::Pattern(before)
+            }
+            None => {
+                let channel = Arc::clone(&self.prepaid.own.channel);
+                self.renew(channel, pattern)
+            }
+        }
+    }
+
     /// Makes it the source of another channel and pattern, where possible with no allocation. What it had
     /// comes back, to be dropped.
     pub(crate) fn renew(&mut self, channel: Arc<str>, pattern: Arc<T>) -> Renewed {
@@ -270,8 +293,37 @@ impl<T> PatternSource<T> {
 /// What a [`PatternSource`] had before, there only to be dropped.
 #[expect(dead_code, reason = "dropping is all that is done with them")]
 pub(crate) enum Renewed {
+    Pattern(Option<Arc<dyn Named>>),
     InPlace(Source),
     Anew(Prepaid),
+}
+
+/// Writes another name over one that is as long, and that nobody has but the caller and `sources`. Whether that
+/// could be done: where it could not, nothing has changed.
+///
+/// It saves a name that is published once four atomic operations, an allocation, and the end of another.
+pub(crate) fn rename<T>(name: &mut Arc<str>, sources: &mut [PatternSource<T>], new: &str) -> bool {
+    let pointers = 1 + sources.len();
+    if name.len() != new.len()
+        || Arc::strong_count(name) != pointers
+        || Arc::weak_count(name) != 0
+        || !sources.iter_mut().all(|source| {
+            let source = source.prepaid.get_mut();
+            source.is_some_and(|source| Arc::ptr_eq(&source.channel, name))
+        })
+    {
+        return false;
+    }
+    // Acquire: partner of the Releases with which `Arc`s are dropped. What others read by theirs comes before it
+    // is written to.
+    fence(Ordering::Acquire);
+    let text = Arc::as_ptr(name) as *mut u8;
+    // SAFETY: as many pointers to the name as exist are `name` and those in `sources`, each of which is another:
+    // all are borrowed exclusively here, and nobody comes to those in `sources` by a message. So no reference to
+    // the text exists, and none can be made meanwhile. It stays a `str`: the whole of it is replaced by one that is
+    // as long, and that lies elsewhere, since the borrow of `new` excludes that of `name`.
+    unsafe { ptr::copy_nonoverlapping(new.as_ptr(), text, new.len()) };
+    true
 }
 
 #[cfg(test)]
@@ -343,6 +395,52 @@ mod tests {
         assert!(std::ptr::eq(source.pattern(), &*patterns[2]));
         assert_eq!(**source.prepaid().get().pattern().unwrap(), *"c*");
         drop((source, pointer));
+        assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
+        assert_eq!(Arc::strong_count(&channel), 1);
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn a_name_is_written_over_only_where_nobody_has_it() {
+        let pattern: Arc<Arc<str>> = Arc::new(Arc::from("*"));
+        let mut name: Arc<str> = Arc::from("one");
+        let new = |name: &Arc<str>| PatternSource::new(Arc::clone(name), Arc::clone(&pattern));
+        let mut sources = [new(&name), new(&name)];
+        let at = Arc::as_ptr(&name);
+        assert!(rename(&mut name, &mut sources, "two"));
+        assert_eq!((&*name, Arc::as_ptr(&name)), ("two", at));
+        assert!(!rename(&mut name, &mut sources, "three"), "longer");
+        assert!(!rename(&mut name, &mut sources[..1], "six"), "the other source has it");
+        let message = sources[1].prepaid().get();
+        assert!(!rename(&mut name, &mut sources, "six"), "a message has it");
+        assert_eq!(&*message.channel, "two");
+        let text = Arc::clone(&message.channel);
+        drop(message);
+        assert!(!rename(&mut name, &mut sources, "six"), "a reader has it");
+        let weak = Arc::downgrade(&text);
+        drop(text);
+        assert!(!rename(&mut name, &mut sources, "six"), "a reader can have it");
+        drop(weak);
+        let mut others = [new(&Arc::from("one")), new(&Arc::from("one"))];
+        assert!(!rename(&mut name, &mut others, "six"), "they have another");
+        assert!(rename(&mut name, &mut sources, "six"));
+        assert_eq!(&*sources[1].prepaid().get().channel, "six");
+        assert!(rename(&mut Arc::from("one"), &mut [] as &mut [PatternSource<Arc<str>>], "six"));
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn the_source_turns_to_another_pattern() {
+        let channel: Arc<str> = Arc::from("channel");
+        let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
+        let mut source = PatternSource::new(Arc::clone(&channel), Arc::clone(&patterns[0]));
+        assert!(matches!(source.turn_to(Arc::clone(&patterns[1])), Renewed::Pattern(Some(_))));
+        let message = source.prepaid().get();
+        assert!(matches!(source.turn_to(Arc::clone(&patterns[2])), Renewed::Anew(_)));
+        assert!(std::ptr::eq(source.pattern(), &*patterns[2]));
+        assert_eq!(**message.pattern().unwrap(), *"b*");
+        assert_eq!(**source.prepaid().get().pattern().unwrap(), *"c*");
+        drop((source, message));
         assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
         assert_eq!(Arc::strong_count(&channel), 1);
     }

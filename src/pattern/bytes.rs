@@ -2,21 +2,40 @@
 
 /// A set of byte values: membership is one shift and one mask.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct ByteSet([u64; 4]);
+pub(crate) struct ByteSet([u8; ByteSet::BYTES]);
 
 impl ByteSet {
+    /// How long it is as bytes.
+    pub(crate) const BYTES: usize = 32;
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The set that these are the bytes of.
+    ///
+    /// # Panics
+    ///
+    /// Where there are not [`BYTES`](Self::BYTES) of them.
+    #[inline]
+    pub(crate) fn from_slice(bytes: &[u8]) -> Self {
+        let mut set = Self::default();
+        set.0.copy_from_slice(bytes);
+        set
+    }
+
     pub(crate) fn insert(&mut self, byte: u8) {
-        self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
+        self.0[usize::from(byte >> 3)] |= 1 << (byte & 7);
     }
 
     pub(crate) fn negate(&mut self) {
-        for word in &mut self.0 {
-            *word = !*word;
+        for bits in &mut self.0 {
+            *bits = !*bits;
         }
     }
 
     #[inline]
     pub(crate) fn contains(&self, byte: u8) -> bool {
-        self.0[usize::from(byte >> 6)] >> (byte & 63) & 1 != 0
+        self.0[usize::from(byte >> 3)] >> (byte & 7) & 1 != 0
     }
 }

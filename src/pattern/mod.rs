@@ -1,6 +1,7 @@
 //! Patterns: two dialects behind one type. Knows nothing of the engine.
 
 mod bytes;
+pub(crate) mod code;
 mod glob;
 mod redis;
 
@@ -15,9 +16,9 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 pub(crate) use bytes::ByteSet;
-pub(crate) use redis::{Token, Tokens};
 
 use crate::error::PatternError;
+use code::{Step, Steps, Writer};
 use glob::Glob;
 
 /// A compiled wildcard that channels are matched against.
@@ -50,8 +51,8 @@ struct Inner {
 }
 
 /// What the text compiled to, by dialect.
-pub(crate) enum Program {
-    Redis(Tokens),
+enum Program {
+    Redis(Box<[u8]>),
     Glob(Glob),
 }
 
@@ -150,7 +151,9 @@ impl Pattern {
     /// shell glob takes what `globset` does: linear in the channel.
     pub fn is_match(&self, channel: &str) -> bool {
         match &self.0.program {
-            Program::Redis(tokens) => tokens.is_match(self.0.text.as_bytes(), channel.as_bytes()),
+            // redis-server matches the empty channel by nothing but the empty pattern.
+            Program::Redis(_) if channel.is_empty() => self.0.text.is_empty(),
+            Program::Redis(code) => code::matches(code, channel.as_bytes(), &mut 0),
             Program::Glob(glob) => glob.is_match(channel),
         }
     }
@@ -159,20 +162,36 @@ impl Pattern {
         &self.0.text
     }
 
-    pub(crate) fn program(&self) -> &Program {
-        &self.0.program
+    /// What it compiled to: for a shell glob one code for each literal beginning, which find it, and then leave
+    /// it to be asked.
+    pub(crate) fn codes(&self) -> SmallVec<[Cow<'_, [u8]>; 1]> {
+        match &self.0.program {
+            Program::Redis(code) => smallvec![Cow::Borrowed(&code[..])],
+            Program::Glob(glob) => {
+                let code = |prefix: &Vec<u8>| {
+                    let mut code = Writer::default();
+                    code.push(Step::Run(prefix));
+                    code.push(Step::Ask);
+                    Cow::Owned(code.finish().into())
+                };
+                glob.prefixes().iter().map(code).collect()
+            }
+        }
     }
 
     /// The literal beginnings that matching channels can have: exactly one of them each.
     pub(crate) fn prefixes(&self) -> SmallVec<[&[u8]; 1]> {
         match &self.0.program {
-            Program::Redis(tokens) => smallvec![tokens.prefix(self.0.text.as_bytes())],
+            Program::Redis(code) => smallvec![match Steps::new(code).next() {
+                Some(Step::Run(run)) => run,
+                _ => &[],
+            }],
             Program::Glob(glob) => glob.prefixes().iter().map(|prefix| &prefix[..]).collect(),
         }
     }
 
     fn from_redis(text: Arc<str>) -> Self {
-        let program = Program::Redis(Tokens::parse(text.as_bytes()));
+        let program = Program::Redis(redis::compile(text.as_bytes()));
         Self(Arc::new(Inner { text, program }))
     }
 

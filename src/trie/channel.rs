@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::clock::Slot;
+use super::clock;
 use super::patterns::{PatternEntry, Patterns, Stamp};
 use super::recipients::{Recipient, Recipients};
-use crate::source::{PatternSource, Prepaid, Renewed, Source};
+use crate::source::{PatternSource, Prepaid, Renewed, Source, rename};
 use crate::sync::{
     AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
 };
@@ -30,9 +30,9 @@ pub(crate) struct Channel<P> {
     pub(super) pins: AtomicUsize,
     /// Exact subscribers. Written in the turn.
     subscribers: AtomicUsize,
-    /// How many patterns the clock counted for it. Written under the stripe's lock.
+    /// How many patterns are counted in what it costs. Written under the stripe's lock.
     pub(super) weighed: AtomicUsize,
-    /// Its place in the stripe's clocks, if it has one. Written under the stripe's lock.
+    /// Where in the stripe it is, if nobody may need it. Written under the stripe's lock.
     slot: AtomicU32,
 }
 
@@ -53,6 +53,14 @@ pub(crate) struct Tally {
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
     pub(crate) evicted: u64,
+}
+
+impl Tally {
+    /// A publish that was delivered so often.
+    #[inline]
+    pub(crate) fn of_one(delivered: usize) -> Self {
+        Self { published: 1, delivered: delivered as u64, ..Self::default() }
+    }
 }
 
 impl Counters {
@@ -105,7 +113,7 @@ pub(super) struct Derived<P> {
 
 impl<P: Send + 'static> Derived<P> {
     pub(super) fn new(name: &str, patterns: &Patterns<P>) -> Self {
-        let stamp = patterns.stamp(name.as_bytes());
+        let stamp = patterns.first_stamp();
         let mut all = SmallVec::new();
         patterns.matching(name, |entry| all.push(Arc::clone(entry)));
         if all.len() > 1 {
@@ -202,27 +210,64 @@ impl<P> Route<P> {
     }
 }
 
-/// What entries held, there only to be dropped.
+/// What an entry held, there only to be dropped.
 pub(super) struct Held<P> {
     name: Option<Arc<str>>,
     source: Option<Prepaid>,
-    first: Option<Renewed>,
-    /// Empty but for names that several patterns match.
-    others: Vec<Renewed>,
-    surplus: Vec<PatternSource<PatternEntry<P>>>,
+    patterns: SmallVec<[Renewed; 1]>,
+    surplus: Matching<P>,
 }
 
 impl<P> Default for Held<P> {
     fn default() -> Self {
-        Self { name: None, source: None, first: None, others: Vec::new(), surplus: Vec::new() }
+        Self { name: None, source: None, patterns: SmallVec::new(), surplus: SmallVec::new() }
     }
 }
 
-/// No place in a clock.
+/// Where an entry is that nobody may need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Slot {
+    /// Among the fresh names.
+    Fresh(u32),
+    /// In the clock.
+    Clock(u32),
+}
+
+/// No slot.
 const NO_SLOT: u32 = u32::MAX;
 
+/// What tells a fresh name's slot.
+const FRESH: u32 = clock::MOST;
+
+impl Slot {
+    fn from_bits(bits: u32) -> Option<Self> {
+        match bits {
+            NO_SLOT => None,
+            FRESH.. => Some(Self::Fresh(bits - FRESH)),
+            _ => Some(Self::Clock(bits)),
+        }
+    }
+
+    fn to_bits(self) -> u32 {
+        match self {
+            Self::Fresh(at) => FRESH + at,
+            Self::Clock(at) => at,
+        }
+    }
+}
+
 impl<P> Channel<P> {
-    pub(super) fn new(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
+    /// The entry of a name, in no stripe yet.
+    pub(super) fn new(name: &str, hash: u64, derived: Derived<P>) -> Self
+    where
+        P: Send + 'static,
+    {
+        let name: Arc<str> = Arc::from(name);
+        let route = derived.into_route(&name);
+        Self::with_route(name, hash, route)
+    }
+
+    fn with_route(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
         Self {
             name,
             hash,
@@ -237,56 +282,58 @@ impl<P> Channel<P> {
 
     /// Makes of a recent name's entry, which is out of its stripe and nobody else holds, that of another name,
     /// as far as possible with no allocation. What it held goes to `held`, to be dropped where no lock is.
-    pub(super) fn renew(
-        &mut self,
-        name: Arc<str>,
-        hash: u64,
-        derived: Derived<P>,
-        held: &mut Held<P>,
-    ) where
+    pub(super) fn renew(&mut self, name: &str, hash: u64, derived: Derived<P>, held: &mut Held<P>)
+    where
         P: Send + 'static,
     {
         let route = self.turn.get_mut();
         debug_assert!(!route.detached && route.exact.len() == 0);
         route.uses = 0;
         route.stamp = derived.stamp;
-        if derived.len() < route.patterns.len() {
-            held.surplus.extend(route.patterns.drain(derived.len()..));
+        held.source = route.source.take();
+        self.hash = hash;
+        self.counters = Counters::default();
+        let patterns = &mut route.patterns;
+        if derived.len() == patterns.len() && rename(&mut self.name, patterns, name) {
+            for (source, entry) in patterns.iter_mut().zip(derived.patterns) {
+                held.patterns.push(source.turn_to(entry));
+            }
+            return;
+        }
+        let name: Arc<str> = Arc::from(name);
+        if derived.len() < patterns.len() {
+            held.surplus.extend(patterns.drain(derived.len()..));
         }
         for (at, entry) in derived.patterns.into_iter().enumerate() {
             let channel = Arc::clone(&name);
-            match route.patterns.get_mut(at) {
-                Some(source) if at == 0 => held.first = Some(source.renew(channel, entry)),
-                Some(source) => held.others.push(source.renew(channel, entry)),
-                None => route.patterns.push(PatternSource::new(channel, entry)),
+            match patterns.get_mut(at) {
+                Some(source) => held.patterns.push(source.renew(channel, entry)),
+                None => patterns.push(PatternSource::new(channel, entry)),
             }
         }
-        if route.patterns.capacity() > 4 * route.patterns.len() + 4 {
-            // The clock knows of those that are there, not of the room for more.
-            route.patterns.shrink_to_fit();
+        if patterns.capacity() > 4 * patterns.len() + 4 {
+            // What is counted is those that are there, not the room for more.
+            patterns.shrink_to_fit();
         }
-        held.source = route.source.take();
         held.name = Some(std::mem::replace(&mut self.name, name));
-        self.hash = hash;
-        self.counters = Counters::default();
     }
 
     /// An entry that is in no stripe, pinned: for a topic of a bus that is closed.
     pub(super) fn detached(name: &str, hash: u64) -> Self {
-        let channel = Self::new(Arc::from(name), hash, Route::ended());
+        let channel = Self::with_route(Arc::from(name), hash, Route::ended());
         // Relaxed: nobody else has it yet.
         channel.pins.store(1, Ordering::Relaxed);
         channel
     }
 
-    /// Its place in the stripe's clocks.
+    /// Where in the stripe it is, if nobody may need it.
     #[inline]
     pub(super) fn slot(&self) -> Option<Slot> {
         // Relaxed: written under the stripe's lock.
-        Some(self.slot.load(Ordering::Relaxed)).filter(|&slot| slot != NO_SLOT).map(Slot::from_bits)
+        Slot::from_bits(self.slot.load(Ordering::Relaxed))
     }
 
-    /// Says where in the stripe's clocks it is; the caller holds the stripe's lock.
+    /// Says where in the stripe it is; the caller holds the stripe's lock.
     pub(super) fn set_slot(&self, slot: Option<Slot>) {
         self.slot.store(slot.map_or(NO_SLOT, Slot::to_bits), Ordering::Relaxed);
     }

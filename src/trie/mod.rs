@@ -18,6 +18,7 @@
 
 mod channel;
 mod clock;
+mod fresh;
 mod patterns;
 mod recipients;
 mod stripe;
@@ -96,6 +97,16 @@ impl<P> Drop for Visited<'_, P> {
         if self.channel.is_unsettled(self.patterns) {
             self.trie.stripes.weigh(&self.channel, self.patterns);
         }
+    }
+}
+
+impl<P> Turn<'_, P> {
+    /// Gives the turn up.
+    #[inline(always)]
+    pub(crate) fn end(self) {
+        let Self { route, _after } = self;
+        drop(route);
+        drop(_after);
     }
 }
 
@@ -523,8 +534,9 @@ mod tests {
         for i in 0..100_000 {
             publish(&trie, &format!("once:{i}"));
         }
-        let (_, bytes) = trie.stripes.census();
-        assert!(bytes <= most / 8 && bytes > most / 16, "{bytes}");
+        let (entries, bytes) = trie.stripes.census();
+        assert!(bytes <= most / 4, "{bytes}");
+        assert_eq!(entries, fresh::NAMES);
         for i in 0..100_000 {
             publish(&trie, &format!("name:{i}"));
             publish(&trie, &format!("name:{i}"));
@@ -595,6 +607,54 @@ mod tests {
         // The memory is within bounds again when another name comes.
         publish(&trie, "c");
         assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    }
+
+    #[test]
+    fn names_that_are_all_published_to_at_once_have_their_entries() {
+        let trie = Trie::<u32>::new(1);
+        let names: Vec<_> = (0..2 * fresh::NAMES).map(|i| format!("name:{i}")).collect();
+        let visited: Vec<_> = names.iter().map(|name| trie.to_publish(name).unwrap()).collect();
+        for (name, visited) in names.iter().zip(&visited) {
+            // Another publisher of the name, and whoever looks it up, comes to the same turn.
+            let other = trie.to_publish(name).unwrap();
+            assert!(Arc::ptr_eq(&other.channel, &visited.channel));
+            assert!(Arc::ptr_eq(&trie.find(name).unwrap(), &visited.channel));
+        }
+        drop(visited);
+        assert_eq!(trie.stripes.census().0, names.len());
+        (0..100_000).for_each(|i| drop(publish(&trie, &format!("once:{i}"))));
+        assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    }
+
+    #[test]
+    fn a_fresh_name_is_subscribed_or_held_by_a_topic_as_it_is() {
+        let trie = Trie::<u32>::new(1);
+        let published = publish(&trie, "name");
+        let pinned = trie.pin("name");
+        assert!(Arc::ptr_eq(&published, &pinned));
+        drop(published);
+        // It does not go with those that came with it.
+        (0..10_000).for_each(|i| drop(publish(&trie, &format!("once:{i}"))));
+        assert!(Arc::ptr_eq(&trie.find("name").unwrap(), &pinned));
+        trie.unpin(&pinned);
+        assert!(trie.find("name").is_none());
+    }
+
+    #[test]
+    fn closing_takes_fresh_names_too() {
+        let trie = Trie::<u32>::new(4);
+        hold(&trie, "name:*");
+        let names: Vec<_> = (0..100).map(|i| format!("name:{i}")).collect();
+        names.iter().for_each(|name| drop(publish(&trie, name)));
+        let late = trie.to_publish("name:1").unwrap();
+        let turn = trie.turn(&late.channel);
+        trie.shut_down();
+        trie.take_down();
+        assert_eq!(trie.stripes.census().0, 1, "whose turn is taken");
+        drop(turn);
+        drop(late);
+        assert_eq!(trie.stripes.census(), (0, 0));
+        assert!(trie.to_publish("name:2").is_none());
     }
 
     #[test]

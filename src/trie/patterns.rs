@@ -23,17 +23,21 @@ use crate::sync::{
 };
 
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
+///
+/// In this order, so that a publish to a name never seen touches the first part alone, a cache line and a half,
+/// with the `Arc`'s own counter in front: of a million patterns, it finds none of that in a cache.
+#[repr(C)]
 pub(crate) struct PatternEntry<P> {
+    recipients: RwLock<Recipients<P>>,
+    /// Subscriptions; written under the lock of the pattern's trie. At 0 the entry is out of it.
+    holders: AtomicUsize,
+    /// Entries are locked in the order of these, so that publishers cannot wait in a circle.
+    pub(crate) number: u64,
     pub(crate) pattern: Pattern,
     /// The pattern's text: the same as it has, for those that messages point to this.
     text: Arc<str>,
     /// Under the bus's seed: for the subscribers' own tables.
     pub(crate) hash: u64,
-    /// Entries are locked in the order of these, so that publishers cannot wait in a circle.
-    pub(crate) number: u64,
-    /// Subscriptions; written under the lock of the pattern's trie. At 0 the entry is out of it.
-    holders: AtomicUsize,
-    recipients: RwLock<Recipients<P>>,
 }
 
 impl<P: Send + 'static> Named for PatternEntry<P> {
@@ -78,6 +82,10 @@ pub(crate) struct Stamp {
     /// Those of them that could concern the channel: the sum of its counters, which only grow.
     relevant: u64,
 }
+
+/// In the place of what could concern a channel, where that was not asked: many a name is published once, and then
+/// nothing comes of it.
+const UNASKED: u64 = u64::MAX;
 
 /// The lengths of literal beginning, in bytes, that have counters of their own. A pattern advances the
 /// one of the longest that it has; a channel looks at all that it has.
@@ -146,6 +154,12 @@ impl<P> Patterns<P> {
         self.epoch.load(Ordering::Acquire) == stamp.epoch
     }
 
+    /// What a route derived from now on is valid for, as far as one word tells.
+    pub(crate) fn first_stamp(&self) -> Stamp {
+        // Acquire: as in `stamp`.
+        Stamp { epoch: self.epoch.load(Ordering::Acquire), relevant: UNASKED }
+    }
+
     /// What a route of `channel` derived from now on is valid for.
     pub(crate) fn stamp(&self, channel: &[u8]) -> Stamp {
         // Acquire, and before the others: a counter read too early is one that a later epoch follows.
@@ -170,7 +184,7 @@ impl<P> Patterns<P> {
 
     /// Whether a route of `channel` derived at `stamp` still holds at the stamp `now`.
     pub(crate) fn holds(stamp: Stamp, now: Stamp) -> bool {
-        stamp.relevant == now.relevant
+        stamp.relevant != UNASKED && stamp.relevant == now.relevant
     }
 
     /// Calls `found` for each pattern that matches `channel`, once, in no particular order.

@@ -34,16 +34,19 @@ impl<P> Recipient<P> {
 ///
 /// Joining is O(1) and leaving O(log n), both amortised: a place that was left stays empty until half
 /// of them are, and a subscription is found by its number, by which the list is sorted.
+///
+/// In the order in which a publish comes to them; the numbers it mostly does not need.
+#[repr(C)]
 pub(crate) struct Recipients<P> {
-    /// The subscriptions' numbers, ascending: one for each place, apart so that a search runs through
-    /// a sixth of the memory.
-    numbers: SmallVec<[u64; 1]>,
-    places: SmallVec<[Option<Recipient<P>>; 1]>,
     live: u32,
     /// How many of the inboxes take a message once, by whichever subscription comes first.
     deduplicating: u32,
     /// How many of the inboxes make publishers wait when they are full.
     blocking: u32,
+    places: SmallVec<[Option<Recipient<P>>; 1]>,
+    /// The subscriptions' numbers, ascending: one for each place, apart so that a search runs through
+    /// a sixth of the memory.
+    numbers: SmallVec<[u64; 1]>,
 }
 
 impl<P> Default for Recipients<P> {

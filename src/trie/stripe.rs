@@ -1,6 +1,11 @@
 //! The stripes: names to channel entries, each part under its own lock, and the bounded memory of
 //! recently published names.
 //!
+//! A name that was published once is not in the table of its stripe but among the few that are
+//! [fresh](super::fresh). Only when it is published again, subscribed or held by a topic does it come into the
+//! table. So names that come once and never again pass through memory that stays in a processor's cache, and
+//! stir up nothing else.
+//!
 //! A stripe's lock is held for a look-up, an insertion or a removal, never while anyone waits: under
 //! it, a channel's turn is only tried. So no publish, however long, holds up another channel.
 
@@ -12,8 +17,9 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::channel::{Channel, Counters, Derived, Held, Route, Tally};
-use super::clock::{Clocks, Ring, Slot};
+use super::channel::{Channel, Counters, Derived, Held, Route, Slot, Tally};
+use super::clock::{Clock, Gone};
+use super::fresh::{self, Fresh};
 use super::patterns::{PatternEntry, Patterns};
 use crate::source::{PatternSource, Source};
 use crate::sync::{Ordering, RwLock};
@@ -24,13 +30,11 @@ pub(super) const RECENT_BYTES: usize = 2 << 20;
 /// What each stripe may spend of it at least, in bytes: room for some eighty names.
 const STRIPE_BYTES: usize = 32 << 10;
 
-/// The part of it that is for names published once: so little that it stays in a processor's cache, since each
-/// new name writes over the oldest. (A name never seen takes 720 ns when all of a MiB is for them, and 360 ns
-/// when it is a quarter, beside a thousand inboxes.)
-const NEW_NAMES: usize = 8;
-
 /// The part of it that remembers names that have gone before they were used again.
 const GONE_NAMES: usize = 32;
+
+/// What a name may cost that was published once, in bytes; a larger one counts as one in use.
+const FRESH_BYTES: usize = 1 << 10;
 
 /// More stripes than this are of no use.
 pub(super) const MOST_STRIPES: usize = 4096;
@@ -43,34 +47,25 @@ pub(super) struct Stripes<P> {
     hasher: RandomState,
 }
 
-/// Bytes that a stripe spends on recent names.
+/// Bytes that a stripe spends on recent names, beside the fresh ones.
 #[derive(Clone, Copy)]
 struct Budget {
-    new: usize,
     used: usize,
     gone: usize,
 }
 
-impl Budget {
-    fn on(self, ring: Ring) -> usize {
-        match ring {
-            Ring::New => self.new,
-            Ring::Used => self.used,
-        }
-    }
-
-    /// Where a new name goes that costs so much: with the used ones if it is large, nowhere if it is too large.
-    fn ring(self, cost: usize) -> Option<Ring> {
-        [Ring::New, Ring::Used].into_iter().find(|&ring| cost <= self.on(ring))
-    }
-}
-
 struct Stripe<P> {
     channels: HashTable<Arc<Channel<P>>>,
-    /// The recent names: entries that nobody may need any more. Some have since been subscribed.
-    clocks: Clocks,
+    /// Entries of names published once, of late, which nobody needs.
+    fresh: Fresh<P>,
+    /// The other recent names: entries in the table that nobody may need any more. Some have since been
+    /// subscribed.
+    clock: Clock,
+    gone: Gone,
     /// What removed entries had counted.
     folded: Counters,
+    /// Grows whenever a name comes in.
+    arrivals: u64,
     closed: bool,
 }
 
@@ -88,17 +83,22 @@ pub(super) enum Purpose {
 impl<P> Stripes<P> {
     pub(super) fn new(count: usize, hasher: RandomState) -> Self {
         let count = count.clamp(1, MOST_STRIPES).next_power_of_two();
+        let names = fresh::NAMES / count;
         let stripe = || Stripe {
             channels: HashTable::new(),
-            clocks: Clocks::default(),
+            fresh: Fresh::new(names),
+            clock: Clock::default(),
+            gone: Gone::default(),
             folded: Counters::default(),
+            arrivals: 0,
             closed: false,
         };
         let bytes = (RECENT_BYTES / count).max(STRIPE_BYTES);
-        let (new, gone) = (bytes / NEW_NAMES, bytes / GONE_NAMES);
+        let gone = bytes / GONE_NAMES;
+        let used = bytes - gone - FRESH_BYTES * names.max(fresh::WAYS);
         Self {
             stripes: (0..count).map(|_| CachePadded::new(RwLock::new(stripe()))).collect(),
-            budget: Budget { new, used: bytes - new - gone, gone },
+            budget: Budget { used, gone },
             hasher,
         }
     }
@@ -118,7 +118,8 @@ impl<P> Stripes<P> {
 
     #[inline]
     pub(super) fn get(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
-        self.stripe(hash).read().find(name, hash).cloned()
+        let stripe = self.stripe(hash).read();
+        stripe.find(name, hash).or_else(|| stripe.fresh.find(name, hash)).cloned()
     }
 
     /// The entry of `name`, made where there is none; `None` where the bus is closed.
@@ -133,19 +134,33 @@ impl<P> Stripes<P> {
     where
         P: Send + 'static,
     {
-        {
+        let arrivals = {
             let stripe = self.stripe(hash).read();
             if let Some(channel) = stripe.find(name, hash) {
-                if purpose == Purpose::Topic {
-                    // Relaxed: with the stripe's lock. Who prunes holds it for writing.
-                    channel.pins.fetch_add(1, Ordering::Relaxed);
-                }
+                channel.pin_for(purpose);
                 return Some(Arc::clone(channel));
             }
+            stripe.fresh.find(name, hash).is_none().then_some(stripe.arrivals)
+        };
+        if arrivals.is_none()
+            && let Some(channel) = self.promote(name, hash, purpose)
+        {
+            return Some(channel);
         }
-        self.insert(name, hash, purpose, patterns)
+        self.insert(name, hash, purpose, patterns, arrivals)
     }
 
+    /// Brings the entry of a fresh name into the table, if it is there still.
+    #[cold]
+    fn promote(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
+        let mut removed = Removed::new();
+        let mut stripe = self.stripe(hash).write();
+        let channel = stripe.promote(name, hash, purpose, self.budget, &mut removed);
+        drop(stripe);
+        channel
+    }
+
+    /// The entry of a name that was found nowhere when so many names had come in.
     #[cold]
     fn insert(
         &self,
@@ -153,58 +168,37 @@ impl<P> Stripes<P> {
         hash: u64,
         purpose: Purpose,
         patterns: &Patterns<P>,
+        arrivals: Option<u64>,
     ) -> Option<Arc<Channel<P>>>
     where
         P: Send + 'static,
     {
         // Before the lock: matching takes its time, and the pattern trie's own lock.
         let derived = Derived::new(name, patterns);
-        let patterns = derived.len();
-        let new: Arc<str> = Arc::from(name);
         let mut removed = Removed::new();
         let mut held = Held::default();
         let mut stripe = self.stripe(hash).write();
         if stripe.closed {
             return None;
         }
-        let channel = match stripe.find(name, hash) {
-            Some(channel) => Arc::clone(channel),
-            None => {
-                let cost = Channel::<P>::cost(name, patterns);
-                let recent = purpose == Purpose::Publish;
-                let mut ring = self.budget.ring(cost).filter(|_| recent);
-                if ring.is_some() && stripe.clocks.recall(hash) {
-                    ring = Some(Ring::Used);
+        // Another may have brought it in meanwhile.
+        let known = if arrivals == Some(stripe.arrivals) {
+            None
+        } else {
+            match stripe.find(name, hash) {
+                Some(channel) => {
+                    let channel = Arc::clone(channel);
+                    channel.pin_for(purpose);
+                    Some(channel)
                 }
-                if let Some(ring) = ring {
-                    // Room first: the entry to come is the coldest, and its publish is yet to come.
-                    stripe.make_room(self.budget, ring, cost, &mut removed);
-                }
-                let channel = match removed.pop() {
-                    Some(mut spare) => {
-                        let Some(entry) = Arc::get_mut(&mut spare) else {
-                            unreachable!("the clock takes entries that nobody else holds");
-                        };
-                        entry.renew(new, hash, derived, &mut held);
-                        spare
-                    }
-                    None => {
-                        let route = derived.into_route(&new);
-                        Arc::new(Channel::new(new, hash, route))
-                    }
-                };
-                stripe.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
-                if let Some(ring) = ring {
-                    stripe.clock_in(&channel, ring, patterns);
-                }
-                channel
+                None => stripe.promote(name, hash, purpose, self.budget, &mut removed),
             }
         };
-        if purpose == Purpose::Topic {
-            // Relaxed: with the stripe's lock.
-            channel.pins.fetch_add(1, Ordering::Relaxed);
-        }
-        // What the clock took, and what the entry had held, is dropped after this.
+        let channel = known.unwrap_or_else(|| {
+            let newcomer = Newcomer { name, hash, derived, purpose };
+            stripe.take_in(newcomer, self.budget, &mut removed, &mut held)
+        });
+        // What was taken out, and what the entry had held, is dropped after this.
         drop(stripe);
         drop(held);
         Some(channel)
@@ -221,12 +215,17 @@ impl<P> Stripes<P> {
         if let Some(slot) = channel.slot()
             && let Some(patterns) = patterns
         {
-            stripe.clock_out(channel);
             let cost = Channel::<P>::cost(&channel.name, patterns);
-            if let Some(ring) = self.budget.ring(cost) {
-                let ring = if slot.ring == Ring::Used { Ring::Used } else { ring };
-                stripe.clock_in(channel, ring, patterns);
-                stripe.make_room(self.budget, ring, 0, &mut removed);
+            // Relaxed: with the stripe's lock.
+            channel.weighed.store(patterns, Ordering::Relaxed);
+            if matches!(slot, Slot::Fresh(_)) && cost <= FRESH_BYTES {
+                return;
+            }
+            stripe.put_in_table(channel);
+            stripe.clock_out(channel);
+            if cost <= self.budget.used {
+                stripe.clock_in(channel, cost);
+                stripe.make_room(self.budget, 0, usize::MAX, &mut removed);
             }
         }
         if channel.slot().is_none() {
@@ -271,7 +270,8 @@ impl<P> Stripes<P> {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();
             stripe.closed = true;
-            let channels: Vec<_> = stripe.channels.iter().cloned().collect();
+            let channels: Vec<_> =
+                stripe.channels.iter().chain(stripe.fresh.iter()).cloned().collect();
             let routes: Vec<_> =
                 channels.iter().filter_map(|channel| stripe.detach(channel)).collect();
             drop(stripe);
@@ -291,22 +291,40 @@ impl<P> Stripes<P> {
         for stripe in &self.stripes {
             let stripe = stripe.read();
             each(stripe.folded.read());
-            stripe.channels.iter().for_each(|channel| each(channel.counters.read()));
+            let channels = stripe.channels.iter().chain(stripe.fresh.iter());
+            channels.for_each(|channel| each(channel.counters.read()));
         }
     }
 
-    /// Entries, and what the clocks count for those in them, in bytes.
+    /// Entries, and what is counted for those that nobody may need, in bytes.
     #[cfg(test)]
     pub(super) fn census(&self) -> (usize, usize) {
         self.stripes.iter().fold((0, 0), |(entries, bytes), stripe| {
             let stripe = stripe.read();
-            (entries + stripe.channels.len(), bytes + stripe.clocks.cost())
+            let cost = |channel: &Arc<Channel<P>>| {
+                Channel::<P>::cost(&channel.name, channel.weighed.load(Ordering::Relaxed))
+            };
+            let fresh: usize = stripe.fresh.iter().map(cost).sum();
+            let len = stripe.channels.len() + stripe.fresh.len();
+            (entries + len, bytes + stripe.clock.cost() + fresh)
         })
     }
 }
 
 /// Entries taken out under the lock, to be dropped after it.
-type Removed<P> = SmallVec<[Arc<Channel<P>>; 1]>;
+type Removed<P> = SmallVec<[Arc<Channel<P>>; FEW]>;
+
+/// So many entries the clock takes out for a name that is published again, and no allocation is needed to hold
+/// them: at least as much as that name costs.
+const FEW: usize = 4;
+
+/// A name that comes in.
+struct Newcomer<'a, P> {
+    name: &'a str,
+    hash: u64,
+    derived: Derived<P>,
+    purpose: Purpose,
+}
 
 impl<P> Stripe<P> {
     #[inline]
@@ -319,41 +337,127 @@ impl<P> Stripe<P> {
         self.find(&channel.name, channel.hash).is_some_and(|other| Arc::ptr_eq(other, channel))
     }
 
-    fn clock_in(&mut self, channel: &Channel<P>, ring: Ring, patterns: usize) {
-        // Relaxed: with the stripe's lock.
-        channel.weighed.store(patterns, Ordering::Relaxed);
-        let cost = Channel::<P>::cost(&channel.name, patterns);
-        channel.set_slot(self.clocks.insert(ring, channel.hash, cost));
+    /// Makes the entry of a name that has none.
+    fn take_in(
+        &mut self,
+        newcomer: Newcomer<'_, P>,
+        budget: Budget,
+        removed: &mut Removed<P>,
+        held: &mut Held<P>,
+    ) -> Arc<Channel<P>>
+    where
+        P: Send + 'static,
+    {
+        let Newcomer { name, hash, derived, purpose } = newcomer;
+        self.arrivals += 1;
+        let patterns = derived.len();
+        let cost = Channel::<P>::cost(name, patterns);
+        let recent = purpose == Purpose::Publish;
+        if self.clock.cost() > budget.used {
+            // What could not go before, being in use, goes now.
+            self.make_room(budget, 0, usize::MAX, removed);
+        }
+        if recent
+            && cost <= FRESH_BYTES
+            && !self.gone.recall(hash)
+            && let Some((place, spare)) = self.fresh.make_room(hash)
+        {
+            let channel = match spare {
+                // There is room ready for it as there was for the other.
+                Some(mut spare) => {
+                    let Some(entry) = Arc::get_mut(&mut spare) else {
+                        unreachable!("nobody else holds an entry that gives way to another")
+                    };
+                    self.gone.remember(entry.hash, budget.gone);
+                    self.folded.add(entry.counters.read());
+                    entry.renew(name, hash, derived, held);
+                    spare
+                }
+                None => {
+                    self.reserve(1);
+                    Arc::new(Channel::new(name, hash, derived))
+                }
+            };
+            // Relaxed: with the stripe's lock.
+            channel.weighed.store(patterns, Ordering::Relaxed);
+            self.fresh.put(place, Arc::clone(&channel));
+            return channel;
+        }
+        let channel = Arc::new(Channel::new(name, hash, derived));
+        channel.pin_for(purpose);
+        if recent {
+            channel.weighed.store(patterns, Ordering::Relaxed);
+            if cost <= budget.used {
+                // Room first: the entry to come is the coldest, and its publish is yet to come.
+                self.make_room(budget, cost, usize::MAX, removed);
+                self.clock_in(&channel, cost);
+            }
+        }
+        self.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
+        self.reserve(0);
+        channel
+    }
+
+    /// Brings the entry of a fresh name into the table. No allocation is made.
+    fn promote(
+        &mut self,
+        name: &str,
+        hash: u64,
+        purpose: Purpose,
+        budget: Budget,
+        removed: &mut Removed<P>,
+    ) -> Option<Arc<Channel<P>>> {
+        let channel = Arc::clone(self.fresh.find(name, hash)?);
+        self.put_in_table(&channel);
+        channel.pin_for(purpose);
+        if purpose == Purpose::Publish {
+            // Relaxed: with the stripe's lock.
+            let patterns = channel.weighed.load(Ordering::Relaxed);
+            let cost = Channel::<P>::cost(name, patterns);
+            self.make_room(budget, cost, FEW, removed);
+            self.clock_in(&channel, cost);
+        }
+        Some(channel)
+    }
+
+    /// Brings an entry into the table if it is one of a fresh name.
+    fn put_in_table(&mut self, channel: &Arc<Channel<P>>) {
+        if let Some(fresh) = self.fresh.remove(channel) {
+            self.channels.insert_unique(fresh.hash, fresh, |channel| channel.hash);
+        }
+    }
+
+    /// Has room ready for all fresh names in the table and in the clock, and for so many more.
+    fn reserve(&mut self, more: usize) {
+        let names = self.fresh.len() + more;
+        self.channels.reserve(names, |channel| channel.hash);
+        self.clock.reserve(names);
+    }
+
+    fn clock_in(&mut self, channel: &Channel<P>, cost: usize) {
+        channel.set_slot(self.clock.insert(channel.hash, cost).map(Slot::Clock));
     }
 
     fn clock_out(&mut self, channel: &Channel<P>) {
-        if let Some(slot) = channel.slot() {
-            self.clocks.remove(slot);
+        if let Some(Slot::Clock(at)) = channel.slot() {
+            self.clock.remove(at);
             channel.set_slot(None);
         }
     }
 
-    /// Takes out the entries that were least used of late until there is room for one that costs so much on
-    /// `ring`, within `budget`.
-    fn make_room(&mut self, budget: Budget, ring: Ring, cost: usize, removed: &mut Removed<P>) {
-        self.turn_clock(budget, ring, cost, removed);
-        if ring == Ring::New {
-            // Some of those that were new may be among the used ones now.
-            self.turn_clock(budget, Ring::Used, 0, removed);
-        }
-    }
-
-    fn turn_clock(&mut self, budget: Budget, ring: Ring, cost: usize, removed: &mut Removed<P>) {
+    /// Takes out the entries that were least used of late until there is room for one that costs so much, or
+    /// so many are taken out.
+    fn make_room(&mut self, budget: Budget, cost: usize, most: usize, removed: &mut Removed<P>) {
         // Twice around: once to take away second chances, once to take entries.
-        let mut looks = 2 * self.clocks.on(ring).len();
-        while self.clocks.on(ring).cost() > budget.on(ring) - cost && looks > 0 {
+        let mut looks = 2 * self.clock.len();
+        let most = removed.len().saturating_add(most);
+        while self.clock.cost() + cost > budget.used && looks > 0 && removed.len() < most {
             looks -= 1;
-            let Some((at, hash)) = self.clocks.on(ring).advance() else { return };
-            let slot = Slot { ring, at };
-            let is_it = |channel: &Arc<Channel<P>>| channel.slot() == Some(slot);
+            let Some((at, hash)) = self.clock.advance() else { return };
+            let is_it = |channel: &Arc<Channel<P>>| channel.slot() == Some(Slot::Clock(at));
             let Ok(mut found) = self.channels.find_entry(hash, is_it) else {
                 debug_assert!(false, "an entry leaves the clock before it leaves the table");
-                self.clocks.remove(slot);
+                self.clock.remove(at);
                 continue;
             };
             match Arc::get_mut(found.get_mut()) {
@@ -363,17 +467,8 @@ impl<P> Stripe<P> {
                     if channel.cool() {
                         let channel = found.remove().0;
                         self.clock_out(&channel);
-                        if ring == Ring::New {
-                            self.clocks.remember(hash, budget.gone);
-                        }
                         self.folded.add(channel.counters.read());
                         removed.push(channel);
-                    } else if ring == Ring::New {
-                        let channel = Arc::clone(found.get());
-                        self.clock_out(&channel);
-                        // Relaxed: with the stripe's lock.
-                        let patterns = channel.weighed.load(Ordering::Relaxed);
-                        self.clock_in(&channel, Ring::Used, patterns);
                     }
                 }
                 None => {
@@ -401,20 +496,20 @@ impl<P> Stripe<P> {
             // (One that another thread has taken out of the table is no concern of the clock's.)
             None if !self.closed && channel.slot().is_none() && self.has(channel) => {
                 let cost = Channel::<P>::cost(&channel.name, 0);
-                match budget.ring(cost) {
-                    Some(ring) => {
-                        self.make_room(budget, ring, cost, removed);
-                        self.clock_in(channel, ring, 0);
-                    }
+                // Relaxed: with the stripe's lock.
+                channel.weighed.store(0, Ordering::Relaxed);
+                if cost <= budget.used {
+                    self.make_room(budget, cost, usize::MAX, removed);
+                    self.clock_in(channel, cost);
+                } else {
                     // Too large to stay: it is the next to go, and drives out no other.
-                    None => {
-                        self.make_room(budget, Ring::Used, 0, removed);
-                        self.clock_in(channel, Ring::Used, 0);
-                        if let Some(slot) = channel.slot() {
-                            self.clocks.take_next(slot);
-                        }
+                    self.make_room(budget, 0, usize::MAX, removed);
+                    self.clock_in(channel, cost);
+                    if let Some(Slot::Clock(at)) = channel.slot() {
+                        self.clock.take_next(at);
                     }
                 }
+                self.reserve(0);
             }
             None => {}
         }
@@ -434,6 +529,7 @@ impl<P> Stripe<P> {
     /// Takes an entry that is detached out of the table.
     fn forget(&mut self, channel: &Arc<Channel<P>>) {
         self.folded.add(channel.counters.read());
+        self.fresh.remove(channel);
         self.clock_out(channel);
         if let Ok(entry) =
             self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel))
@@ -441,13 +537,21 @@ impl<P> Stripe<P> {
             entry.remove();
         }
         if self.channels.capacity() > 64 && self.channels.len() < self.channels.capacity() / 4 {
-            let room = self.channels.len() * 2;
+            let room = self.channels.len() * 2 + self.fresh.len();
             self.channels.shrink_to(room, |channel| channel.hash);
         }
     }
 }
 
 impl<P> Channel<P> {
+    /// Keeps the entry for a topic. The caller holds the stripe's lock.
+    fn pin_for(&self, purpose: Purpose) {
+        if purpose == Purpose::Topic {
+            // Relaxed: with the stripe's lock. Who prunes holds it for writing.
+            self.pins.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether somebody would miss the entry.
     fn is_needed(&self) -> bool {
         // Relaxed: written under the stripe's lock.

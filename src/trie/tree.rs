@@ -1,18 +1,23 @@
-//! The pattern trie: a tree over the tokens of patterns, walked as an automaton over a channel.
+//! The pattern trie: a tree over the steps of patterns, walked as an automaton over a channel.
 //!
 //! It is a pure data structure: it takes no lock and knows nothing of subscribers. `E` is what stands
 //! at a pattern's end.
 //!
-//! Edges are whole tokens. A run of literal bytes is one edge, found by hash among its siblings: one
+//! Edges are whole steps. A run of literal bytes is one edge, found by hash among its siblings: one
 //! look-up for each length that occurs among them, so that the patterns `user:{i}:*` cost a channel as
 //! many look-ups as there are different numbers of digits, independent of each other, and not a chain
 //! of nodes that each must be fetched before the next is known. (A byte-wise radix trie over a million
-//! of these costs seven dependent cache misses; this one costs three.)
+//! of these costs seven dependent cache misses; this one costs two.)
+//!
+//! Where one pattern alone goes on, no nodes are made for the rest of it: its code is kept in the node, in the
+//! cache line that was fetched for the node's own edge, and matched as one pattern against one channel is.
+//! Only a second pattern on the same way has it spread out.
 //!
 //! The walk is bounded whatever the patterns. A node is reached from its one parent, by an edge of a
 //! fixed length, unless the parent is a `*`; and a `*` is entered once in a walk, at the earliest
 //! position: it tries its edges at every later one itself, so a later entry could find nothing new.
-//! Hence every node is visited at most once for each position of the channel.
+//! Hence every node is visited at most once for each position of the channel. A rest that is more than the
+//! pattern's end or a last `*` is only kept where no `*` lies on the way, so that it is matched at most once.
 
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
@@ -21,24 +26,44 @@ use foldhash::fast::RandomState;
 use hashbrown::{HashSet, HashTable};
 use smallvec::SmallVec;
 
-use crate::pattern::{ByteSet, Pattern, Program, Token};
+use crate::pattern::code::{self, Step, Steps};
+use crate::pattern::{ByteSet, Pattern};
 
 /// A trie of patterns. See the module's documentation.
 pub(crate) struct PatternTree<E> {
-    root: Node<E>,
+    root: Branch<E>,
     hasher: RandomState,
 }
 
-/// What stands where a pattern ends: one for each pattern text that compiles to the same tokens.
-type Ends<E> = SmallVec<[E; 1]>;
-
-// In the order in which a walk looks at them: the compiler's own order would save no byte.
-#[repr(C)]
+/// What an edge leads to: one cache line, if the bytes fit into it.
+#[repr(align(64))]
 struct Node<E> {
-    /// The literal bytes of the edge that leads here; empty where it is no run.
-    run: SmallVec<[u8; 16]>,
+    /// The literal bytes of the edge that leads here, none where it is no run; then, where one pattern alone
+    /// goes on, the code of the rest of it.
+    bytes: SmallVec<[u8; 32]>,
+    /// How many of them are the edge's.
+    run: u32,
     /// What all patterns that go through here ask of the bytes that follow.
     ahead: Ahead,
+    below: Below<E>,
+}
+
+enum Below<E> {
+    /// Only while a pattern is put in or taken out.
+    Nothing,
+    /// One pattern, of which nothing but its end and the code in the node is kept.
+    Lone(E),
+    Branch(Box<Branch<E>>),
+}
+
+/// A rest that is longer than this is spread out, so that it is not copied again for each of many nodes.
+const MAX_REST: usize = 256;
+
+/// What stands where a pattern ends: one for each pattern text that compiles to the same code.
+type Ends<E> = SmallVec<[E; 1]>;
+
+/// Where patterns part, or end.
+struct Branch<E> {
     rare: Option<Box<Rare<E>>>,
     runs: Runs<E>,
     /// Patterns that end in a `*` right behind this.
@@ -62,42 +87,43 @@ fn agree(one: &mut Ahead, other: Ahead) {
 }
 
 /// Whether `rest` has what `ahead` asks for.
+#[inline]
 fn has_ahead(rest: &[u8], ahead: Ahead) -> bool {
     ahead.is_none_or(|(distance, byte)| rest.get(usize::from(distance)) == Some(&byte))
 }
 
-/// What the way along `edges` asks of the bytes that follow.
-fn look_ahead(edges: &[Edge<'_>]) -> Ahead {
+/// What `code` asks of the bytes that follow.
+fn look_ahead(code: &[u8]) -> Ahead {
     let mut distance = 0_usize;
-    for edge in edges {
+    for step in Steps::new(code) {
         if distance > usize::from(u8::MAX) {
             return None;
         }
-        match edge {
-            Edge::Run(run) => return Some((u8::try_from(distance).ok()?, run[0])),
-            Edge::Any(count) => distance = distance.saturating_add(*count),
-            Edge::Class(_) => distance += 1,
-            Edge::StarRun(_) | Edge::StarClass(_) | Edge::Tail(_) => return None,
+        match step {
+            Step::Run(run) => return Some((u8::try_from(distance).ok()?, run[0])),
+            Step::Any(count) => distance = distance.saturating_add(count),
+            Step::Class(_) => distance += 1,
+            Step::Star | Step::Ask => return None,
         }
     }
     None
 }
 
-/// The edges that most nodes lack.
+/// The edges that most branches lack.
 struct Rare<E> {
-    /// By number of bytes, ascending. The first lies here, one cache miss nearer.
-    any: SmallVec<[(usize, Node<E>); 1]>,
+    /// By number of bytes, ascending.
+    any: Vec<(usize, Node<E>)>,
     classes: Vec<(ByteSet, Node<E>)>,
     star: Option<Star<E>>,
     /// Shell globs whose literal beginning ends here: whether they match is for them to say.
-    globs: Vec<E>,
+    globs: Ends<E>,
 }
 
-/// A `*` that is not a pattern's last token.
+/// A `*` that is not a pattern's last step.
 struct Star<E> {
     runs: Runs<E>,
     classes: Vec<(ByteSet, Node<E>)>,
-    /// Runs that are their pattern's last token: the channel's own ending tells whether they match, no
+    /// Runs that are their pattern's last step: the channel's own ending tells whether they match, no
     /// position need be tried.
     tails: Runs<E>,
 }
@@ -153,22 +179,15 @@ impl Length {
     }
 }
 
-impl<E> Default for Node<E> {
+impl<E> Default for Branch<E> {
     fn default() -> Self {
-        Self {
-            run: SmallVec::new(),
-            ahead: None,
-            ends: SmallVec::new(),
-            star_ends: SmallVec::new(),
-            runs: Runs::None,
-            rare: None,
-        }
+        Self { ends: SmallVec::new(), star_ends: SmallVec::new(), runs: Runs::None, rare: None }
     }
 }
 
 impl<E> Default for Rare<E> {
     fn default() -> Self {
-        Self { any: SmallVec::new(), classes: Vec::new(), star: None, globs: Vec::new() }
+        Self { any: Vec::new(), classes: Vec::new(), star: None, globs: SmallVec::new() }
     }
 }
 
@@ -183,15 +202,15 @@ impl<E> Default for Star<E> {
 enum Edge<'a> {
     Run(&'a [u8]),
     Any(usize),
-    Class(&'a ByteSet),
-    /// A `*`, then a run that is not the pattern's last token.
+    Class(ByteSet),
+    /// A `*`, then a run that is not the pattern's last step.
     StarRun(&'a [u8]),
-    StarClass(&'a ByteSet),
+    StarClass(ByteSet),
     /// A `*`, then a run that ends the pattern.
     Tail(&'a [u8]),
 }
 
-/// Which of a node's lists a pattern's end stands in.
+/// Which of a branch's lists a pattern's end stands in.
 #[derive(Clone, Copy)]
 enum Place {
     Here,
@@ -199,70 +218,70 @@ enum Place {
     Glob,
 }
 
-/// A pattern as a path through the trie: its edges, and where on the last node its end stands.
-struct Path<'a> {
-    edges: SmallVec<[Edge<'a>; 8]>,
-    place: Place,
+/// Where the code of a pattern leads.
+enum Way<'a> {
+    /// The pattern ends.
+    End(Place),
+    /// Along an edge, behind which there is the rest of the code.
+    Along(Edge<'a>, &'a [u8]),
 }
 
-/// The paths of a pattern: one, but for a shell glob with choices at its beginning.
-fn paths(pattern: &Pattern) -> SmallVec<[Path<'_>; 1]> {
-    let mut paths = SmallVec::new();
-    match pattern.program() {
-        Program::Redis(tokens) => {
-            let text = pattern.as_str().as_bytes();
-            paths.push(redis_path(tokens.as_slice(), tokens.literals(text)));
-        }
-        Program::Glob(glob) => {
-            for prefix in glob.prefixes() {
-                let mut edges = SmallVec::new();
-                if !prefix.is_empty() {
-                    edges.push(Edge::Run(prefix));
+impl<'a> Way<'a> {
+    fn of(code: &'a [u8]) -> Self {
+        let mut steps = Steps::new(code);
+        let edge = match steps.next() {
+            None => return Self::End(Place::Here),
+            Some(Step::Ask) => return Self::End(Place::Glob),
+            Some(Step::Run(run)) => Edge::Run(run),
+            Some(Step::Any(count)) => Edge::Any(count),
+            Some(Step::Class(set)) => Edge::Class(set),
+            Some(Step::Star) => match steps.next() {
+                None => return Self::End(Place::Star),
+                Some(Step::Run(run)) if steps.rest().is_empty() => Edge::Tail(run),
+                Some(Step::Run(run)) => Edge::StarRun(run),
+                Some(Step::Class(set)) => Edge::StarClass(set),
+                Some(Step::Star | Step::Any(_) | Step::Ask) => {
+                    unreachable!("code is in normal form, and a shell glob's has no star")
                 }
-                paths.push(Path { edges, place: Place::Glob });
-            }
-        }
+            },
+        };
+        Self::Along(edge, steps.rest())
     }
-    paths
 }
 
-fn redis_path<'a>(mut tokens: &'a [Token], literals: &'a [u8]) -> Path<'a> {
-    let mut edges = SmallVec::new();
-    loop {
-        let (edge, taken) = match tokens {
-            [] => return Path { edges, place: Place::Here },
-            [Token::Star] => return Path { edges, place: Place::Star },
-            [Token::Star, Token::Run { start, end }] => (Edge::Tail(&literals[*start..*end]), 2),
-            [Token::Star, Token::Run { start, end }, ..] => {
-                (Edge::StarRun(&literals[*start..*end]), 2)
-            }
-            [Token::Star, Token::Class(set), ..] => (Edge::StarClass(set), 2),
-            [Token::Star, Token::Star | Token::Any(_), ..] => {
-                unreachable!("tokens are in normal form")
-            }
-            [Token::Run { start, end }, ..] => (Edge::Run(&literals[*start..*end]), 1),
-            [Token::Any(count), ..] => (Edge::Any(*count), 1),
-            [Token::Class(set), ..] => (Edge::Class(set), 1),
-        };
-        edges.push(edge);
-        tokens = &tokens[taken..];
+impl Edge<'_> {
+    /// Whether a `*` lies on it, so that what is behind it can be reached at many positions.
+    fn is_starred(self) -> bool {
+        matches!(self, Edge::StarRun(_) | Edge::StarClass(_) | Edge::Tail(_))
     }
 }
 
 impl<E> PatternTree<E> {
     /// `hasher` decides how literal runs are spread; names can come from outside, so it is seeded.
     pub(crate) fn new(hasher: RandomState) -> Self {
-        Self { root: Node::default(), hasher }
+        Self { root: Branch::default(), hasher }
     }
 
     /// The end of `pattern` for which `is_it` holds, if the trie has it.
     pub(crate) fn get(&self, pattern: &Pattern, is_it: impl Fn(&E) -> bool) -> Option<&E> {
-        let path = paths(pattern).into_iter().next()?;
-        let mut node = &self.root;
-        for &edge in &path.edges {
-            node = node.child(edge, &self.hasher)?;
+        let codes = pattern.codes();
+        let mut code: &[u8] = codes.first()?;
+        let mut branch = &self.root;
+        loop {
+            let (edge, rest) = match Way::of(code) {
+                Way::End(place) => return branch.ends(place).iter().find(|end| is_it(end)),
+                Way::Along(edge, rest) => (edge, rest),
+            };
+            let node = branch.child(edge, &self.hasher)?;
+            match &node.below {
+                Below::Nothing => return None,
+                Below::Lone(end) => {
+                    return Some(end).filter(|end| node.rest() == rest && is_it(end));
+                }
+                Below::Branch(below) => branch = below,
+            }
+            code = rest;
         }
-        node.ends(path.place).iter().find(|end| is_it(end))
     }
 
     /// Adds an end to `pattern`, whose ends do not hold it yet.
@@ -274,17 +293,8 @@ impl<E> PatternTree<E> {
     where
         E: Clone,
     {
-        for path in paths(pattern) {
-            let mut node = &mut self.root;
-            for (at, &edge) in path.edges.iter().enumerate() {
-                let ahead = look_ahead(&path.edges[at + 1..]);
-                node = node.child_or_insert(edge, ahead, &self.hasher);
-            }
-            match path.place {
-                Place::Here => node.ends.push(end.clone()),
-                Place::Star => node.star_ends.push(end.clone()),
-                Place::Glob => node.rare_mut().globs.push(end.clone()),
-            }
+        for code in pattern.codes() {
+            self.root.insert(&code, false, end.clone(), &self.hasher);
         }
     }
 
@@ -295,31 +305,58 @@ impl<E> PatternTree<E> {
     /// Linear in the pattern, and in the globs that share its literal beginning.
     pub(crate) fn remove(&mut self, pattern: &Pattern, is_it: impl Fn(&E) -> bool) -> Option<E> {
         let mut removed = None;
-        for path in paths(pattern) {
-            removed = self.remove_path(&path, &is_it).or(removed);
+        for code in pattern.codes() {
+            removed = self.remove_code(&code, &is_it).or(removed);
         }
         removed
     }
 
-    fn remove_path(&mut self, path: &Path<'_>, is_it: impl Fn(&E) -> bool) -> Option<E> {
-        // How many edges lead to the last node that is needed without this path.
-        let mut keep = 0;
-        let mut node = &mut self.root;
-        for (depth, &edge) in path.edges.iter().enumerate() {
-            if node.fan() > 1 {
-                keep = depth;
+    fn remove_code(&mut self, code: &[u8], is_it: impl Fn(&E) -> bool) -> Option<E> {
+        // What is left of the code where the last branch is that others need, too.
+        let mut kept = code;
+        let mut behind = code;
+        let mut branch = &mut self.root;
+        let removed = loop {
+            let (edge, rest) = match Way::of(behind) {
+                Way::End(place) => {
+                    let removed = branch.take_end(place, is_it)?;
+                    if branch.fan() > 0 {
+                        return Some(removed);
+                    }
+                    break removed;
+                }
+                Way::Along(edge, rest) => (edge, rest),
+            };
+            if branch.fan() > 1 {
+                kept = behind;
             }
-            node = node.child_mut(edge, &self.hasher)?;
-        }
-        let removed = node.take_end(path.place, is_it)?;
-        if node.fan() == 0 {
-            let mut node = &mut self.root;
-            for &edge in path.edges.get(..keep)? {
-                node = node.child_mut(edge, &self.hasher)?;
+            let node = branch.child_mut(edge, &self.hasher)?;
+            if let Below::Lone(end) = &node.below
+                && (node.rest() != rest || !is_it(end))
+            {
+                return None;
             }
-            if let Some(&edge) = path.edges.get(keep) {
-                node.remove_child(edge, &self.hasher);
+            match &mut node.below {
+                Below::Branch(below) => branch = below,
+                below => match mem::replace(below, Below::Nothing) {
+                    Below::Lone(end) => break end,
+                    _ => return None,
+                },
             }
+            behind = rest;
+        };
+        let mut branch = &mut self.root;
+        let mut behind = code;
+        while let Way::Along(edge, rest) = Way::of(behind) {
+            if behind.len() == kept.len() {
+                branch.remove_child(edge, &self.hasher);
+                break;
+            }
+            match &mut branch.child_mut(edge, &self.hasher)?.below {
+                Below::Branch(below) => branch = below,
+                _ => break,
+            }
+            behind = rest;
         }
         Some(removed)
     }
@@ -349,11 +386,13 @@ impl<E> PatternTree<E> {
             }
             return 1;
         }
-        walk.node(&self.root, 0, false, &mut found);
+        walk.branch(&self.root, 0, false, &mut found);
         while let Some(visit) = walk.top.take().or_else(|| walk.stack.pop()) {
             match visit {
-                Visit::Node { node, at, starred } => walk.node(node, at, starred, &mut found),
-                Visit::Star { star, at } => walk.star(star, at),
+                Visit::Branch { branch, at, starred } => {
+                    walk.branch(branch, at, starred, &mut found);
+                }
+                Visit::Star { star, at } => walk.star(star, at, &mut found),
             }
         }
         walk.steps
@@ -361,18 +400,28 @@ impl<E> PatternTree<E> {
 
     /// Calls `each` for every end, once for each place where it stands.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&E)) {
-        let mut nodes = vec![&self.root];
-        while let Some(node) = nodes.pop() {
-            node.ends.iter().chain(&node.star_ends).for_each(&mut each);
-            node.runs.push_all(&mut nodes);
-            let Some(rare) = &node.rare else { continue };
-            rare.globs.iter().for_each(&mut each);
-            nodes.extend(rare.any.iter().map(|(_, node)| node));
-            nodes.extend(rare.classes.iter().map(|(_, node)| node));
-            let Some(star) = &rare.star else { continue };
-            nodes.extend(star.classes.iter().map(|(_, node)| node));
-            star.runs.push_all(&mut nodes);
-            star.tails.push_all(&mut nodes);
+        let mut branches = vec![&self.root];
+        let mut nodes = Vec::new();
+        while let Some(branch) = branches.pop() {
+            branch.ends.iter().chain(&branch.star_ends).for_each(&mut each);
+            branch.runs.push_all(&mut nodes);
+            if let Some(rare) = &branch.rare {
+                rare.globs.iter().for_each(&mut each);
+                nodes.extend(rare.any.iter().map(|(_, node)| node));
+                nodes.extend(rare.classes.iter().map(|(_, node)| node));
+                if let Some(star) = &rare.star {
+                    nodes.extend(star.classes.iter().map(|(_, node)| node));
+                    star.runs.push_all(&mut nodes);
+                    star.tails.push_all(&mut nodes);
+                }
+            }
+            for node in nodes.drain(..) {
+                match &node.below {
+                    Below::Nothing => {}
+                    Below::Lone(end) => each(end),
+                    Below::Branch(below) => branches.push(below),
+                }
+            }
         }
     }
 
@@ -383,11 +432,11 @@ impl<E> PatternTree<E> {
 }
 
 enum Visit<'a, E> {
-    Node {
-        node: &'a Node<E>,
+    Branch {
+        branch: &'a Branch<E>,
         /// How many bytes of the channel have been consumed.
         at: usize,
-        /// Whether a `*` lies on the way here, so that this node can be reached at other positions.
+        /// Whether a `*` lies on the way here, so that this branch can be reached at other positions.
         starred: bool,
     },
     /// A `*` to try its edges at `at` and everywhere after.
@@ -399,7 +448,7 @@ struct Walk<'a, E> {
     hasher: &'a RandomState,
     /// What is on top of the stack; in most walks all that ever is.
     top: Option<Visit<'a, E>>,
-    stack: SmallVec<[Visit<'a, E>; 16]>,
+    stack: SmallVec<[Visit<'a, E>; 64]>,
     entered: Entered,
     steps: usize,
 }
@@ -439,6 +488,8 @@ impl<'a, E> Walk<'a, E> {
         }
     }
 
+    /// An edge has led to `node`, and to `at`.
+    #[inline]
     fn node(
         &mut self,
         node: &'a Node<E>,
@@ -447,38 +498,73 @@ impl<'a, E> Walk<'a, E> {
         found: &mut impl FnMut(&E, bool),
     ) {
         self.steps += 1;
-        let rest = &self.channel[at..];
-        if !has_ahead(rest, node.ahead) {
+        let behind = &self.channel[at..];
+        if !has_ahead(behind, node.ahead) {
             return;
         }
-        if rest.is_empty() {
-            node.ends.iter().for_each(|end| found(end, false));
+        match &node.below {
+            Below::Nothing => {}
+            Below::Branch(branch) => self.push(Visit::Branch { branch, at, starred }),
+            Below::Lone(end) => {
+                let mut rest = Steps::new(node.rest());
+                match rest.next() {
+                    None => {
+                        if behind.is_empty() {
+                            found(end, false);
+                        }
+                    }
+                    Some(Step::Star) if rest.rest().is_empty() => {
+                        if !starred || self.entered.insert(std::ptr::from_ref(node).addr()) {
+                            found(end, false);
+                        }
+                    }
+                    Some(Step::Ask) => found(end, true),
+                    Some(_) => {
+                        if code::matches(node.rest(), behind, &mut self.steps) {
+                            found(end, false);
+                        }
+                    }
+                }
+            }
         }
-        let star = node.rare.as_ref().and_then(|rare| rare.star.as_ref());
-        if (star.is_some() || !node.star_ends.is_empty())
-            && (!starred || self.entered.insert(std::ptr::from_ref(node).addr()))
+    }
+
+    fn branch(
+        &mut self,
+        branch: &'a Branch<E>,
+        at: usize,
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
+        self.steps += 1;
+        let rest = &self.channel[at..];
+        if rest.is_empty() {
+            branch.ends.iter().for_each(|end| found(end, false));
+        }
+        let star = branch.rare.as_ref().and_then(|rare| rare.star.as_ref());
+        if (star.is_some() || !branch.star_ends.is_empty())
+            && (!starred || self.entered.insert(std::ptr::from_ref(branch).addr()))
         {
-            node.star_ends.iter().for_each(|end| found(end, false));
+            branch.star_ends.iter().for_each(|end| found(end, false));
             if let Some(star) = star {
                 self.tails(&star.tails, at, found);
                 self.push(Visit::Star { star, at });
             }
         }
-        if let Some(rare) = &node.rare {
+        if let Some(rare) = &branch.rare {
             rare.globs.iter().for_each(|glob| found(glob, true));
             for (count, child) in rare.any.iter().take_while(|(count, _)| *count <= rest.len()) {
-                self.steps += 1;
-                self.push(Visit::Node { node: child, at: at + count, starred });
+                self.node(child, at + count, starred, found);
             }
-            self.classes(&rare.classes, at, starred);
+            self.classes(&rare.classes, at, starred, found);
         }
-        self.runs(&node.runs, at, starred);
+        self.runs(&branch.runs, at, starred, found);
     }
 
     /// Tries the edges behind a `*` from the first position on where one can begin, and comes back for
     /// the others. Positions are tried in order, each with all that follows from it: that is what
     /// makes the first entry of every inner `*` the earliest.
-    fn star(&mut self, star: &'a Star<E>, mut at: usize) {
+    fn star(&mut self, star: &'a Star<E>, mut at: usize, found: &mut impl FnMut(&E, bool)) {
         if star.classes.is_empty() {
             at += match &star.runs {
                 Runs::None => return,
@@ -500,22 +586,34 @@ impl<'a, E> Walk<'a, E> {
         self.steps += 1;
         if at < self.channel.len() {
             self.push(Visit::Star { star, at: at + 1 });
-            self.classes(&star.classes, at, true);
-            self.runs(&star.runs, at, true);
+            self.classes(&star.classes, at, true, found);
+            self.runs(&star.runs, at, true, found);
         }
     }
 
-    fn classes(&mut self, classes: &'a [(ByteSet, Node<E>)], at: usize, starred: bool) {
+    fn classes(
+        &mut self,
+        classes: &'a [(ByteSet, Node<E>)],
+        at: usize,
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
         let Some(&byte) = self.channel.get(at) else { return };
         for (set, child) in classes {
             self.steps += 1;
             if set.contains(byte) {
-                self.push(Visit::Node { node: child, at: at + 1, starred });
+                self.node(child, at + 1, starred, found);
             }
         }
     }
 
-    fn runs(&mut self, runs: &'a Runs<E>, at: usize, starred: bool) {
+    fn runs(
+        &mut self,
+        runs: &'a Runs<E>,
+        at: usize,
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
         let rest = &self.channel[at..];
         match runs {
             Runs::None => {}
@@ -523,9 +621,9 @@ impl<'a, E> Walk<'a, E> {
                 if rest.first() != Some(first) {
                     return;
                 }
-                self.steps += node.run.len();
-                if rest.starts_with(&node.run) {
-                    self.push(Visit::Node { node, at: at + node.run.len(), starred });
+                self.steps += node.run().len();
+                if rest.starts_with(node.run()) {
+                    self.node(node, at + node.run().len(), starred, found);
                 }
             }
             Runs::Many(many) => {
@@ -539,7 +637,7 @@ impl<'a, E> Walk<'a, E> {
                     }
                     self.steps += run.len();
                     if let Some(node) = many.find(run, self.hasher) {
-                        self.push(Visit::Node { node, at: at + run.len(), starred });
+                        self.node(node, at + run.len(), starred, found);
                     }
                 }
             }
@@ -547,13 +645,14 @@ impl<'a, E> Walk<'a, E> {
     }
 
     fn tails(&mut self, tails: &'a Runs<E>, at: usize, found: &mut impl FnMut(&E, bool)) {
+        let end = self.channel.len();
         let rest = &self.channel[at..];
         match tails {
             Runs::None => {}
             Runs::One(_, node) => {
-                self.steps += node.run.len();
-                if rest.ends_with(&node.run) {
-                    node.ends.iter().for_each(|end| found(end, false));
+                self.steps += node.run().len();
+                if rest.ends_with(node.run()) {
+                    self.node(node, end, true, found);
                 }
             }
             Runs::Many(many) => {
@@ -565,7 +664,7 @@ impl<'a, E> Walk<'a, E> {
                     }
                     self.steps += run.len();
                     if let Some(node) = many.find(run, self.hasher) {
-                        node.ends.iter().for_each(|end| found(end, false));
+                        self.node(node, end, true, found);
                     }
                 }
             }
@@ -574,11 +673,65 @@ impl<'a, E> Walk<'a, E> {
 }
 
 impl<E> Node<E> {
-    fn with_run(run: &[u8], ahead: Ahead) -> Self {
-        let mut node = Self::default();
-        node.run = SmallVec::from_slice(run);
-        node.ahead = ahead;
-        node
+    fn new(run: &[u8], ahead: Ahead) -> Self {
+        debug_assert!(run.len() <= code::MAX_RUN);
+        let bytes = SmallVec::from_slice(run);
+        Self { bytes, run: run.len() as u32, ahead, below: Below::Nothing }
+    }
+
+    /// The literal bytes of the edge that leads here.
+    #[inline]
+    fn run(&self) -> &[u8] {
+        &self.bytes[..self.run as usize]
+    }
+
+    /// What is left of the code of the one pattern that goes on here.
+    #[inline]
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.run as usize..]
+    }
+
+    /// Makes a branch for the one pattern that goes on here.
+    fn spread(&mut self, starred: bool, hasher: &RandomState) {
+        let mut branch = Box::<Branch<E>>::default();
+        if let Below::Lone(end) = mem::replace(&mut self.below, Below::Nothing) {
+            branch.insert(self.rest(), starred, end, hasher);
+        }
+        self.below = Below::Branch(branch);
+        self.bytes.truncate(self.run as usize);
+        self.bytes.shrink_to_fit();
+    }
+}
+
+impl<E> Branch<E> {
+    /// Adds the pattern that `code` is the rest of.
+    fn insert(&mut self, mut code: &[u8], mut starred: bool, end: E, hasher: &RandomState) {
+        let mut branch = self;
+        loop {
+            let (edge, rest) = match Way::of(code) {
+                Way::End(place) => return branch.ends_mut(place).push(end),
+                Way::Along(edge, rest) => (edge, rest),
+            };
+            starred |= edge.is_starred();
+            let node = branch.child_or_insert(edge, look_ahead(rest), hasher);
+            match &node.below {
+                Below::Branch(_) => {}
+                // Itself in a branch that has no other pattern: this is as deep as it goes.
+                Below::Lone(_) => node.spread(starred, hasher),
+                Below::Nothing => {
+                    let ends_here = matches!(Way::of(rest), Way::End(_));
+                    if ends_here || (!starred && rest.len() <= MAX_REST) {
+                        node.bytes.extend_from_slice(rest);
+                        node.below = Below::Lone(end);
+                        return;
+                    }
+                    node.below = Below::Branch(Box::default());
+                }
+            }
+            let Below::Branch(below) = &mut node.below else { unreachable!("made above") };
+            branch = below;
+            code = rest;
+        }
     }
 
     fn rare_mut(&mut self) -> &mut Rare<E> {
@@ -593,22 +746,26 @@ impl<E> Node<E> {
         }
     }
 
-    fn take_end(&mut self, place: Place, is_it: impl Fn(&E) -> bool) -> Option<E> {
-        let at = self.ends(place).iter().position(is_it)?;
-        Some(match place {
-            Place::Here => take_from_ends(&mut self.ends, at),
-            Place::Star => take_from_ends(&mut self.star_ends, at),
-            Place::Glob => {
-                let rare = self.rare_mut();
-                let end = rare.globs.swap_remove(at);
-                shrink(&mut rare.globs);
-                self.drop_rare_if_empty();
-                end
-            }
-        })
+    fn ends_mut(&mut self, place: Place) -> &mut Ends<E> {
+        match place {
+            Place::Here => &mut self.ends,
+            Place::Star => &mut self.star_ends,
+            Place::Glob => &mut self.rare_mut().globs,
+        }
     }
 
-    /// How many things hang on this node: ends and edges.
+    fn take_end(&mut self, place: Place, is_it: impl Fn(&E) -> bool) -> Option<E> {
+        let at = self.ends(place).iter().position(is_it)?;
+        let ends = self.ends_mut(place);
+        let end = ends.swap_remove(at);
+        if ends.len() < ends.capacity() / 4 {
+            ends.shrink_to_fit();
+        }
+        self.drop_rare_if_empty();
+        Some(end)
+    }
+
+    /// How many things hang on this branch: ends and edges.
     fn fan(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
             let star = rare.star.as_ref().map_or(0, |star| star.fan());
@@ -670,17 +827,14 @@ impl<E> Node<E> {
         let rare = self.rare_mut();
         match edge {
             Edge::Any(count) => {
-                let at = match rare.any.binary_search_by_key(&count, |(count, _)| *count) {
-                    Ok(at) => {
-                        agree(&mut rare.any[at].1.ahead, ahead);
-                        at
-                    }
-                    Err(at) => {
-                        rare.any.insert(at, (count, Node::with_run(&[], ahead)));
-                        at
-                    }
-                };
-                &mut rare.any[at].1
+                let at = rare.any.binary_search_by_key(&count, |(count, _)| *count);
+                let at = at.unwrap_or_else(|at| {
+                    rare.any.insert(at, (count, Node::new(&[], ahead)));
+                    at
+                });
+                let node = &mut rare.any[at].1;
+                agree(&mut node.ahead, ahead);
+                node
             }
             Edge::Class(set) => class_or_insert(&mut rare.classes, set, ahead),
             Edge::Run(run) | Edge::StarRun(run) => {
@@ -704,9 +858,7 @@ impl<E> Node<E> {
         match edge {
             Edge::Any(count) => {
                 rare.any.retain(|(other, _)| *other != count);
-                if rare.any.len() < rare.any.capacity() / 4 {
-                    rare.any.shrink_to_fit();
-                }
+                shrink(&mut rare.any);
             }
             Edge::Class(set) => remove_class(&mut rare.classes, set),
             _ => {
@@ -752,15 +904,17 @@ impl<E> Node<E> {
 
 /// A pattern is as deep as its author likes, and so is the tree: it is taken down level by level, not
 /// by recursion.
-impl<E> Drop for Node<E> {
+impl<E> Drop for Branch<E> {
     fn drop(&mut self) {
         if matches!(self.runs, Runs::None) && self.rare.is_none() {
             return;
         }
         let mut doomed = Vec::new();
         self.take_children(&mut doomed);
-        while let Some(mut node) = doomed.pop() {
-            node.take_children(&mut doomed);
+        while let Some(node) = doomed.pop() {
+            if let Below::Branch(mut branch) = node.below {
+                branch.take_children(&mut doomed);
+            }
         }
     }
 }
@@ -774,7 +928,7 @@ impl<E> Star<E> {
 impl<E> Runs<E> {
     /// `node` has a run: an edge of literal bytes has one at least.
     fn one(node: Node<E>) -> Self {
-        Self::One(node.run[0], Box::new(node))
+        Self::One(node.run()[0], Box::new(node))
     }
 
     fn len(&self) -> usize {
@@ -788,7 +942,7 @@ impl<E> Runs<E> {
     fn get(&self, run: &[u8], hasher: &RandomState) -> Option<&Node<E>> {
         match self {
             Self::None => None,
-            Self::One(_, node) => (*node.run == *run).then_some(node),
+            Self::One(_, node) => (node.run() == run).then_some(node),
             Self::Many(many) => many.find(run, hasher),
         }
     }
@@ -796,18 +950,18 @@ impl<E> Runs<E> {
     fn get_mut(&mut self, run: &[u8], hasher: &RandomState) -> Option<&mut Node<E>> {
         match self {
             Self::None => None,
-            Self::One(_, node) => (*node.run == *run).then_some(node),
-            Self::Many(many) => many.table.find_mut(hash(hasher, run), |node| *node.run == *run),
+            Self::One(_, node) => (node.run() == run).then_some(node),
+            Self::Many(many) => many.table.find_mut(hash(hasher, run), |node| node.run() == run),
         }
     }
 
     fn get_or_insert(&mut self, run: &[u8], ahead: Ahead, hasher: &RandomState) -> &mut Node<E> {
         let one_more = match self {
             Self::None => {
-                *self = Self::one(Node::with_run(run, ahead));
+                *self = Self::one(Node::new(run, ahead));
                 false
             }
-            Self::One(_, node) => *node.run != *run,
+            Self::One(_, node) => node.run() != run,
             Self::Many(_) => false,
         };
         if one_more && let Self::One(_, node) = mem::replace(self, Self::None) {
@@ -823,11 +977,11 @@ impl<E> Runs<E> {
                 let hash = hash(hasher, run);
                 // Two look-ups where it is there: the borrow checker does not see that the first
                 // one's borrow ends when it finds nothing.
-                if many.table.find(hash, |node| *node.run == *run).is_none() {
-                    many.insert(Node::with_run(run, ahead), hasher);
+                if many.table.find(hash, |node| node.run() == run).is_none() {
+                    many.insert(Node::new(run, ahead), hasher);
                 }
                 many.table
-                    .find_mut(hash, |node| *node.run == *run)
+                    .find_mut(hash, |node| node.run() == run)
                     .unwrap_or_else(|| unreachable!("inserted above"))
             }
         };
@@ -839,7 +993,7 @@ impl<E> Runs<E> {
         match self {
             Self::None => {}
             Self::One(_, node) => {
-                if *node.run == *run {
+                if node.run() == run {
                     *self = Self::None;
                 }
             }
@@ -878,14 +1032,14 @@ impl<E> RunTable<E> {
 
     #[inline]
     fn find(&self, run: &[u8], hasher: &RandomState) -> Option<&Node<E>> {
-        self.table.find(hash(hasher, run), |node| *node.run == *run)
+        self.table.find(hash(hasher, run), |node| node.run() == run)
     }
 
     fn insert(&mut self, node: Node<E>, hasher: &RandomState) {
-        let (first, last) = (node.run[0], node.run[node.run.len() - 1]);
+        let (first, last) = (node.run()[0], node.run()[node.run().len() - 1]);
         self.first.insert(first);
         let (first, last) = (Length::bit(first), Length::bit(last));
-        let bytes = node.run.len();
+        let bytes = node.run().len();
         match self.lengths.binary_search_by_key(&bytes, |length| length.bytes) {
             Ok(at) => {
                 let length = &mut self.lengths[at];
@@ -895,11 +1049,11 @@ impl<E> RunTable<E> {
             }
             Err(at) => self.lengths.insert(at, Length { bytes, runs: 1, first, last }),
         }
-        self.table.insert_unique(hash(hasher, &node.run), node, |node| hash(hasher, &node.run));
+        self.table.insert_unique(hash(hasher, node.run()), node, |node| hash(hasher, node.run()));
     }
 
     fn remove(&mut self, run: &[u8], hasher: &RandomState) {
-        let Ok(entry) = self.table.find_entry(hash(hasher, run), |node| *node.run == *run) else {
+        let Ok(entry) = self.table.find_entry(hash(hasher, run), |node| node.run() == run) else {
             return;
         };
         entry.remove();
@@ -913,7 +1067,7 @@ impl<E> RunTable<E> {
         if self.table.capacity() > 64 && self.table.len() < self.table.capacity() / 4 {
             // To twice what is needed, so that the next insertions do not grow it at once.
             let room = self.table.len() * 2;
-            self.table.shrink_to(room, |node| hash(hasher, &node.run));
+            self.table.shrink_to(room, |node| hash(hasher, node.run()));
         }
     }
 }
@@ -925,38 +1079,27 @@ fn hash(hasher: &RandomState, run: &[u8]) -> u64 {
     state.finish()
 }
 
-fn take_from_ends<E>(ends: &mut Ends<E>, at: usize) -> E {
-    let end = ends.swap_remove(at);
-    if ends.len() < ends.capacity() / 4 {
-        ends.shrink_to_fit();
-    }
-    end
-}
-
 fn shrink<T>(items: &mut Vec<T>) {
     if items.len() < items.capacity() / 4 {
         items.shrink_to(items.len() * 2);
     }
 }
 
-fn find_class<'a, E>(classes: &'a [(ByteSet, Node<E>)], set: &ByteSet) -> Option<&'a Node<E>> {
-    classes.iter().find(|(other, _)| other == set).map(|(_, node)| node)
+fn find_class<E>(classes: &[(ByteSet, Node<E>)], set: ByteSet) -> Option<&Node<E>> {
+    classes.iter().find(|(other, _)| *other == set).map(|(_, node)| node)
 }
 
-fn find_class_mut<'a, E>(
-    classes: &'a mut [(ByteSet, Node<E>)],
-    set: &ByteSet,
-) -> Option<&'a mut Node<E>> {
-    classes.iter_mut().find(|(other, _)| other == set).map(|(_, node)| node)
+fn find_class_mut<E>(classes: &mut [(ByteSet, Node<E>)], set: ByteSet) -> Option<&mut Node<E>> {
+    classes.iter_mut().find(|(other, _)| *other == set).map(|(_, node)| node)
 }
 
-fn class_or_insert<'a, E>(
-    classes: &'a mut Vec<(ByteSet, Node<E>)>,
-    set: &ByteSet,
+fn class_or_insert<E>(
+    classes: &mut Vec<(ByteSet, Node<E>)>,
+    set: ByteSet,
     ahead: Ahead,
-) -> &'a mut Node<E> {
-    let at = classes.iter().position(|(other, _)| other == set).unwrap_or_else(|| {
-        classes.push((*set, Node::with_run(&[], ahead)));
+) -> &mut Node<E> {
+    let at = classes.iter().position(|(other, _)| *other == set).unwrap_or_else(|| {
+        classes.push((set, Node::new(&[], ahead)));
         classes.len() - 1
     });
     let node = &mut classes[at].1;
@@ -964,8 +1107,8 @@ fn class_or_insert<'a, E>(
     node
 }
 
-fn remove_class<E>(classes: &mut Vec<(ByteSet, Node<E>)>, set: &ByteSet) {
-    classes.retain(|(other, _)| other != set);
+fn remove_class<E>(classes: &mut Vec<(ByteSet, Node<E>)>, set: ByteSet) {
+    classes.retain(|(other, _)| *other != set);
     shrink(classes);
 }
 
@@ -1063,6 +1206,46 @@ mod tests {
         assert_eq!(matches(&tree, "ab").0, ["[a]*b", "\\a*b", "a**b", "a*b"]);
         assert!(remove(&mut tree, "a**b").is_some());
         assert_eq!(matches(&tree, "ab").0, ["[a]*b", "\\a*b", "a*b"]);
+    }
+
+    #[test]
+    fn a_node_is_one_cache_line() {
+        assert_eq!(size_of::<Node<std::sync::Arc<u64>>>(), 64);
+    }
+
+    #[test]
+    fn rests_are_spread_out_where_patterns_part_and_no_further() {
+        // Longer than what a node keeps of one pattern; shorter; with a star early and late.
+        let beginnings = ["[ab]".repeat(40), "a?".repeat(200), "?*a".into(), "a[b]c".into()];
+        for beginning in beginnings {
+            let patterns: Vec<String> = ["", "x", "?", "*", "[xy]", "x*", "x*y", "*x", "*[xy]z"]
+                .iter()
+                .map(|end| format!("{beginning}{end}"))
+                .collect();
+            let literal: String = beginning.replace(['[', ']', '*'], "").replace("ab", "a");
+            let literal = literal.replace('?', "b");
+            for kept in 1..patterns.len() {
+                let mut tree = tree(&patterns);
+                for pattern in &patterns[kept..] {
+                    assert!(remove(&mut tree, pattern).is_some());
+                    assert!(remove(&mut tree, pattern).is_none());
+                }
+                for end in ["", "x", "y", "xy", "xz", "yyz", "zx", "xzzy"] {
+                    let channel = format!("{literal}{end}");
+                    let mut expected: Vec<&String> = patterns[..kept]
+                        .iter()
+                        .filter(|text| Pattern::redis(text).is_match(&channel))
+                        .collect();
+                    expected.sort();
+                    let found = matches(&tree, &channel).0;
+                    assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{channel} {kept}");
+                }
+                for pattern in &patterns[..kept] {
+                    assert!(remove(&mut tree, pattern).is_some());
+                }
+                assert!(tree.is_empty() && tree.root.rare.is_none());
+            }
+        }
     }
 
     #[test]
