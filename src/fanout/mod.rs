@@ -12,11 +12,13 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crossbeam_channel::TrySendError;
 use hashbrown::HashSet;
 
 use crate::core::Core;
 use crate::event::Message;
 use crate::inbox::{Inbox, Overflowed};
+use crate::source::SourceRef;
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
 use crate::trie::{Channel, Counters, Recipient, Recipients, Route, Tally, Turn};
@@ -104,54 +106,146 @@ fn address<P>(inbox: &Arc<Inbox<P>>) -> usize {
 }
 
 /// Publishes `payload` on `channel` to all that match. How many patterns do comes with the receipt.
+#[inline(always)]
 pub(crate) fn publish<P: Clone + Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
 ) -> Result<(Receipt, usize), Detached<P>> {
-    // Stored before the lock is taken, whose atomic operation drains the processor's store buffer: a payload
-    // of two words stored right before it is read back as one would stall that read, by 7 ns.
-    let mut slot = Some(payload);
-    // Timeouts run from here, if the turn must be waited for.
-    let mut started = None;
-    let mut turn = match core.trie.try_turn(channel) {
-        Some(turn) => turn,
-        // The turn may be taken by a publish that has outlived the closing.
-        None if core.trie.is_closed() => return Err(Detached::from(slot)),
-        None => {
-            started = Some(Instant::now());
-            core.trie.turn(channel)
-        }
+    let Some(mut turn) = core.trie.try_turn(channel) else {
+        return publish_in_time(core, channel, payload);
     };
-    // Closing skips an entry whose turn is taken: whoever had it takes the entry apart, right after the turn. Until
-    // then this publish can have it.
-    if turn.is_detached() || core.trie.is_closed() {
-        return Err(Detached::from(slot));
+    if !has_turn(core, &turn) {
+        return Err(Detached(payload));
     }
     core.trie.refresh(channel, &mut turn);
     // One recipient, by the channel itself: nothing is to be cloned, merged or told apart, no user code runs.
     if turn.patterns.is_empty()
         && let [Some(recipient)] = turn.exact.places()
         && let Some(source) = &turn.source
-        && let Some(payload) = slot.take()
     {
-        match recipient.to.try_send(Message { payload, source: source.get() }) {
+        match send(recipient, payload, source.get()) {
             Ok(()) => {
-                let asked = recipient.inbox.asks_after();
-                let void = if asked { recipient.inbox.sent() } else { None };
-                let delivered = usize::from(void.is_none());
-                add_exclusively(&recipient.entered, delivered as u64);
-                let tally = Tally { published: 1, delivered: delivered as u64, ..Tally::default() };
-                channel.counters.add(tally);
-                drop(turn);
-                drop(void);
-                return Ok((Receipt { matched: delivered, delivered, dropped: 0 }, 0));
+                if recipient.inbox.asks_after() {
+                    return Ok((asked_after(channel, turn), 0));
+                }
+                add_exclusively(&recipient.entered, 1);
+                channel.counters.add(Tally::of_one(1));
+                turn.end();
+                return Ok((Receipt { matched: 1, delivered: 1, dropped: 0 }, 0));
             }
             // It is full: the common way knows what to do.
-            Err(error) => slot = Some(error.into_inner().payload),
+            Err(Message { payload, .. }) => {
+                return Ok(publish_to_all(core, channel, payload, None, turn));
+            }
         }
     }
-    Ok(publish_to_all(core, channel, slot, started, turn))
+    Ok(publish_to_any(core, channel, payload, None, turn))
+}
+
+/// Sends a message to a recipient; it comes back where there is no room.
+///
+/// All of crossbeam's sending is inlined here and nowhere else. A message of several words that is handed on through
+/// memory is read in other pieces than it was written in, for which the processor waits until they have reached its
+/// cache; so it comes in registers, as far as it can, and is made right where it is written into the queue.
+#[inline(never)]
+fn send<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Message<P>> {
+    recipient.to.try_send(Message { payload, source }).map_err(TrySendError::into_inner)
+}
+
+/// Ends a publish that has sent to the one recipient there is, and is to ask after it.
+#[cold]
+#[inline(never)]
+fn asked_after<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Receipt {
+    let [Some(recipient)] = turn.exact.places() else { return Receipt::default() };
+    let void = recipient.inbox.sent();
+    let delivered = usize::from(void.is_none());
+    add_exclusively(&recipient.entered, delivered as u64);
+    channel.counters.add(Tally::of_one(delivered));
+    turn.end();
+    drop(void);
+    Receipt { matched: delivered, delivered, dropped: 0 }
+}
+
+/// Publishes where the turn was taken: waits for it.
+#[cold]
+fn publish_in_time<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+) -> Result<(Receipt, usize), Detached<P>> {
+    if core.trie.is_closed() {
+        // The turn may be taken by a publish that has outlived the closing.
+        return Err(Detached(payload));
+    }
+    // Timeouts run from here.
+    let started = Instant::now();
+    let mut turn = core.trie.turn(channel);
+    if !has_turn(core, &turn) {
+        return Err(Detached(payload));
+    }
+    core.trie.refresh(channel, &mut turn);
+    Ok(publish_to_any(core, channel, payload, Some(started), turn))
+}
+
+/// Publishes in the turn, to whomever there is.
+#[inline]
+fn publish_to_any<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+    started: Option<Instant>,
+    turn: Turn<'_, P>,
+) -> (Receipt, usize) {
+    if turn.patterns.len() == 1 && turn.exact.len() == 0 {
+        publish_by_pattern(core, channel, payload, started, turn)
+    } else {
+        publish_to_all(core, channel, payload, started, turn)
+    }
+}
+
+/// Whether a publish may go on in a turn that it has.
+#[inline]
+fn has_turn<P>(core: &Core<P>, turn: &Turn<'_, P>) -> bool {
+    // Closing skips an entry whose turn is taken: whoever had it takes the entry apart, right after the turn. Until
+    // then this publish can have it.
+    !turn.is_detached() && !core.trie.is_closed()
+}
+
+/// Publishes where one pattern matches and nobody has subscribed to the channel itself: to one recipient, as
+/// `publish` does, if the pattern has one.
+#[inline(never)]
+fn publish_by_pattern<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+    mut payload: P,
+    started: Option<Instant>,
+    mut turn: Turn<'_, P>,
+) -> (Receipt, usize) {
+    if let [known] = &turn.patterns[..] {
+        let recipients = known.pattern().read();
+        if let [Some(recipient)] = recipients.places() {
+            match send(recipient, payload, known.prepaid().get()) {
+                Ok(()) => {
+                    let asked = recipient.inbox.asks_after();
+                    let void = if asked { recipient.inbox.sent() } else { None };
+                    let delivered = usize::from(void.is_none());
+                    if delivered > 0 {
+                        count_entered(recipient, true);
+                    }
+                    channel.counters.add(Tally::of_one(delivered));
+                    drop(recipients);
+                    turn.sweep();
+                    turn.end();
+                    drop(void);
+                    return (Receipt { matched: delivered, delivered, dropped: 0 }, 1);
+                }
+                // It is full: the common way knows what to do.
+                Err(message) => payload = message.payload,
+            }
+        }
+    }
+    publish_to_all(core, channel, payload, started, turn)
 }
 
 /// Publishes to any number of recipients, in their turn.
@@ -159,12 +253,13 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
 fn publish_to_all<P: Clone + Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
-    mut slot: Option<P>,
+    payload: P,
     started: Option<Instant>,
     turn: Turn<'_, P>,
 ) -> (Receipt, usize) {
     // Locals are dropped from the last to the first, by unwinding too: what `after` holds runs user code then,
-    // and must do so when the turn is over. (So does the payload: arguments are dropped after all locals.)
+    // and must do so when the turn is over. So does the payload.
+    let mut slot = Some(payload);
     let mut after = After::new(core, channel);
     after.started = started;
     let mut turn = turn;
@@ -303,31 +398,23 @@ impl<P: Clone> Serving<'_, P> {
                 continue;
             }
             let barred = self.barring && desk.bars(inbox);
-            let mut again = None;
+            // The last one gets the payload itself.
+            let last = self.remaining == 0;
+            let payload = if last { self.slot.take() } else { self.slot.clone() };
+            let Some(mut payload) = payload else { return };
+            let mut source = segment.source.get();
             loop {
-                // Made right where it is sent: a copy on the way would be read in other pieces than it was
-                // written in, for which the processor waits until they have reached its cache.
-                let message = match again.take() {
-                    Some(message) => message,
-                    None => {
-                        // The last one gets the payload itself.
-                        let last = self.remaining == 0;
-                        let payload = if last { self.slot.take() } else { self.slot.clone() };
-                        let Some(payload) = payload else { return };
-                        Message { payload, source: segment.source.get() }
-                    }
-                };
                 let message = if barred {
-                    message
+                    Message { payload, source }
                 } else {
-                    match recipient.to.try_send(message) {
+                    match send(recipient, payload, source) {
                         Ok(()) => break,
-                        Err(error) => error.into_inner(),
+                        Err(message) => message,
                     }
                 };
                 let (number, tally) = (segment.numbers[at], &mut *self.tally);
                 match desk.full(Full { recipient, number, message, tally }) {
-                    Answer::Again(message) => again = Some(message),
+                    Answer::Again(message) => Message { payload, source } = message,
                     Answer::Done => continue 'recipients,
                     Answer::DoneForIt => {
                         self.barring = true;

@@ -552,21 +552,33 @@ impl<P> Inbox<P> {
         if self.attention.load(Ordering::Acquire) & FIRST != 0 {
             return self.take(false);
         }
-        let Ok(message) = self.queue.try_recv() else { return Err(TryRecvError::Empty) };
-        if self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
-            return self.poll_told(message);
+        let depth = self.queue.len();
+        if depth == 0 {
+            return Err(TryRecvError::Empty);
         }
-        self.taken();
-        Ok(message.into())
+        self.sample(depth);
+        // Taken apart at once, so that it stays in registers until it is an event; no call comes between.
+        let Ok(Message { payload, source }) = self.queue.try_recv() else {
+            return Err(TryRecvError::Empty);
+        };
+        // SeqCst: as in `take` and in `made_room`.
+        if self.attention.load(Ordering::SeqCst) & (EVENTS | CROWDED) != 0 {
+            return self.poll_attended(Message { payload, source });
+        }
+        Ok(Message { payload, source }.into())
     }
 
-    /// Goes on with a message that was taken while events were told.
+    /// Goes on with a message that was taken while events were told, or publishers wait for room.
     #[cold]
-    fn poll_told(&self, message: Message<P>) -> Result<Event<P>, TryRecvError> {
-        match self.reconcile(message) {
-            Some(message) => Ok(message.into()),
-            None => self.take(false),
+    fn poll_attended(&self, message: Message<P>) -> Result<Event<P>, TryRecvError> {
+        if self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
+            return match self.reconcile(message) {
+                Some(message) => Ok(message.into()),
+                None => self.take(false),
+            };
         }
+        self.made_room();
+        Ok(message.into())
     }
 
     /// What is there to be read; where `evicting`, the oldest message and nothing else, and the mailbox is
@@ -626,14 +638,24 @@ impl<P> Inbox<P> {
     }
 
     /// What follows the taking of a message.
-    #[inline]
     fn taken(&self) {
         // What came since the message was taken may have filled its place.
-        let depth = (self.queue.len() + 1).min(self.settings.capacity);
-        // Relaxed: a mere statistic.
+        self.sample((self.queue.len() + 1).min(self.settings.capacity));
+        self.made_room();
+    }
+
+    /// Looks how many messages there are, as a statistic does.
+    #[inline]
+    fn sample(&self, depth: usize) {
+        // Relaxed, both.
         if depth > self.high_water.load(Ordering::Relaxed) {
             self.high_water.fetch_max(depth, Ordering::Relaxed);
         }
+    }
+
+    /// Wakes publishers that wait for the room that has been made.
+    #[inline]
+    fn made_room(&self) {
         // SeqCst: partner of the store in `overflow`; crossbeam moves the head by a SeqCst exchange.
         if self.attention.load(Ordering::SeqCst) & CROWDED != 0 {
             self.make_way();
