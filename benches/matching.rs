@@ -321,7 +321,7 @@ fn main() {
         by_hand(criterion);
     };
     let million = scaled(1_000_000, 1_000);
-    let few = || never_seen("N7", scaled(10_000, 100), 300.0, 120.0);
+    let few = || never_seen("N7", scaled(10_000, 100), 250.0, 120.0);
     // Before all else: what comes and goes in a process scatters what comes after it.
     let young = common::is_for_numbers().then(few);
     let wanted = common::run(benches);

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use common::{
-    Better, Number, Pair, Payload, Random, in_turns, is_filtered, is_test, iterate, median, nanos,
-    payload, quiet, scaled,
+    Better, Number, Pair, Payload, Random, in_turns, is_test, iterate, median, nanos, payload,
+    quiet, scaled,
 };
 use criterion::{BenchmarkId, Criterion};
 use fanout::crossbeam_channel::{Receiver, Sender, bounded};
@@ -149,8 +149,9 @@ fn join_and_leave(count: usize) -> (f64, f64) {
     (joining, leaving)
 }
 
-/// Bytes that an idle subscriber with one channel takes beyond a plain crossbeam channel with the same slots.
-fn memory(count: usize) -> (f64, f64) {
+/// Bytes that an idle subscriber with one channel takes, and those of a plain crossbeam channel with the same slots.
+/// The subscribers come back.
+fn memory(count: usize) -> (f64, f64, Own) {
     let start = resident();
     let plain: Vec<_> = (0..count).map(|_| bounded::<Message<Payload>>(CAPACITY)).collect();
     let between = resident();
@@ -160,7 +161,13 @@ fn memory(count: usize) -> (f64, f64) {
     let names: usize = own.names.iter().map(|name| name.capacity() + size_of::<String>()).sum();
     black_box(&plain);
     let each = |bytes: f64| bytes / count as f64;
-    (each(end - between - names as f64), each(between - start))
+    (each(end - between - names as f64), each(between - start), own)
+}
+
+/// Publishes to random channels against as many plain ones, by name and through topics.
+fn random(own: &mut Own, raw: &mut Raw) -> [Pair; 2] {
+    [true, false]
+        .map(|by_name| in_turns(scaled(201, 1), || own.publishing(by_name), || raw.publishing()))
 }
 
 /// Nanoseconds a publish to one inbox, alone and while another thread publishes to a crowd without pause:
@@ -235,10 +242,15 @@ fn with_criterion(criterion: &mut Criterion) {
 }
 
 fn main() {
-    // First of all, while the allocator has nothing to give again.
-    let memory = (!is_filtered()).then(|| memory(subscribers()));
+    let count = subscribers();
+    // First of all, while the allocator has nothing to give again: what comes and goes in a process scatters what
+    // comes after it.
+    let young = common::is_for_numbers().then(|| {
+        let (ours, plain, own) = memory(count);
+        (ours, plain, random(&mut own.with_topics(), &mut Raw::new(count)))
+    });
     let tables = common::run(with_criterion);
-    let Some((ours, plain)) = memory.filter(|_| tables) else { return };
+    let Some((ours, plain, pairs)) = young.filter(|_| tables) else { return };
 
     let mut numbers = Vec::new();
     let number = |name, what: &str, figure, reach, aim, unit, against| Number {
@@ -252,16 +264,10 @@ fn main() {
         against,
     };
     let absolute = || "absolute".to_owned();
-    let count = subscribers();
-    {
-        let mut own = Own::new(count).with_topics();
-        let mut raw = Raw::new(count);
-        for (what, by_name) in [("by name", true), ("through a Topic", false)] {
-            let pair = in_turns(scaled(201, 1), || own.publishing(by_name), || raw.publishing());
-            let against = format!("{:.0} over {:.0} ns", pair.ours, pair.floor);
-            let what = format!("{count} channels, random, {what}");
-            numbers.push(number("N9", &what, pair.ratio, 2.0, 1.3, "×", against));
-        }
+    for (what, pair) in ["by name", "through a Topic"].iter().zip(pairs) {
+        let against = format!("{:.0} over {:.0} ns", pair.ours, pair.floor);
+        let what = format!("{count} channels, random, {what}");
+        numbers.push(number("N9", &what, pair.ratio, 2.0, 1.3, "×", against));
     }
     let rounds = scaled(5, 1);
     let (mut joining, mut leaving): (Vec<f64>, Vec<f64>) =
@@ -274,6 +280,15 @@ fn main() {
     let what = format!("{count} idle subscribers, memory of each");
     numbers.push(number("N11", &what, ours - plain, 700.0, 300.0, "B", against));
     common::print_numbers("Scale", &numbers);
+    {
+        let (mut own, mut raw) = (Own::new(count).with_topics(), Raw::new(count));
+        let [name, topic] = random(&mut own, &mut raw);
+        println!(
+            "N9 again, now that millions of channels have come and gone in the process: {:.2} × by name, {:.2} × \
+             through a Topic",
+            name.ratio, topic.ratio
+        );
+    }
 
     let (pair, crowd) = beside_a_crowd(count, scaled(21, 1));
     println!(

@@ -296,8 +296,9 @@ impl<P: Clone + Send + 'static> Bus<P> {
     pub fn match_count(&self, channel: &str) -> usize {
         let core = &*self.core;
         core.enter();
-        while let Some(entry) = core.trie.find(channel) {
-            if let Some((matched, _)) = fanout::match_count(core, &entry) {
+        while let Some(mut visited) = core.trie.find_to_look(channel) {
+            if let Some((matched, patterns)) = fanout::match_count(core, &visited.channel) {
+                visited.patterns = Some(patterns);
                 return matched;
             }
         }

@@ -41,24 +41,21 @@ impl<P> Message<P> {
     /// assert_eq!((message.channel(), message.pattern()), ("user:1", Some("user:*")));
     /// ```
     pub fn new(channel: &str, payload: P) -> Self {
-        Self {
-            payload,
-            source: SourceRef::new(Source { channel: Arc::from(channel), pattern: None }),
-        }
+        Self { payload, source: SourceRef::new(Source::new(Arc::from(channel), None)) }
     }
 
     /// The same message as if it had come by `pattern`.
     #[must_use]
     pub fn with_pattern(self, pattern: &str) -> Self {
         let pattern: Arc<str> = Arc::from(pattern);
-        let channel = Arc::clone(&self.source.channel);
-        let source = Source { channel, pattern: Some(Arc::new(pattern)) };
+        let channel = Arc::clone(self.source.channel());
+        let source = Source::new(channel, Some(Arc::new(pattern)));
         Self { payload: self.payload, source: SourceRef::new(source) }
     }
 
     /// The channel it was published to.
     pub fn channel(&self) -> &str {
-        &self.source.channel
+        self.source.channel()
     }
 
     /// The pattern it came by, as written, or `None` where the channel itself was subscribed.
@@ -68,7 +65,7 @@ impl<P> Message<P> {
 
     /// Channel, pattern and payload. Copies no text.
     pub fn into_parts(self) -> (Arc<str>, Option<Arc<str>>, P) {
-        (Arc::clone(&self.source.channel), self.source.pattern().cloned(), self.payload)
+        (Arc::clone(self.source.channel()), self.source.pattern().cloned(), self.payload)
     }
 }
 
@@ -164,10 +161,6 @@ impl<P> Event<P> {
 
 impl<P> From<Message<P>> for Event<P> {
     fn from(message: Message<P>) -> Self {
-        if message.source.pattern.is_some() {
-            Self::PMessage(message)
-        } else {
-            Self::Message(message)
-        }
+        if message.source.has_pattern() { Self::PMessage(message) } else { Self::Message(message) }
     }
 }

@@ -17,17 +17,18 @@ use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::process::abort;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::sync::{AtomicUsize, Ordering, fence};
 
 /// The channel of a message, and the pattern that it came by.
 pub(crate) struct Source {
-    pub(crate) channel: Arc<str>,
+    /// `None` only while the channel is renamed, when nobody points to this.
+    channel: Option<Arc<str>>,
     /// What the text of the pattern is asked of: the pattern's entry on the bus, whose counter a route
     /// touches anyway. The text's own counter would be one more cache miss for each pattern that matches.
-    pub(crate) pattern: Option<Arc<dyn Named>>,
+    pattern: Option<Arc<dyn Named>>,
 }
 
 /// Something that has a pattern's text.
@@ -42,6 +43,23 @@ impl Named for Arc<str> {
 }
 
 impl Source {
+    #[inline]
+    pub(crate) fn new(channel: Arc<str>, pattern: Option<Arc<dyn Named>>) -> Self {
+        Self { channel: Some(channel), pattern }
+    }
+
+    /// The channel's name.
+    #[inline]
+    pub(crate) fn channel(&self) -> &Arc<str> {
+        self.channel.as_ref().unwrap_or_else(|| unreachable!("nobody points to it then"))
+    }
+
+    /// Whether the message came by a pattern.
+    #[inline]
+    pub(crate) fn has_pattern(&self) -> bool {
+        self.pattern.is_some()
+    }
+
     /// The text of the pattern.
     pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
         self.pattern.as_ref().map(|pattern| pattern.text())
@@ -147,7 +165,7 @@ impl Deref for SourceRef {
 
 impl PartialEq for SourceRef {
     fn eq(&self, other: &Self) -> bool {
-        (&self.channel, self.pattern()) == (&other.channel, other.pattern())
+        (self.channel(), self.pattern()) == (other.channel(), other.pattern())
     }
 }
 
@@ -155,7 +173,7 @@ impl Eq for SourceRef {}
 
 impl Hash for SourceRef {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.channel, self.pattern()).hash(state);
+        (self.channel(), self.pattern()).hash(state);
     }
 }
 
@@ -241,7 +259,7 @@ unsafe impl<T: Send + Sync> Send for PatternSource<T> {}
 impl<T: Named + 'static> PatternSource<T> {
     pub(crate) fn new(channel: Arc<str>, pattern: Arc<T>) -> Self {
         let at = NonNull::from(&*pattern);
-        let prepaid = Prepaid::new(Source { channel, pattern: Some(pattern) });
+        let prepaid = Prepaid::new(Source::new(channel, Some(pattern)));
         Self { prepaid, pattern: at }
     }
 
@@ -255,7 +273,7 @@ impl<T: Named + 'static> PatternSource<T> {
                 Renewed::Pattern(before)
             }
             None => {
-                let channel = Arc::clone(&self.prepaid.own.channel);
+                let channel = Arc::clone(self.prepaid.own.channel());
                 self.renew(channel, pattern)
             }
         }
@@ -265,7 +283,7 @@ impl<T: Named + 'static> PatternSource<T> {
     /// comes back, to be dropped.
     pub(crate) fn renew(&mut self, channel: Arc<str>, pattern: Arc<T>) -> Renewed {
         let at = NonNull::from(&*pattern);
-        let before = match self.prepaid.replace(Source { channel, pattern: Some(pattern) }) {
+        let before = match self.prepaid.replace(Source::new(channel, Some(pattern))) {
             Ok(before) => Renewed::InPlace(before),
             Err(source) => Renewed::Anew(mem::replace(&mut self.prepaid, Prepaid::new(source))),
         };
@@ -298,32 +316,37 @@ pub(crate) enum Renewed {
     Anew(Prepaid),
 }
 
-/// Writes another name over one that is as long, and that nobody has but the caller and `sources`. Whether that
-/// could be done: where it could not, nothing has changed.
+/// Writes another name over one that is as long, if nobody has it but the caller and `sources`. Whether that could
+/// be done: where it could not, nothing has changed.
 ///
-/// It saves a name that is published once four atomic operations, an allocation, and the end of another.
+/// It saves a name that is published once an allocation, and the end of another.
 pub(crate) fn rename<T>(name: &mut Arc<str>, sources: &mut [PatternSource<T>], new: &str) -> bool {
-    let pointers = 1 + sources.len();
-    if name.len() != new.len()
-        || Arc::strong_count(name) != pointers
-        || Arc::weak_count(name) != 0
-        || !sources.iter_mut().all(|source| {
-            let source = source.prepaid.get_mut();
-            source.is_some_and(|source| Arc::ptr_eq(&source.channel, name))
-        })
-    {
+    if name.len() != new.len() {
         return false;
     }
-    // Acquire: partner of the Releases with which `Arc`s are dropped. What others read by theirs comes before it
-    // is written to.
-    fence(Ordering::Acquire);
-    let text = Arc::as_ptr(name) as *mut u8;
-    // SAFETY: as many pointers to the name as exist are `name` and those in `sources`, each of which is another:
-    // all are borrowed exclusively here, and nobody comes to those in `sources` by a message. So no reference to
-    // the text exists, and none can be made meanwhile. It stays a `str`: the whole of it is replaced by one that is
-    // as long, and that lies elsewhere, since the borrow of `new` excludes that of `name`.
-    unsafe { ptr::copy_nonoverlapping(new.as_ptr(), text, new.len()) };
-    true
+    // No message points to them any more, and so none comes to the name from now on.
+    let shares = |source: &mut PatternSource<T>| {
+        source.prepaid.get_mut().is_some_and(|source| Arc::ptr_eq(source.channel(), name))
+    };
+    if !sources.iter_mut().all(shares) {
+        return false;
+    }
+    for source in sources.iter_mut().filter_map(|source| source.prepaid.get_mut()) {
+        source.channel = None;
+    }
+    // Whoever took the name from a message may have it still, or may come by it.
+    let renamed = match Arc::get_mut(name) {
+        Some(text) => {
+            // SAFETY: all of its bytes are replaced by those of another `str`.
+            unsafe { text.as_bytes_mut() }.copy_from_slice(new.as_bytes());
+            true
+        }
+        None => false,
+    };
+    for source in sources.iter_mut().filter_map(|source| source.prepaid.get_mut()) {
+        source.channel = Some(Arc::clone(name));
+    }
+    renamed
 }
 
 #[cfg(test)]
@@ -331,7 +354,7 @@ mod tests {
     use super::*;
 
     fn source(channel: &Arc<str>) -> Source {
-        Source { channel: Arc::clone(channel), pattern: None }
+        Source::new(Arc::clone(channel), None)
     }
 
     #[cfg(not(loom))]
@@ -344,7 +367,7 @@ mod tests {
                 let pointers: Vec<_> = (0..batches * BATCH + 3).map(|_| owner.get()).collect();
                 assert_eq!(Arc::strong_count(&name), 2);
                 let copy = pointers[1].clone();
-                assert!(copy == pointers[0] && *copy.channel == *"channel");
+                assert!(copy == pointers[0] && **copy.channel() == *"channel");
                 if owner_first {
                     drop(owner);
                     assert_eq!(Arc::strong_count(&name), 2);
@@ -369,9 +392,9 @@ mod tests {
         assert!(owner.replace(source(&other)).is_err());
         drop(pointer);
         let before = owner.replace(source(&other)).ok().expect("nobody points to it");
-        assert_eq!(*before.channel, *name);
+        assert_eq!(**before.channel(), *name);
         let pointers: Vec<_> = (0..2 * BATCH).map(|_| owner.get()).collect();
-        assert!(pointers.iter().all(|pointer| *pointer.channel == *"other"));
+        assert!(pointers.iter().all(|pointer| **pointer.channel() == *"other"));
         drop((owner, pointers, before));
         assert_eq!((Arc::strong_count(&name), Arc::strong_count(&other)), (1, 1));
     }
@@ -413,8 +436,8 @@ mod tests {
         assert!(!rename(&mut name, &mut sources[..1], "six"), "the other source has it");
         let message = sources[1].prepaid().get();
         assert!(!rename(&mut name, &mut sources, "six"), "a message has it");
-        assert_eq!(&*message.channel, "two");
-        let text = Arc::clone(&message.channel);
+        assert_eq!(&**message.channel(), "two");
+        let text = Arc::clone(message.channel());
         drop(message);
         assert!(!rename(&mut name, &mut sources, "six"), "a reader has it");
         let weak = Arc::downgrade(&text);
@@ -424,8 +447,45 @@ mod tests {
         let mut others = [new(&Arc::from("one")), new(&Arc::from("one"))];
         assert!(!rename(&mut name, &mut others, "six"), "they have another");
         assert!(rename(&mut name, &mut sources, "six"));
-        assert_eq!(&*sources[1].prepaid().get().channel, "six");
+        assert_eq!(&**sources[1].prepaid().get().channel(), "six");
         assert!(rename(&mut Arc::from("one"), &mut [] as &mut [PatternSource<Arc<str>>], "six"));
+    }
+
+    /// What a thread has just taken from a message, or is about to take by a `Weak`, is not written over.
+    #[cfg(not(loom))]
+    #[test]
+    fn a_name_is_not_written_over_while_someone_comes_by_it() {
+        use std::sync::Barrier;
+        use std::sync::atomic::AtomicBool;
+
+        let pattern: Arc<Arc<str>> = Arc::new(Arc::from("*"));
+        for _ in 0..20_000 {
+            let mut name: Arc<str> = Arc::from("before");
+            let mut sources = [PatternSource::new(Arc::clone(&name), Arc::clone(&pattern))];
+            let message = sources[0].prepaid().get();
+            let weak = Arc::downgrade(&name);
+            let taken = AtomicBool::new(false);
+            let start = Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    let text = Arc::clone(message.channel());
+                    drop(message);
+                    let other = weak.upgrade();
+                    drop(weak);
+                    assert_eq!((&*text, other.as_deref()), ("before", Some("before")));
+                    taken.store(true, std::sync::atomic::Ordering::Release);
+                    assert_eq!((&*text, other.as_deref()), ("before", Some("before")));
+                });
+                start.wait();
+                while !taken.load(std::sync::atomic::Ordering::Acquire)
+                    && !rename(&mut name, &mut sources, "behind")
+                {
+                    std::hint::spin_loop();
+                }
+            });
+            assert_eq!(&**sources[0].prepaid().get().channel(), &*name);
+        }
     }
 
     #[cfg(not(loom))]
@@ -457,7 +517,7 @@ mod tests {
                     scope.spawn(move || {
                         let copies: Vec<_> = pointers.iter().take(9).cloned().collect();
                         drop(pointers);
-                        assert!(copies.iter().all(|copy| *copy.channel == *"channel"));
+                        assert!(copies.iter().all(|copy| **copy.channel() == *"channel"));
                     });
                 }
                 drop(owner);
@@ -475,11 +535,11 @@ mod tests {
             let owner = Prepaid::new(source(&name));
             let (one, other) = (owner.get(), owner.get());
             let threads = [
-                loom::thread::spawn(move || assert_eq!(&*one.channel, "channel")),
+                loom::thread::spawn(move || assert_eq!(&**one.channel(), "channel")),
                 loom::thread::spawn(move || {
                     let copy = other.clone();
                     drop(other);
-                    assert_eq!(&*copy.channel, "channel");
+                    assert_eq!(&**copy.channel(), "channel");
                 }),
             ];
             drop(owner);
@@ -501,10 +561,10 @@ mod tests {
             let reader = loom::thread::spawn(move || {
                 let copy = pointer.clone();
                 drop(pointer);
-                assert_eq!(&*copy.channel, "channel");
+                assert_eq!(&**copy.channel(), "channel");
             });
             let replaced = owner.replace(source(&other)).is_ok();
-            assert_eq!(&*owner.get().channel, if replaced { "other" } else { "channel" });
+            assert_eq!(&**owner.get().channel(), if replaced { "other" } else { "channel" });
             reader.join().unwrap();
             drop(owner);
             assert_eq!((Arc::strong_count(&name), Arc::strong_count(&other)), (1, 1));

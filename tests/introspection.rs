@@ -279,6 +279,15 @@ fn stats_keep_what_pruned_channels_had_counted() {
         bus.publish(&format!("{n}{}", "x".repeat(1 << 20)), 1u32);
     }
     assert_eq!(figures(&bus), [240, 150, 150, 0, 100]);
+    // So do names that are published to once, each of which a pattern matches, with an inbox that is full.
+    let sub = silent(&bus).psubscribe("once:*").unwrap();
+    for n in 1..=5_000u64 {
+        bus.publish(&format!("once:{n}"), 1u32);
+        assert_eq!(bus.stats().published, 240 + n);
+    }
+    assert_eq!(figures(&bus), [5_240, 5_150, 5_150, 0, 5_099]);
+    drop(sub);
+    assert_eq!(figures(&bus), [5_240, 5_150, 5_150, 0, 5_099]);
 }
 
 #[test]

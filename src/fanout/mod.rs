@@ -30,12 +30,6 @@ use scratch::{Lease, Scratch};
 /// back.
 pub(crate) struct Detached<P>(pub(crate) P);
 
-impl<P> From<Option<P>> for Detached<P> {
-    fn from(slot: Option<P>) -> Self {
-        Self(slot.unwrap_or_else(|| unreachable!("nothing has been published yet")))
-    }
-}
-
 /// How many messages a publish on `channel` would make now: one for each subscription that matches.
 /// How many patterns match comes with it; `None` where its entry is out of the trie.
 ///

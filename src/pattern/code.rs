@@ -158,6 +158,14 @@ pub(crate) fn matches(code: &[u8], bytes: &[u8], taken: &mut usize) -> bool {
                 if steps.rest().is_empty() {
                     return true;
                 }
+                let mut behind = steps;
+                if let Some(Step::Run(run)) = behind.next()
+                    && behind.rest().is_empty()
+                {
+                    // The end alone tells.
+                    *taken += run.len();
+                    return bytes[at..].ends_with(run);
+                }
                 star = Some((steps, at));
                 None
             }

@@ -63,7 +63,11 @@ impl Clock {
         let Some(entry) = self.ring[at as usize].take() else { return };
         self.vacant.push(at);
         self.cost -= entry.cost;
-        if self.len() == 0 {
+    }
+
+    /// Gives back memory that an empty one does not need.
+    pub(super) fn trim(&mut self) {
+        if self.len() == 0 && !self.ring.is_empty() {
             self.ring.clear();
             self.ring.shrink_to(self.ready);
             self.vacant.clear();
@@ -165,6 +169,7 @@ mod tests {
         let mut clock = Clock::default();
         let slots: Vec<_> = (0..100).map(|hash| clock.insert(hash, 1).unwrap()).collect();
         slots.into_iter().rev().for_each(|slot| clock.remove(slot));
+        clock.trim();
         assert_eq!((clock.ring.capacity(), clock.vacant.capacity(), clock.cost()), (0, 0, 0));
         assert_eq!(clock.advance(), None);
     }

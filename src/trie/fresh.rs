@@ -1,8 +1,9 @@
 //! Entries of names that were published once, the last few of them.
 //!
-//! They lie in sets, chosen by hash; in a set, a new one takes the place of the oldest. No list is kept of when
-//! they came, and no table of where they are: a set is looked through. Whether an entry is to stay when it is
-//! used again is for their owner to say, who takes it out.
+//! They lie in sets, chosen by hash. In a set a new one takes an empty place, or that of one which has come long
+//! ago, and of more than one if it is large. No list is kept of when they came, and no table of where they are: a
+//! set is looked through. Whether an entry is to stay when it is used again is for their owner to say, who takes
+//! it out.
 
 use std::sync::Arc;
 
@@ -11,8 +12,13 @@ use super::channel::{Channel, Slot};
 /// So many names the stripes of a bus have together, if they are few.
 pub(super) const NAMES: usize = 512;
 
-/// So many are in a set. A stripe has one set at least.
+/// So many are in a set at most. A stripe has one set at least.
 pub(super) const WAYS: usize = 8;
+
+const _: () = assert!(WAYS == u8::BITS as usize, "each has a bit");
+
+/// What the entries of a set may cost together, in bytes.
+pub(super) const SET_BYTES: usize = 8 << 10;
 
 /// See the module's documentation.
 pub(super) struct Fresh<P> {
@@ -25,7 +31,12 @@ struct Set<P> {
     /// A part of each entry's hash, to pass by those that are others without a look at them.
     marks: [u32; WAYS],
     entries: [Option<Arc<Channel<P>>>; WAYS],
-    /// Where the next one goes.
+    /// What each costs, and all of them.
+    costs: [u32; WAYS],
+    cost: usize,
+    /// The places that are empty, as bits.
+    vacant: u8,
+    /// The next to go.
     next: usize,
 }
 
@@ -40,7 +51,14 @@ impl<P> Fresh<P> {
     /// Room for so many names, rounded to sets.
     pub(super) fn new(names: usize) -> Self {
         let sets = (names / WAYS).max(1).next_power_of_two();
-        let set = || Set { marks: [0; WAYS], entries: [const { None }; WAYS], next: 0 };
+        let set = || Set {
+            marks: [0; WAYS],
+            entries: [const { None }; WAYS],
+            costs: [0; WAYS],
+            cost: 0,
+            vacant: u8::MAX,
+            next: 0,
+        };
         Self { sets: (0..sets).map(|_| set()).collect(), len: 0 }
     }
 
@@ -64,7 +82,7 @@ impl<P> Fresh<P> {
     fn place(&self, name: &str, hash: u64) -> Option<Place> {
         let at = self.set(hash);
         let set = &self.sets[at];
-        let is_it = |entry: &Arc<Channel<P>>| entry.hash == hash && *entry.name == *name;
+        let is_it = |entry: &Arc<Channel<P>>| entry.is(name, hash);
         let mark = Self::mark(hash);
         let way = (0..WAYS)
             .find(|&way| set.marks[way] == mark && set.entries[way].as_ref().is_some_and(is_it))?;
@@ -84,37 +102,54 @@ impl<P> Fresh<P> {
     }
 
     fn take_from(&mut self, place: Place) -> Option<Arc<Channel<P>>> {
-        let taken = self.sets[place.set].entries[place.way].take()?;
+        let set = &mut self.sets[place.set];
+        let taken = set.entries[place.way].take()?;
+        set.cost -= set.costs[place.way] as usize;
+        set.vacant |= 1 << place.way;
         taken.set_slot(None);
         self.len -= 1;
         Some(taken)
     }
 
-    /// Makes a place for a name: that of the oldest whose entry nobody else holds. The caller holds the stripe's lock. That entry comes with it, out
-    /// of its place, if there was one.
-    pub(super) fn make_room(&mut self, hash: u64) -> Option<(Place, Option<Arc<Channel<P>>>)> {
+    /// A place for a name that costs so much, `SET_BYTES` at most; where there is none, `out` gets entries that
+    /// nobody else holds until there is one. `None` where too many are held. The caller holds the stripe's lock.
+    pub(super) fn make_room(
+        &mut self,
+        hash: u64,
+        cost: usize,
+        mut out: impl FnMut(Arc<Channel<P>>),
+    ) -> Option<Place> {
         let at = self.set(hash);
-        let set = &mut self.sets[at];
-        for _ in 0..WAYS {
-            let place = Place { set: at, way: set.next };
-            set.next = (set.next + 1) % WAYS;
-            match &set.entries[place.way] {
-                None => return Some((place, None)),
-                // In this set alone, where only readers who hold the stripe's lock can come by it.
-                Some(entry) if Arc::strong_count(entry) == 1 => {
-                    return Some((place, self.take_from(place)));
-                }
-                Some(_) => {}
+        let mut looks = 0;
+        loop {
+            let set = &mut self.sets[at];
+            if set.vacant != 0 && set.cost + cost <= SET_BYTES {
+                return Some(Place { set: at, way: set.vacant.trailing_zeros() as usize });
+            }
+            if looks == WAYS {
+                return None;
+            }
+            looks += 1;
+            let way = set.next;
+            set.next = (way + 1) % WAYS;
+            // In this set alone, where only readers who hold the stripe's lock can come by it.
+            if set.entries[way].as_ref().is_some_and(|entry| Arc::strong_count(entry) == 1)
+                && let Some(entry) = self.take_from(Place { set: at, way })
+            {
+                out(entry);
             }
         }
-        None
     }
 
-    /// Puts an entry where there is room for it.
-    pub(super) fn put(&mut self, place: Place, channel: Arc<Channel<P>>) {
+    /// Puts an entry that costs so much where there is room for it.
+    pub(super) fn put(&mut self, place: Place, channel: Arc<Channel<P>>, cost: usize) {
         channel.set_slot(Some(Slot::Fresh((place.set * WAYS + place.way) as u32)));
         let set = &mut self.sets[place.set];
         set.marks[place.way] = Self::mark(channel.hash);
+        // None costs more than a set may.
+        set.costs[place.way] = cost as u32;
+        set.cost += cost;
+        set.vacant &= !(1 << place.way);
         set.entries[place.way] = Some(channel);
         self.len += 1;
     }

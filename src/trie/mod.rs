@@ -1,7 +1,8 @@
 //! The lock-striped topic trie: who has subscribed to what, and whom a publish reaches.
 //!
-//! It holds exact channels, striped by their whole names ([`stripe`]); for each, its subscribers and
-//! the patterns that match it ([`channel`]); and the patterns ([`patterns`]) in a trie ([`tree`]). The
+//! It holds exact channels, striped by their whole names ([`stripe`]), those published once of late apart
+//! ([`fresh`]), those published more often until it is their turn to go ([`clock`]); for each, its subscribers
+//! and the patterns that match it ([`channel`]); and the patterns ([`patterns`]) in a trie ([`tree`]). The
 //! rest of the engine sees none of these locks, only [`Trie`] and what it hands out.
 //!
 //! # Locks, in the order in which they are taken
@@ -398,6 +399,12 @@ impl<P> Trie<P> {
 
     // ---- looking in ----------------------------------------------------------------------------
 
+    /// The entry of a name, if it has one, for a look that brings its route up to date.
+    pub(crate) fn find_to_look(&self, name: &str) -> Option<Visited<'_, P>> {
+        let channel = self.find(name)?;
+        Some(Visited { trie: self, channel, patterns: None })
+    }
+
     /// The entry of a name, if it has one.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Channel<P>>> {
         turn::forbid();
@@ -674,6 +681,30 @@ mod tests {
             hold(&trie, &format!("n*{}", "*".repeat(i)));
         }
         names.iter().for_each(|name| drop(publish(&trie, name)));
+        assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    }
+
+    #[test]
+    fn a_look_at_what_matches_is_weighed_too() {
+        let trie = Trie::new(1);
+        let names: Vec<_> = (0..100).map(|i| format!("name{i}")).collect();
+        names.iter().for_each(|name| drop(publish(&trie, name)));
+        (0..1_000).for_each(|i| drop(hold(&trie, &format!("n*{}", "*".repeat(i)))));
+        for name in &names {
+            let mut visited = trie.find_to_look(name).unwrap();
+            let channel = Arc::clone(&visited.channel);
+            let mut turn = trie.turn(&channel);
+            trie.refresh(&channel, &mut turn);
+            visited.patterns = Some(turn.patterns.len());
+            drop(turn);
+            drop(visited);
+        }
+        let routes: usize = names
+            .iter()
+            .filter_map(|name| trie.find(name))
+            .map(|channel| channel.turn().patterns.len())
+            .sum();
+        assert!(routes > 0 && routes * size_of::<usize>() * 6 <= stripe::RECENT_BYTES, "{routes}");
         assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
     }
 

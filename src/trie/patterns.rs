@@ -83,10 +83,6 @@ pub(crate) struct Stamp {
     relevant: u64,
 }
 
-/// In the place of what could concern a channel, where that was not asked: many a name is published once, and then
-/// nothing comes of it.
-const UNASKED: u64 = u64::MAX;
-
 /// The lengths of literal beginning, in bytes, that have counters of their own. A pattern advances the
 /// one of the longest that it has; a channel looks at all that it has.
 const LEVELS: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -121,6 +117,8 @@ pub(crate) struct Patterns<P> {
     count: AtomicUsize,
     next: AtomicU64,
     hasher: RandomState,
+    /// Of the counters in a row.
+    columns: foldhash::fast::RandomState,
 }
 
 impl<P> Patterns<P> {
@@ -138,6 +136,7 @@ impl<P> Patterns<P> {
             count: AtomicUsize::new(0),
             next: AtomicU64::new(0),
             hasher,
+            columns: foldhash::fast::RandomState::default(),
         }
     }
 
@@ -152,12 +151,6 @@ impl<P> Patterns<P> {
     pub(crate) fn unchanged_since(&self, stamp: Stamp) -> bool {
         // Acquire: partner of the Release in `advance`. Who sees the new epoch sees the pattern.
         self.epoch.load(Ordering::Acquire) == stamp.epoch
-    }
-
-    /// What a route derived from now on is valid for, as far as one word tells.
-    pub(crate) fn first_stamp(&self) -> Stamp {
-        // Acquire: as in `stamp`.
-        Stamp { epoch: self.epoch.load(Ordering::Acquire), relevant: UNASKED }
     }
 
     /// What a route of `channel` derived from now on is valid for.
@@ -184,7 +177,7 @@ impl<P> Patterns<P> {
 
     /// Whether a route of `channel` derived at `stamp` still holds at the stamp `now`.
     pub(crate) fn holds(stamp: Stamp, now: Stamp) -> bool {
-        stamp.relevant != UNASKED && stamp.relevant == now.relevant
+        stamp.relevant == now.relevant
     }
 
     /// Calls `found` for each pattern that matches `channel`, once, in no particular order.
@@ -290,15 +283,13 @@ impl<P> Patterns<P> {
     }
 
     fn counter(&self, beginning: &[u8]) -> usize {
-        let row = self.spread(&beginning[..beginning.len().min(2)]) as usize % ROWS;
-        let column = (self.spread(beginning) >> 32) as usize % ROW;
-        row * ROW + column
-    }
-
-    fn spread(&self, bytes: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(bytes);
-        hasher.finish()
+        // Who chooses beginnings that share a row gains nothing but that they spoil each other's routes.
+        let first = beginning.first().map_or(0, |&byte| u32::from(byte));
+        let second = beginning.get(1).map_or(0, |&byte| u32::from(byte));
+        let row = (first << 8 | second).wrapping_mul(0x9e37_79b9) >> 26;
+        let mut hasher = self.columns.build_hasher();
+        hasher.write(beginning);
+        row as usize % ROWS * ROW + (hasher.finish() >> 32) as usize % ROW
     }
 
     /// The part that holds `pattern`. One that can begin with different bytes (a glob's choice) lies

@@ -38,12 +38,12 @@ impl<P> Recipient<P> {
 /// In the order in which a publish comes to them; the numbers it mostly does not need.
 #[repr(C)]
 pub(crate) struct Recipients<P> {
+    places: SmallVec<[Option<Recipient<P>>; 1]>,
     live: u32,
     /// How many of the inboxes take a message once, by whichever subscription comes first.
     deduplicating: u32,
     /// How many of the inboxes make publishers wait when they are full.
     blocking: u32,
-    places: SmallVec<[Option<Recipient<P>>; 1]>,
     /// The subscriptions' numbers, ascending: one for each place, apart so that a search runs through
     /// a sixth of the memory.
     numbers: SmallVec<[u64; 1]>,

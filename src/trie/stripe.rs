@@ -2,7 +2,7 @@
 //! recently published names.
 //!
 //! A name that was published once is not in the table of its stripe but among the few that are
-//! [fresh](super::fresh). Only when it is published again, subscribed or held by a topic does it come into the
+//! [`fresh`]. Only when it is published again, subscribed or held by a topic does it come into the
 //! table. So names that come once and never again pass through memory that stays in a processor's cache, and
 //! stir up nothing else.
 //!
@@ -32,9 +32,6 @@ const STRIPE_BYTES: usize = 32 << 10;
 
 /// The part of it that remembers names that have gone before they were used again.
 const GONE_NAMES: usize = 32;
-
-/// What a name may cost that was published once, in bytes; a larger one counts as one in use.
-const FRESH_BYTES: usize = 1 << 10;
 
 /// More stripes than this are of no use.
 pub(super) const MOST_STRIPES: usize = 4096;
@@ -95,7 +92,7 @@ impl<P> Stripes<P> {
         };
         let bytes = (RECENT_BYTES / count).max(STRIPE_BYTES);
         let gone = bytes / GONE_NAMES;
-        let used = bytes - gone - FRESH_BYTES * names.max(fresh::WAYS);
+        let used = bytes - gone - fresh::SET_BYTES * (names / fresh::WAYS).max(1);
         Self {
             stripes: (0..count).map(|_| CachePadded::new(RwLock::new(stripe()))).collect(),
             budget: Budget { used, gone },
@@ -194,14 +191,19 @@ impl<P> Stripes<P> {
                 None => stripe.promote(name, hash, purpose, self.budget, &mut removed),
             }
         };
-        let channel = known.unwrap_or_else(|| {
-            let newcomer = Newcomer { name, hash, derived, purpose };
-            stripe.take_in(newcomer, self.budget, &mut removed, &mut held)
-        });
-        // What was taken out, and what the entry had held, is dropped after this.
-        drop(stripe);
-        drop(held);
-        Some(channel)
+        // What was taken out, what the entry had held, and what is not needed, is dropped when the lock is free.
+        match known {
+            Some(channel) => {
+                drop(stripe);
+                Some(channel)
+            }
+            None => {
+                let newcomer = Newcomer { name, hash, derived, purpose };
+                let channel = stripe.take_in(newcomer, self.budget, &mut removed, &mut held);
+                drop(stripe);
+                Some(channel)
+            }
+        }
     }
 
     /// Counts a recent name at what it costs now that so many `patterns` match it. One that exceeds the whole
@@ -212,15 +214,13 @@ impl<P> Stripes<P> {
         if stripe.closed {
             return;
         }
-        if let Some(slot) = channel.slot()
+        if channel.slot().is_some()
             && let Some(patterns) = patterns
         {
             let cost = Channel::<P>::cost(&channel.name, patterns);
             // Relaxed: with the stripe's lock.
             channel.weighed.store(patterns, Ordering::Relaxed);
-            if matches!(slot, Slot::Fresh(_)) && cost <= FRESH_BYTES {
-                return;
-            }
+            // A fresh one comes into the table then: it is looked for there when it is published again.
             stripe.put_in_table(channel);
             stripe.clock_out(channel);
             if cost <= self.budget.used {
@@ -329,7 +329,7 @@ struct Newcomer<'a, P> {
 impl<P> Stripe<P> {
     #[inline]
     fn find(&self, name: &str, hash: u64) -> Option<&Arc<Channel<P>>> {
-        self.channels.find(hash, |channel| channel.hash == hash && *channel.name == *name)
+        self.channels.find(hash, |channel| channel.is(name, hash))
     }
 
     /// Whether the table has this very entry.
@@ -357,30 +357,32 @@ impl<P> Stripe<P> {
             // What could not go before, being in use, goes now.
             self.make_room(budget, 0, usize::MAX, removed);
         }
+        let before = removed.len();
         if recent
-            && cost <= FRESH_BYTES
+            && cost <= fresh::SET_BYTES
             && !self.gone.recall(hash)
-            && let Some((place, spare)) = self.fresh.make_room(hash)
+            && let Some(place) = self.fresh.make_room(hash, cost, |entry| {
+                self.gone.remember(entry.hash, budget.gone);
+                self.folded.add(entry.counters.read());
+                removed.push(entry);
+            })
         {
-            let channel = match spare {
-                // There is room ready for it as there was for the other.
+            if removed.len() == before {
+                self.reserve(1);
+            }
+            let channel = match removed.pop() {
                 Some(mut spare) => {
                     let Some(entry) = Arc::get_mut(&mut spare) else {
                         unreachable!("nobody else holds an entry that gives way to another")
                     };
-                    self.gone.remember(entry.hash, budget.gone);
-                    self.folded.add(entry.counters.read());
                     entry.renew(name, hash, derived, held);
                     spare
                 }
-                None => {
-                    self.reserve(1);
-                    Arc::new(Channel::new(name, hash, derived))
-                }
+                None => Arc::new(Channel::new(name, hash, derived)),
             };
             // Relaxed: with the stripe's lock.
             channel.weighed.store(patterns, Ordering::Relaxed);
-            self.fresh.put(place, Arc::clone(&channel));
+            self.fresh.put(place, Arc::clone(&channel), cost);
             return channel;
         }
         let channel = Arc::new(Channel::new(name, hash, derived));
@@ -429,6 +431,7 @@ impl<P> Stripe<P> {
 
     /// Has room ready for all fresh names in the table and in the clock, and for so many more.
     fn reserve(&mut self, more: usize) {
+        self.clock.trim();
         let names = self.fresh.len() + more;
         self.channels.reserve(names, |channel| channel.hash);
         self.clock.reserve(names);
@@ -531,6 +534,7 @@ impl<P> Stripe<P> {
         self.folded.add(channel.counters.read());
         self.fresh.remove(channel);
         self.clock_out(channel);
+        self.clock.trim();
         if let Ok(entry) =
             self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel))
         {
@@ -566,5 +570,32 @@ impl<P> Channel<P> {
         let entry = size_of::<Self>() + 2 * COUNTS + name.len();
         let pattern = size_of::<PatternSource<PatternEntry<P>>>() + size_of::<Source>() + COUNTS;
         entry + PLACES + patterns * pattern
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_that_both_found_no_entry_come_to_one() {
+        let hasher = RandomState::default();
+        let stripes = Stripes::<u32>::new(1, hasher.clone());
+        let patterns = Patterns::new(hasher);
+        let purposes = [Purpose::Publish, Purpose::Topic, Purpose::Subscribe];
+        for (i, first) in purposes.into_iter().enumerate() {
+            for (j, second) in purposes.into_iter().enumerate() {
+                let name = format!("{i}:{j}");
+                let hash = stripes.hash(&name);
+                let seen = Some(stripes.stripe(hash).read().arrivals);
+                let [one, other] = [first, second]
+                    .map(|purpose| stripes.insert(&name, hash, purpose, &patterns, seen).unwrap());
+                assert!(Arc::ptr_eq(&one, &other));
+                let topics =
+                    usize::from(first == Purpose::Topic) + usize::from(second == Purpose::Topic);
+                assert_eq!(one.pins.load(Ordering::Relaxed), topics);
+            }
+        }
+        assert_eq!(stripes.census().0, 9);
     }
 }

@@ -288,7 +288,8 @@ impl<E> PatternTree<E> {
     ///
     /// # Complexity
     ///
-    /// Linear in the pattern; the number of patterns does not matter.
+    /// Linear in the pattern, and in the different classes that stand where it has one. The number of patterns
+    /// does not matter.
     pub(crate) fn insert(&mut self, pattern: &Pattern, end: &E)
     where
         E: Clone,
@@ -302,7 +303,8 @@ impl<E> PatternTree<E> {
     ///
     /// # Complexity
     ///
-    /// Linear in the pattern, and in the globs that share its literal beginning.
+    /// As for `insert`; and linear in the patterns that compile to the same code, and in the globs that share its
+    /// literal beginning.
     pub(crate) fn remove(&mut self, pattern: &Pattern, is_it: impl Fn(&E) -> bool) -> Option<E> {
         let mut removed = None;
         for code in pattern.codes() {
@@ -1285,6 +1287,18 @@ mod tests {
         let (found, steps) = matches(&tree(&patterns), &channel);
         assert_eq!(found, [""; 0]);
         assert!(steps <= bound(&patterns, &channel), "{steps}");
+    }
+
+    #[test]
+    fn a_last_literal_is_looked_for_at_the_end() {
+        let end = format!("{}b", "a".repeat(200));
+        let patterns: Vec<String> = (0..500).map(|i| format!("a{i}*{end}")).collect();
+        let channel = format!("a1{}", "a".repeat(2_000));
+        let (found, steps) = matches(&tree(&patterns), &channel);
+        assert_eq!(found, [""; 0]);
+        assert!(steps < 1_000, "{steps}");
+        let found = matches(&tree(&patterns), &format!("{channel}b")).0;
+        assert_eq!(found, [&*patterns[1]]);
     }
 
     #[test]
