@@ -13,6 +13,7 @@ use crate::pattern::Pattern;
 use crate::stats::{Receipt, Stats, SubscriberInfo};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::topic::Topic;
+use crate::trie::Visited;
 
 /// The capacity of an inbox where nothing else is asked for, in messages.
 const CAPACITY: usize = 256;
@@ -115,6 +116,22 @@ impl<P: Clone + Send + 'static> Bus<P> {
         Receipt::default()
     }
 
+    /// Publishes to an entry that has been looked up. Apart from the above, whose look-up is to stay in registers.
+    #[inline(never)]
+    fn publish_to(&self, mut visited: Visited<'_, P>, name: &str, payload: P) -> Receipt {
+        self.core.enter();
+        match fanout::publish(&self.core, &visited.channel, payload) {
+            Ok((receipt, patterns)) => {
+                visited.patterns = Some(patterns);
+                receipt
+            }
+            Err(Detached(payload)) => {
+                drop(visited);
+                self.publish_payload(name, payload)
+            }
+        }
+    }
+
     /// Like [`publish`](Self::publish), with a payload that is made only if something matches.
     ///
     /// `f` runs after the look-up and outside every turn. What it does may change who matches: the
@@ -133,10 +150,9 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// bus.publish_with("debug:trace", || unreachable!("nobody listens"));
     /// ```
     pub fn publish_with(&self, channel: &str, f: impl FnOnce() -> P) -> Receipt {
-        if self.counts_nothing(channel) {
-            Receipt::default()
-        } else {
-            self.publish_payload(channel, f())
+        match self.look_up(channel) {
+            Some(visited) => self.publish_to(visited, channel, f()),
+            None => Receipt::default(),
         }
     }
 
@@ -166,24 +182,25 @@ impl<P: Clone + Send + 'static> Bus<P> {
         channel: &str,
         f: impl FnOnce() -> Result<P, E>,
     ) -> Result<Receipt, E> {
-        if self.counts_nothing(channel) {
-            return Ok(Receipt::default());
+        match self.look_up(channel) {
+            Some(visited) => Ok(self.publish_to(visited, channel, f()?)),
+            None => Ok(Receipt::default()),
         }
-        Ok(self.publish_payload(channel, f()?))
     }
 
-    /// Whether a publish would reach nobody; counts it then.
-    fn counts_nothing(&self, name: &str) -> bool {
+    /// The entry of a name, for a publish whose payload is yet to be made; `None` where it would reach nobody, and
+    /// is counted.
+    fn look_up(&self, name: &str) -> Option<Visited<'_, P>> {
         let core = &*self.core;
         core.enter();
         while let Some(mut visited) = core.trie.to_publish(name) {
             if let Some((matched, patterns)) = fanout::probe(core, &visited.channel) {
                 visited.patterns = Some(patterns);
-                return matched == 0;
+                return Some(visited).filter(|_| matched > 0);
             }
         }
         core.trie.count_closed(name);
-        true
+        None
     }
 
     /// A handle to one channel, resolved once: publishing through it skips the look-up.

@@ -81,7 +81,7 @@ struct Block {
 
 /// A counted pointer to a [`Source`]; equal and hashed by what it points to.
 pub(crate) struct SourceRef {
-    /// Made by `Box::into_raw`. It is valid as long as this pointer exists, which is counted in it.
+    /// Out of a `Box`. It is valid as long as this pointer exists, which is counted in it.
     block: NonNull<Block>,
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn match_count<P: Send + 'static>(
     if turn.is_detached() {
         return None;
     }
-    core.trie.refresh(channel, &mut turn);
+    core.trie.refresh_to_look(channel, &mut turn);
     Some((count(&turn), turn.patterns.len()))
 }
 
@@ -151,7 +151,9 @@ fn send<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<()
 #[cold]
 #[inline(never)]
 fn asked_after<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Receipt {
-    let [Some(recipient)] = turn.exact.places() else { return Receipt::default() };
+    let [Some(recipient)] = turn.exact.places() else {
+        unreachable!("it has been sent to, and the turn is held since then")
+    };
     let void = recipient.inbox.sent();
     let delivered = usize::from(void.is_none());
     add_exclusively(&recipient.entered, delivered as u64);
@@ -230,9 +232,10 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
                     channel.counters.add(Tally::of_one(delivered));
                     drop(recipients);
                     turn.sweep();
+                    let patterns = turn.patterns.len();
                     turn.end();
                     drop(void);
-                    return (Receipt { matched: delivered, delivered, dropped: 0 }, 1);
+                    return (Receipt { matched: delivered, delivered, dropped: 0 }, patterns);
                 }
                 // It is full: the common way knows what to do.
                 Err(message) => payload = message.payload,
@@ -321,6 +324,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
     if matching > 0 {
         turn.sweep();
     }
+    let matching = turn.patterns.len();
     drop(turn);
     let mut receipt = Receipt {
         matched: 0,

@@ -264,13 +264,8 @@ impl<P> Inbox<P> {
         self.high_water.load(Ordering::Relaxed)
     }
 
-    #[inline]
     fn sample_depth(&self) {
-        let depth = self.queue.len();
-        // Relaxed: a mere statistic. The load spares the write, which is rare.
-        if depth > self.high_water.load(Ordering::Relaxed) {
-            self.high_water.fetch_max(depth, Ordering::Relaxed);
-        }
+        self.sample(self.queue.len());
     }
 
     /// What a subscription sends to; `None` where the inbox is closed.
@@ -647,7 +642,7 @@ impl<P> Inbox<P> {
     /// Looks how many messages there are, as a statistic does.
     #[inline]
     fn sample(&self, depth: usize) {
-        // Relaxed, both.
+        // Relaxed, both. The load spares the write, which is rare.
         if depth > self.high_water.load(Ordering::Relaxed) {
             self.high_water.fetch_max(depth, Ordering::Relaxed);
         }

@@ -5,6 +5,7 @@
 //! numbers) and an inbox's mailbox.
 
 use std::sync::Arc;
+use std::thread;
 
 use smallvec::SmallVec;
 
@@ -197,13 +198,22 @@ impl<P> Route<P> {
         self.detached
     }
 
-    /// Sees to it that `self.patterns` are those that match now.
+    /// Sees to it that `self.patterns` are those that match now, for a publish.
     #[inline]
     pub(crate) fn refresh(&mut self, name: &Arc<str>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
         self.uses = 2.min(self.uses + 1);
+        self.update(name, patterns);
+    }
+
+    /// Sees to it that `self.patterns` are those that match now.
+    #[inline]
+    pub(crate) fn update(&mut self, name: &Arc<str>, patterns: &Patterns<P>)
+    where
+        P: Send + 'static,
+    {
         if !patterns.unchanged_since(self.stamp) {
             self.check(name, patterns);
         }
@@ -401,7 +411,11 @@ impl<P> Channel<P> {
     pub(super) fn is_unsettled(&self, patterns: Option<usize>) -> bool {
         // Relaxed, all: a late answer is put right by the next publish.
         if self.slot().is_some() {
-            patterns.is_some_and(|patterns| patterns != self.weighed.load(Ordering::Relaxed))
+            match patterns {
+                Some(patterns) => patterns != self.weighed.load(Ordering::Relaxed),
+                // Nobody knows where a payload's `Clone` has panicked.
+                None => thread::panicking(),
+            }
         } else {
             self.subscribers() == 0 && self.pins.load(Ordering::Relaxed) == 0
         }

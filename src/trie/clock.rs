@@ -81,13 +81,13 @@ impl Clock {
         self.hand = at as usize;
     }
 
-    /// The next entry that the hand comes to, by its place and hash.
-    pub(super) fn advance(&mut self) -> Option<(u32, u64)> {
+    /// The next entry that the hand comes to, by its place, its hash and what it costs.
+    pub(super) fn advance(&mut self) -> Option<(u32, u64, usize)> {
         for _ in 0..self.ring.len() {
             let at = self.hand;
             self.hand = if at + 1 == self.ring.len() { 0 } else { at + 1 };
             if let Some(entry) = self.ring[at] {
-                return Some((at as u32, entry.hash));
+                return Some((at as u32, entry.hash, entry.cost));
             }
         }
         None
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(clock.advance(), None);
         let slots: Vec<_> = (0..4).map(|hash| clock.insert(hash, 10).unwrap()).collect();
         assert_eq!((clock.len(), clock.cost()), (4, 40));
-        let (slot, hash) = clock.advance().unwrap();
+        let (slot, hash, _) = clock.advance().unwrap();
         assert_eq!(hash, 0);
         clock.remove(slot);
         assert_eq!(clock.insert(9, 5), Some(slots[0]));

@@ -132,8 +132,9 @@ impl<P> Fresh<P> {
             looks += 1;
             let way = set.next;
             set.next = (way + 1) % WAYS;
-            // In this set alone, where only readers who hold the stripe's lock can come by it.
-            if set.entries[way].as_ref().is_some_and(|entry| Arc::strong_count(entry) == 1)
+            // In this set alone, where only readers who hold the stripe's lock can come by it. (And what those who
+            // had it have counted is seen from here on.)
+            if set.entries[way].as_mut().is_some_and(|entry| Arc::get_mut(entry).is_some())
                 && let Some(entry) = self.take_from(Place { set: at, way })
             {
                 out(entry);

@@ -96,7 +96,7 @@ impl<P> Drop for Visited<'_, P> {
     #[inline]
     fn drop(&mut self) {
         if self.channel.is_unsettled(self.patterns) {
-            self.trie.stripes.weigh(&self.channel, self.patterns);
+            self.trie.stripes.weigh(&self.channel);
         }
     }
 }
@@ -186,7 +186,15 @@ impl<P> Trie<P> {
         Some(Turn { route, _after: AfterTurn { trie: self, channel } })
     }
 
-    /// Brings the patterns of a route up to date.
+    /// Brings the patterns of a route up to date, for a look at them.
+    pub(crate) fn refresh_to_look(&self, channel: &Channel<P>, route: &mut Route<P>)
+    where
+        P: Send + 'static,
+    {
+        route.update(&channel.name, &self.patterns);
+    }
+
+    /// Brings the patterns of a route up to date, for a publish.
     #[inline]
     pub(crate) fn refresh(&self, channel: &Channel<P>, route: &mut Route<P>)
     where
@@ -709,6 +717,30 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_grows_in_a_publish_that_panics_is_weighed_too() {
+        let trie = Trie::new(1);
+        let names: Vec<_> = (0..100).map(|i| format!("name{i}")).collect();
+        names.iter().for_each(|name| drop(publish(&trie, name)));
+        (0..1_000).for_each(|i| drop(hold(&trie, &format!("n*{}", "*".repeat(i)))));
+        for name in &names {
+            let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let visited = trie.to_publish(name).unwrap();
+                let mut turn = trie.turn(&visited.channel);
+                trie.refresh(&visited.channel, &mut turn);
+                // As a payload's `Clone` does.
+                std::panic::resume_unwind(Box::new(()));
+            }));
+            assert!(unwound.is_err());
+        }
+        let routes: usize = names
+            .iter()
+            .filter_map(|name| trie.find(name))
+            .map(|channel| channel.turn().patterns.len())
+            .sum();
+        assert!(routes > 0 && routes * size_of::<usize>() * 6 <= stripe::RECENT_BYTES, "{routes}");
+    }
+
+    #[test]
     fn an_entry_that_is_out_of_the_table_does_not_come_into_the_clock() {
         let trie = Trie::<u32>::new(1);
         let pinned = trie.pin("x");
@@ -738,7 +770,8 @@ mod tests {
         };
         (0..20_000).for_each(|i| give_up(&format!("topic:{i}")));
         assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
-        // The last of those that are too large stays until another name comes, no more of them.
+        // The last of those that are too large stays until another name comes, no more of them; one that is held
+        // drives out nobody either.
         let long = "n".repeat(stripe::RECENT_BYTES);
         // Names in use, which are past the ring of the new ones.
         let names: Vec<_> = (0..100).map(|i| format!("name:{i}")).collect();
@@ -748,6 +781,14 @@ mod tests {
         (0..20).for_each(|i| give_up(&format!("{i}{long}")));
         assert_eq!(trie.stripes.census().0, before + 1);
         assert!(names.iter().all(|name| trie.find(name).is_some()), "driven out by one too large");
+        let held: Vec<_> = trie.find(&format!("19{long}")).into_iter().collect();
+        assert_eq!(held.len(), 1);
+        (0..5_000).for_each(|i| drop(publish(&trie, &format!("again:{i}"))));
+        assert!(
+            names.iter().all(|name| trie.find(name).is_some()),
+            "driven out by one that is held"
+        );
+        drop(held);
         publish(&trie, "another");
         assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
     }

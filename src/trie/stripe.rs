@@ -208,24 +208,27 @@ impl<P> Stripes<P> {
 
     /// Counts a recent name at what it costs now that so many `patterns` match it. One that exceeds the whole
     /// budget does not stay.
-    pub(super) fn weigh(&self, channel: &Arc<Channel<P>>, patterns: Option<usize>) {
+    pub(super) fn weigh(&self, channel: &Arc<Channel<P>>) {
         let mut removed = Removed::new();
         let mut stripe = self.stripe(channel.hash).write();
         if stripe.closed {
             return;
         }
         if channel.slot().is_some()
-            && let Some(patterns) = patterns
+            // Where the turn is taken, whoever has it comes here, too.
+            && let Some(patterns) = channel.try_turn().map(|route| route.patterns.len())
         {
             let cost = Channel::<P>::cost(&channel.name, patterns);
             // Relaxed: with the stripe's lock.
-            channel.weighed.store(patterns, Ordering::Relaxed);
+            let before = channel.weighed.swap(patterns, Ordering::Relaxed);
             // A fresh one comes into the table then: it is looked for there when it is published again.
             stripe.put_in_table(channel);
             stripe.clock_out(channel);
             if cost <= self.budget.used {
                 stripe.clock_in(channel, cost);
-                stripe.make_room(self.budget, 0, usize::MAX, &mut removed);
+                // A publish that finds one pattern less is to make no allocation.
+                let most = if patterns > before { usize::MAX } else { FEW };
+                stripe.make_room(self.budget, 0, most, &mut removed);
             }
         }
         if channel.slot().is_none() {
@@ -315,7 +318,8 @@ impl<P> Stripes<P> {
 type Removed<P> = SmallVec<[Arc<Channel<P>>; FEW]>;
 
 /// So many entries the clock takes out for a name that is published again, and no allocation is needed to hold
-/// them: at least as much as that name costs.
+/// them. Where that is not enough, the next new name takes out the rest: what came in was among the fresh names
+/// until now, and within their bounds.
 const FEW: usize = 4;
 
 /// A name that comes in.
@@ -454,9 +458,11 @@ impl<P> Stripe<P> {
         // Twice around: once to take away second chances, once to take entries.
         let mut looks = 2 * self.clock.len();
         let most = removed.len().saturating_add(most);
-        while self.clock.cost() + cost > budget.used && looks > 0 && removed.len() < most {
+        // One that is larger than all there is goes without a second chance; while it is held, it counts for nothing.
+        let (mut goal, mut stuck) = (budget.used, None);
+        while self.clock.cost() + cost > goal && looks > 0 && removed.len() < most {
             looks -= 1;
-            let Some((at, hash)) = self.clock.advance() else { return };
+            let Some((at, hash, size)) = self.clock.advance() else { break };
             let is_it = |channel: &Arc<Channel<P>>| channel.slot() == Some(Slot::Clock(at));
             let Ok(mut found) = self.channels.find_entry(hash, is_it) else {
                 debug_assert!(false, "an entry leaves the clock before it leaves the table");
@@ -467,7 +473,7 @@ impl<P> Stripe<P> {
                 // In the table alone, where only readers who hold the stripe's lock can come by it: no publish is
                 // on its way, no topic and no subscription holds it.
                 Some(channel) => {
-                    if channel.cool() {
+                    if channel.cool() || size > budget.used {
                         let channel = found.remove().0;
                         self.clock_out(&channel);
                         self.folded.add(channel.counters.read());
@@ -478,9 +484,14 @@ impl<P> Stripe<P> {
                     let channel = Arc::clone(found.get());
                     if channel.is_needed() {
                         self.clock_out(&channel);
+                    } else if size > budget.used && stuck.replace(at) != Some(at) {
+                        goal += size;
                     }
                 }
             }
+        }
+        if let Some(at) = stuck {
+            self.clock.take_next(at);
         }
     }
 
@@ -505,7 +516,9 @@ impl<P> Stripe<P> {
                     self.make_room(budget, cost, usize::MAX, removed);
                     self.clock_in(channel, cost);
                 } else {
-                    // Too large to stay: it is the next to go, and drives out no other.
+                    // Too large to stay: whoever has its turn finds that it is to be weighed, or else it is the next to
+                    // go. It drives out no other.
+                    channel.weighed.store(usize::MAX, Ordering::Relaxed);
                     self.make_room(budget, 0, usize::MAX, removed);
                     self.clock_in(channel, cost);
                     if let Some(Slot::Clock(at)) = channel.slot() {

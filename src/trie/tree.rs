@@ -839,7 +839,8 @@ impl<E> Branch<E> {
                 node
             }
             Edge::Class(set) => class_or_insert(&mut rare.classes, set, ahead),
-            Edge::Run(run) | Edge::StarRun(run) => {
+            Edge::Run(_) => unreachable!("returned above"),
+            Edge::StarRun(run) => {
                 rare.star.get_or_insert_default().runs.get_or_insert(run, ahead, hasher)
             }
             Edge::StarClass(set) => {
