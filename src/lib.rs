@@ -104,13 +104,14 @@
 //! | publish | linear in the messages delivered, plus a hash of the name unless by a [`Topic`] |
 //! | publish to a name not seen of late | matching once: by the name's length and the patterns that match, see below |
 //! | subscribe, unsubscribe (a channel) | O(1), O(log n) in the channel's subscribers |
-//! | psubscribe, punsubscribe | linear in the pattern's length |
+//! | psubscribe, punsubscribe | linear in the pattern's length, and in patterns of the same meaning |
 //! | memory of an inbox | capacity × message, taken when the subscriber is made |
 //!
 //! A publish does not allocate when its channel has a subscriber or a [`Topic`], or was published to
 //! recently, and no new pattern that could match has been added since; otherwise a few times, for the
 //! channel's entry and for each pattern that matches. Names recently published to are remembered
-//! within 2 MiB for each bus (see [`BusBuilder::stripes`]).
+//! within 2 MiB for each bus, or 32 KiB for each of its stripes where that is more (see
+//! [`BusBuilder::stripes`]).
 //!
 //! Patterns lie in a trie, by their literal runs, and one channel is matched against all of them at
 //! once. In the worst case that is polynomial: the size of the trie times the length of the name. No
