@@ -323,7 +323,7 @@ fn main() {
     let million = scaled(1_000_000, 1_000);
     let few = || never_seen("N7", scaled(10_000, 100), 250.0, 120.0);
     // Before all else: what comes and goes in a process scatters what comes after it.
-    let young = common::is_for_numbers().then(few);
+    let young = (!common::is_filtered()).then(few);
     let wanted = common::run(benches);
     let Some(young) = young.filter(|_| wanted) else { return };
 

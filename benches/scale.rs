@@ -245,7 +245,7 @@ fn main() {
     let count = subscribers();
     // First of all, while the allocator has nothing to give again: what comes and goes in a process scatters what
     // comes after it.
-    let young = common::is_for_numbers().then(|| {
+    let young = (!common::is_filtered()).then(|| {
         let (ours, plain, own) = memory(count);
         (ours, plain, random(&mut own.with_topics(), &mut Raw::new(count)))
     });

@@ -120,6 +120,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     #[inline(never)]
     fn publish_to(&self, mut visited: Visited<'_, P>, name: &str, payload: P) -> Receipt {
         self.core.enter();
+        // What was known may have changed while the payload was made.
+        visited.patterns = None;
         match fanout::publish(&self.core, &visited.channel, payload) {
             Ok((receipt, patterns)) => {
                 visited.patterns = Some(patterns);

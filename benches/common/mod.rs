@@ -34,11 +34,6 @@ pub fn scaled(full: usize, tried: usize) -> usize {
     if is_test() { tried } else { full }
 }
 
-/// Whether the tables of numbers are asked for.
-pub fn is_for_numbers() -> bool {
-    !is_filtered()
-}
-
 /// Runs a file's benches. Whether the tables that follow them are asked for.
 pub fn run(benches: impl FnOnce(&mut Criterion)) -> bool {
     // Short measurements: the benches have many points, and compare medians.
@@ -50,7 +45,7 @@ pub fn run(benches: impl FnOnce(&mut Criterion)) -> bool {
         .configure_from_args();
     benches(&mut criterion);
     criterion.final_summary();
-    is_for_numbers()
+    !is_filtered()
 }
 
 /// Has criterion measure `one`, which does `batch` operations and returns nanoseconds for each of them.

@@ -154,13 +154,27 @@ fn asked_after<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Receipt {
     let [Some(recipient)] = turn.exact.places() else {
         unreachable!("it has been sent to, and the turn is held since then")
     };
-    let void = recipient.inbox.sent();
-    let delivered = usize::from(void.is_none());
-    add_exclusively(&recipient.entered, delivered as u64);
-    channel.counters.add(Tally::of_one(delivered));
+    let (delivered, void) = sent_to_one(channel, recipient, false);
     turn.end();
     drop(void);
     Receipt { matched: delivered, delivered, dropped: 0 }
+}
+
+/// Counts a message that was sent to the only recipient, in the turn, and asks after it. How often it was delivered;
+/// where it concerned nobody, a message comes back, to be dropped after the turn.
+fn sent_to_one<P>(
+    channel: &Channel<P>,
+    recipient: &Recipient<P>,
+    shared: bool,
+) -> (usize, Option<Message<P>>) {
+    let asked = recipient.inbox.asks_after();
+    let void = if asked { recipient.inbox.sent() } else { None };
+    let delivered = usize::from(void.is_none());
+    if delivered > 0 {
+        count_entered(recipient, shared);
+    }
+    channel.counters.add(Tally::of_one(delivered));
+    (delivered, void)
 }
 
 /// Publishes where the turn was taken: waits for it.
@@ -223,13 +237,7 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
         if let [Some(recipient)] = recipients.places() {
             match send(recipient, payload, known.prepaid().get()) {
                 Ok(()) => {
-                    let asked = recipient.inbox.asks_after();
-                    let void = if asked { recipient.inbox.sent() } else { None };
-                    let delivered = usize::from(void.is_none());
-                    if delivered > 0 {
-                        count_entered(recipient, true);
-                    }
-                    channel.counters.add(Tally::of_one(delivered));
+                    let (delivered, void) = sent_to_one(channel, recipient, true);
                     drop(recipients);
                     turn.sweep();
                     let patterns = turn.patterns.len();
@@ -315,7 +323,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
     drop(mark);
     let tally = commit.tally;
     drop(commit);
-    let matching = patterns.len();
+    let mut matching = patterns.len();
     drop(single);
     if let (Some(merge), Some(lease)) = (merge, &mut lease) {
         lease.merge = merge.recycled();
@@ -323,8 +331,8 @@ fn publish_to_all<P: Clone + Send + 'static>(
     drop(lease);
     if matching > 0 {
         turn.sweep();
+        matching = turn.patterns.len();
     }
-    let matching = turn.patterns.len();
     drop(turn);
     let mut receipt = Receipt {
         matched: 0,

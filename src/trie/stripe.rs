@@ -206,7 +206,7 @@ impl<P> Stripes<P> {
         }
     }
 
-    /// Counts a recent name at what it costs now that so many `patterns` match it. One that exceeds the whole
+    /// Counts a recent name at what it costs with the patterns that match it now. One that exceeds the whole
     /// budget does not stay.
     pub(super) fn weigh(&self, channel: &Arc<Channel<P>>) {
         let mut removed = Removed::new();
@@ -217,10 +217,11 @@ impl<P> Stripes<P> {
         if channel.slot().is_some()
             // Where the turn is taken, whoever has it comes here, too.
             && let Some(patterns) = channel.try_turn().map(|route| route.patterns.len())
+            // Relaxed: with the stripe's lock.
+            && let before = channel.weighed.swap(patterns, Ordering::Relaxed)
+            && patterns != before
         {
             let cost = Channel::<P>::cost(&channel.name, patterns);
-            // Relaxed: with the stripe's lock.
-            let before = channel.weighed.swap(patterns, Ordering::Relaxed);
             // A fresh one comes into the table then: it is looked for there when it is published again.
             stripe.put_in_table(channel);
             stripe.clock_out(channel);
@@ -510,9 +511,9 @@ impl<P> Stripe<P> {
             // (One that another thread has taken out of the table is no concern of the clock's.)
             None if !self.closed && channel.slot().is_none() && self.has(channel) => {
                 let cost = Channel::<P>::cost(&channel.name, 0);
-                // Relaxed: with the stripe's lock.
-                channel.weighed.store(0, Ordering::Relaxed);
+                // Relaxed, both: with the stripe's lock.
                 if cost <= budget.used {
+                    channel.weighed.store(0, Ordering::Relaxed);
                     self.make_room(budget, cost, usize::MAX, removed);
                     self.clock_in(channel, cost);
                 } else {

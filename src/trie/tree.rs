@@ -155,8 +155,8 @@ struct Length {
     bytes: usize,
     /// How many runs have it.
     runs: usize,
-    /// The bytes that they begin and end with, as bits that four bytes each share. They tell in most cases that none of them is there, without a look at the table. They never shrink
-    /// while there is a run of this length.
+    /// The bytes that they begin and end with, as bits that four bytes each share. They tell in most cases that
+    /// none of them is there, without a look at the table. They never shrink while there is a run of this length.
     first: u64,
     last: u64,
 }
