@@ -230,7 +230,7 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
     channel: &Arc<Channel<P>>,
     mut payload: P,
     started: Option<Instant>,
-    mut turn: Turn<'_, P>,
+    turn: Turn<'_, P>,
 ) -> (Receipt, usize) {
     if let [known] = &turn.patterns[..] {
         let recipients = known.pattern().read();
@@ -238,12 +238,11 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
             match send(recipient, payload, known.prepaid().get()) {
                 Ok(()) => {
                     let (delivered, void) = sent_to_one(channel, recipient, true);
+                    // A pattern that nobody holds has no recipients: the common way sweeps it out next time.
                     drop(recipients);
-                    turn.sweep();
-                    let patterns = turn.patterns.len();
                     turn.end();
                     drop(void);
-                    return (Receipt { matched: delivered, delivered, dropped: 0 }, patterns);
+                    return (Receipt { matched: delivered, delivered, dropped: 0 }, 1);
                 }
                 // It is full: the common way knows what to do.
                 Err(message) => payload = message.payload,
