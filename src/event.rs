@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use crate::source::{Source, SourceRef};
+use crate::source::{Source, SourceRef, Text};
 
 /// A published payload, with the channel it was published to and the pattern that matched, if one did.
 ///
@@ -41,21 +41,21 @@ impl<P> Message<P> {
     /// assert_eq!((message.channel(), message.pattern()), ("user:1", Some("user:*")));
     /// ```
     pub fn new(channel: &str, payload: P) -> Self {
-        Self { payload, source: SourceRef::new(Source::new(Arc::from(channel), None)) }
+        Self { payload, source: SourceRef::new(Source::new(Text::new(channel), None)) }
     }
 
     /// The same message as if it had come by `pattern`.
     #[must_use]
     pub fn with_pattern(self, pattern: &str) -> Self {
         let pattern: Arc<str> = Arc::from(pattern);
-        let channel = Arc::clone(self.source.channel());
+        let channel = self.source.channel().clone();
         let source = Source::new(channel, Some(Arc::new(pattern)));
         Self { payload: self.payload, source: SourceRef::new(source) }
     }
 
     /// The channel it was published to.
     pub fn channel(&self) -> &str {
-        self.source.channel()
+        self.source.channel().as_str()
     }
 
     /// The pattern it came by, as written, or `None` where the channel itself was subscribed.
@@ -63,9 +63,9 @@ impl<P> Message<P> {
         self.source.pattern().map(|text| &**text)
     }
 
-    /// Channel, pattern and payload. Copies no text.
+    /// Channel, pattern and payload. It may copy the channel's name if that is short; no other text.
     pub fn into_parts(self) -> (Arc<str>, Option<Arc<str>>, P) {
-        (Arc::clone(self.source.channel()), self.source.pattern().cloned(), self.payload)
+        (self.source.channel().to_shared(), self.source.pattern().cloned(), self.payload)
     }
 }
 

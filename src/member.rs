@@ -83,7 +83,7 @@ impl<P: Send + 'static> Member<P> {
         let hashes: Vec<u64> = names.iter().map(|name| core.trie.hash(name)).collect();
         let mut fresh: SmallVec<[&str; 1]> = SmallVec::new();
         for (&name, &hash) in names.iter().zip(&hashes) {
-            if held.channels.get(hash, |channel| *channel.name == *name).is_none() {
+            if held.channels.get(hash, |channel| channel.name() == name).is_none() {
                 fresh.push(name);
             }
         }
@@ -101,8 +101,8 @@ impl<P: Send + 'static> Member<P> {
         self.count_in(&mut held, fresh.len());
         for (&name, &hash) in names.iter().zip(&hashes) {
             let count = held.count();
-            if let Some(joined) = held.channels.get(hash, |channel| *channel.name == *name) {
-                self.tell(Kind::Subscribe, &joined.at.name, count);
+            if let Some(joined) = held.channels.get(hash, |channel| channel.name() == name) {
+                self.tell(Kind::Subscribe, joined.at.shared_name(), count);
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
@@ -198,7 +198,7 @@ impl<P> Member<P> {
             return 0;
         }
         let hash = self.core.trie.hash(name);
-        match held.channels.remove(hash, |channel| *channel.name == *name) {
+        match held.channels.remove(hash, |channel| channel.name() == name) {
             Some(joined) => self.leave(&joined, held.count()),
             None => self.tell(Kind::Unsubscribe, &Arc::from(name), held.count()),
         }
@@ -253,7 +253,7 @@ impl<P> Member<P> {
     /// Ends a subscription that is no longer held; so many are.
     fn leave(&self, joined: &Joined<Channel<P>>, held: usize) {
         self.core.trie.leave(joined);
-        self.tell(Kind::Unsubscribe, &joined.at.name, held);
+        self.tell(Kind::Unsubscribe, joined.at.shared_name(), held);
     }
 
     /// Ends a subscription that is no longer held; so many are.
@@ -275,7 +275,7 @@ impl<P> Member<P> {
         if self.inbox.is_closed() {
             return Vec::new();
         }
-        held.channels.in_order().iter().map(|joined| Arc::clone(&joined.at.name)).collect()
+        held.channels.in_order().iter().map(|joined| Arc::clone(joined.at.shared_name())).collect()
     }
 
     /// Patterns held, in the order they were subscribed.

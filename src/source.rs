@@ -22,10 +22,78 @@ use std::sync::Arc;
 
 use crate::sync::{AtomicUsize, Ordering, fence};
 
+/// A short text, kept in place.
+#[derive(Clone, Copy)]
+pub(crate) struct Label {
+    /// How many of the bytes are the text.
+    len: u8,
+    bytes: [u8; Self::ROOM],
+}
+
+impl Label {
+    /// The longest text, in bytes. With this, a [`Text`] takes four words.
+    pub(crate) const ROOM: usize = 30;
+
+    /// A copy of `text`, if it is short.
+    #[inline]
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        let mut label = Self { len: 0, bytes: [0; Self::ROOM] };
+        label.bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        label.len = text.len() as u8;
+        Some(label)
+    }
+
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    #[inline]
+    pub(crate) fn as_str(&self) -> &str {
+        // SAFETY: these bytes were copied from a `str` of this length in `new`, the one place that writes them.
+        unsafe { std::str::from_utf8_unchecked(self.as_bytes()) }
+    }
+}
+
+/// A channel's name.
+#[derive(Clone)]
+pub(crate) enum Text {
+    Short(Label),
+    Shared(Arc<str>),
+}
+
+impl Text {
+    /// A copy of `text`; shared where it is not short.
+    #[inline]
+    pub(crate) fn new(text: &str) -> Self {
+        match Label::new(text) {
+            Some(label) => Self::Short(label),
+            None => Self::Shared(Arc::from(text)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Short(label) => label.as_str(),
+            Self::Shared(text) => text,
+        }
+    }
+
+    /// The text, shared: a copy of it where it is not yet.
+    pub(crate) fn to_shared(&self) -> Arc<str> {
+        match self {
+            Self::Short(label) => Arc::from(label.as_str()),
+            Self::Shared(text) => Arc::clone(text),
+        }
+    }
+}
+
 /// The channel of a message, and the pattern that it came by.
 pub(crate) struct Source {
-    /// `None` only while the channel is renamed, when nobody points to this.
-    channel: Option<Arc<str>>,
+    /// In place where it is short and no subscriber has it: of names that come once and never again, each would
+    /// otherwise be an allocation, and one more cache miss for who reads it.
+    channel: Text,
     /// What the text of the pattern is asked of: the pattern's entry on the bus, whose counter a route
     /// touches anyway. The text's own counter would be one more cache miss for each pattern that matches.
     pattern: Option<Arc<dyn Named>>,
@@ -44,14 +112,14 @@ impl Named for Arc<str> {
 
 impl Source {
     #[inline]
-    pub(crate) fn new(channel: Arc<str>, pattern: Option<Arc<dyn Named>>) -> Self {
-        Self { channel: Some(channel), pattern }
+    pub(crate) fn new(channel: Text, pattern: Option<Arc<dyn Named>>) -> Self {
+        Self { channel, pattern }
     }
 
     /// The channel's name.
     #[inline]
-    pub(crate) fn channel(&self) -> &Arc<str> {
-        self.channel.as_ref().unwrap_or_else(|| unreachable!("nobody points to it then"))
+    pub(crate) fn channel(&self) -> &Text {
+        &self.channel
     }
 
     /// Whether the message came by a pattern.
@@ -165,7 +233,7 @@ impl Deref for SourceRef {
 
 impl PartialEq for SourceRef {
     fn eq(&self, other: &Self) -> bool {
-        (self.channel(), self.pattern()) == (other.channel(), other.pattern())
+        (self.channel.as_str(), self.pattern()) == (other.channel.as_str(), other.pattern())
     }
 }
 
@@ -173,7 +241,7 @@ impl Eq for SourceRef {}
 
 impl Hash for SourceRef {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.channel(), self.pattern()).hash(state);
+        (self.channel.as_str(), self.pattern()).hash(state);
     }
 }
 
@@ -257,31 +325,15 @@ pub(crate) struct PatternSource<T> {
 unsafe impl<T: Send + Sync> Send for PatternSource<T> {}
 
 impl<T: Named + 'static> PatternSource<T> {
-    pub(crate) fn new(channel: Arc<str>, pattern: Arc<T>) -> Self {
+    pub(crate) fn new(channel: Text, pattern: Arc<T>) -> Self {
         let at = NonNull::from(&*pattern);
         let prepaid = Prepaid::new(Source::new(channel, Some(pattern)));
         Self { prepaid, pattern: at }
     }
 
-    /// Makes it the source of another pattern.
-    pub(crate) fn turn_to(&mut self, pattern: Arc<T>) -> Renewed {
-        let at = NonNull::from(&*pattern);
-        match self.prepaid.get_mut() {
-            Some(source) => {
-                let before = source.pattern.replace(pattern);
-                self.pattern = at;
-                Renewed::Pattern(before)
-            }
-            None => {
-                let channel = Arc::clone(self.prepaid.own.channel());
-                self.renew(channel, pattern)
-            }
-        }
-    }
-
     /// Makes it the source of another channel and pattern, where possible with no allocation. What it had
     /// comes back, to be dropped.
-    pub(crate) fn renew(&mut self, channel: Arc<str>, pattern: Arc<T>) -> Renewed {
+    pub(crate) fn renew(&mut self, channel: Text, pattern: Arc<T>) -> Renewed {
         let at = NonNull::from(&*pattern);
         let before = match self.prepaid.replace(Source::new(channel, Some(pattern))) {
             Ok(before) => Renewed::InPlace(before),
@@ -311,42 +363,8 @@ impl<T> PatternSource<T> {
 /// What a [`PatternSource`] had before, there only to be dropped.
 #[expect(dead_code, reason = "dropping is all that is done with them")]
 pub(crate) enum Renewed {
-    Pattern(Option<Arc<dyn Named>>),
     InPlace(Source),
     Anew(Prepaid),
-}
-
-/// Writes another name over one that is as long, if nobody has it but the caller and `sources`. Whether that could
-/// be done: where it could not, nothing has changed.
-///
-/// It saves a name that is published once an allocation, and the end of another.
-pub(crate) fn rename<T>(name: &mut Arc<str>, sources: &mut [PatternSource<T>], new: &str) -> bool {
-    if name.len() != new.len() {
-        return false;
-    }
-    // No message points to them any more, and so none comes to the name from now on.
-    let shares = |source: &mut PatternSource<T>| {
-        source.prepaid.get_mut().is_some_and(|source| Arc::ptr_eq(source.channel(), name))
-    };
-    if !sources.iter_mut().all(shares) {
-        return false;
-    }
-    for source in sources.iter_mut().filter_map(|source| source.prepaid.get_mut()) {
-        source.channel = None;
-    }
-    // Whoever took the name from a message may have it still, or may come by it.
-    let renamed = match Arc::get_mut(name) {
-        Some(text) => {
-            // SAFETY: all of its bytes are replaced by those of another `str`.
-            unsafe { text.as_bytes_mut() }.copy_from_slice(new.as_bytes());
-            true
-        }
-        None => false,
-    };
-    for source in sources.iter_mut().filter_map(|source| source.prepaid.get_mut()) {
-        source.channel = Some(Arc::clone(name));
-    }
-    renamed
 }
 
 #[cfg(test)]
@@ -354,7 +372,7 @@ mod tests {
     use super::*;
 
     fn source(channel: &Arc<str>) -> Source {
-        Source::new(Arc::clone(channel), None)
+        Source::new(Text::Shared(Arc::clone(channel)), None)
     }
 
     #[cfg(not(loom))]
@@ -367,7 +385,7 @@ mod tests {
                 let pointers: Vec<_> = (0..batches * BATCH + 3).map(|_| owner.get()).collect();
                 assert_eq!(Arc::strong_count(&name), 2);
                 let copy = pointers[1].clone();
-                assert!(copy == pointers[0] && **copy.channel() == *"channel");
+                assert!(copy == pointers[0] && copy.channel().as_str() == "channel");
                 if owner_first {
                     drop(owner);
                     assert_eq!(Arc::strong_count(&name), 2);
@@ -392,9 +410,9 @@ mod tests {
         assert!(owner.replace(source(&other)).is_err());
         drop(pointer);
         let before = owner.replace(source(&other)).ok().expect("nobody points to it");
-        assert_eq!(**before.channel(), *name);
+        assert_eq!(before.channel().as_str(), &*name);
         let pointers: Vec<_> = (0..2 * BATCH).map(|_| owner.get()).collect();
-        assert!(pointers.iter().all(|pointer| **pointer.channel() == *"other"));
+        assert!(pointers.iter().all(|pointer| pointer.channel().as_str() == "other"));
         drop((owner, pointers, before));
         assert_eq!((Arc::strong_count(&name), Arc::strong_count(&other)), (1, 1));
     }
@@ -404,15 +422,16 @@ mod tests {
     fn the_source_of_a_pattern_owns_it_and_leads_to_it() {
         let channel: Arc<str> = Arc::from("channel");
         let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
-        let mut source = PatternSource::new(Arc::clone(&channel), Arc::clone(&patterns[0]));
+        let mut source =
+            PatternSource::new(Text::Shared(Arc::clone(&channel)), Arc::clone(&patterns[0]));
         let pointer = source.prepaid().get();
         assert!(matches!(
-            source.renew(Arc::clone(&channel), Arc::clone(&patterns[1])),
+            source.renew(Text::Shared(Arc::clone(&channel)), Arc::clone(&patterns[1])),
             Renewed::Anew(_)
         ));
         assert_eq!(**pointer.pattern().unwrap(), *"a*");
         assert!(matches!(
-            source.renew(Arc::clone(&channel), Arc::clone(&patterns[2])),
+            source.renew(Text::Shared(Arc::clone(&channel)), Arc::clone(&patterns[2])),
             Renewed::InPlace(_)
         ));
         assert!(std::ptr::eq(source.pattern(), &*patterns[2]));
@@ -424,85 +443,14 @@ mod tests {
 
     #[cfg(not(loom))]
     #[test]
-    fn a_name_is_written_over_only_where_nobody_has_it() {
-        let pattern: Arc<Arc<str>> = Arc::new(Arc::from("*"));
-        let mut name: Arc<str> = Arc::from("one");
-        let new = |name: &Arc<str>| PatternSource::new(Arc::clone(name), Arc::clone(&pattern));
-        let mut sources = [new(&name), new(&name)];
-        let at = Arc::as_ptr(&name);
-        assert!(rename(&mut name, &mut sources, "two"));
-        assert_eq!((&*name, Arc::as_ptr(&name)), ("two", at));
-        assert!(!rename(&mut name, &mut sources, "three"), "longer");
-        assert!(!rename(&mut name, &mut sources[..1], "six"), "the other source has it");
-        let message = sources[1].prepaid().get();
-        assert!(!rename(&mut name, &mut sources, "six"), "a message has it");
-        assert_eq!(&**message.channel(), "two");
-        let text = Arc::clone(message.channel());
-        drop(message);
-        assert!(!rename(&mut name, &mut sources, "six"), "a reader has it");
-        let weak = Arc::downgrade(&text);
-        drop(text);
-        assert!(!rename(&mut name, &mut sources, "six"), "a reader can have it");
-        drop(weak);
-        let mut others = [new(&Arc::from("one")), new(&Arc::from("one"))];
-        assert!(!rename(&mut name, &mut others, "six"), "they have another");
-        assert!(rename(&mut name, &mut sources, "six"));
-        assert_eq!(&**sources[1].prepaid().get().channel(), "six");
-        assert!(rename(&mut Arc::from("one"), &mut [] as &mut [PatternSource<Arc<str>>], "six"));
-    }
-
-    /// What a thread has just taken from a message, or is about to take by a `Weak`, is not written over.
-    #[cfg(not(loom))]
-    #[test]
-    fn a_name_is_not_written_over_while_someone_comes_by_it() {
-        use std::sync::Barrier;
-        use std::sync::atomic::AtomicBool;
-
-        let pattern: Arc<Arc<str>> = Arc::new(Arc::from("*"));
-        for _ in 0..20_000 {
-            let mut name: Arc<str> = Arc::from("before");
-            let mut sources = [PatternSource::new(Arc::clone(&name), Arc::clone(&pattern))];
-            let message = sources[0].prepaid().get();
-            let weak = Arc::downgrade(&name);
-            let taken = AtomicBool::new(false);
-            let start = Barrier::new(2);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    start.wait();
-                    let text = Arc::clone(message.channel());
-                    drop(message);
-                    let other = weak.upgrade();
-                    drop(weak);
-                    assert_eq!((&*text, other.as_deref()), ("before", Some("before")));
-                    taken.store(true, std::sync::atomic::Ordering::Release);
-                    assert_eq!((&*text, other.as_deref()), ("before", Some("before")));
-                });
-                start.wait();
-                while !taken.load(std::sync::atomic::Ordering::Acquire)
-                    && !rename(&mut name, &mut sources, "behind")
-                {
-                    std::hint::spin_loop();
-                }
-            });
-            assert_eq!(&**sources[0].prepaid().get().channel(), &*name);
+    fn a_text_is_what_it_was_made_of() {
+        for text in ["", "a", "héllo", &"é".repeat(15), &"é".repeat(16), &"x".repeat(31)] {
+            let made = Text::new(text);
+            assert_eq!((made.as_str(), &*made.to_shared()), (text, text));
+            assert_eq!(matches!(made, Text::Short(_)), text.len() <= 30, "{text}");
+            assert_eq!(made.clone().as_str(), text);
         }
-    }
-
-    #[cfg(not(loom))]
-    #[test]
-    fn the_source_turns_to_another_pattern() {
-        let channel: Arc<str> = Arc::from("channel");
-        let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
-        let mut source = PatternSource::new(Arc::clone(&channel), Arc::clone(&patterns[0]));
-        assert!(matches!(source.turn_to(Arc::clone(&patterns[1])), Renewed::Pattern(Some(_))));
-        let message = source.prepaid().get();
-        assert!(matches!(source.turn_to(Arc::clone(&patterns[2])), Renewed::Anew(_)));
-        assert!(std::ptr::eq(source.pattern(), &*patterns[2]));
-        assert_eq!(**message.pattern().unwrap(), *"b*");
-        assert_eq!(**source.prepaid().get().pattern().unwrap(), *"c*");
-        drop((source, message));
-        assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
-        assert_eq!(Arc::strong_count(&channel), 1);
+        assert_eq!(size_of::<Text>(), 32);
     }
 
     #[cfg(not(loom))]
@@ -517,7 +465,7 @@ mod tests {
                     scope.spawn(move || {
                         let copies: Vec<_> = pointers.iter().take(9).cloned().collect();
                         drop(pointers);
-                        assert!(copies.iter().all(|copy| **copy.channel() == *"channel"));
+                        assert!(copies.iter().all(|copy| copy.channel().as_str() == "channel"));
                     });
                 }
                 drop(owner);
@@ -535,11 +483,11 @@ mod tests {
             let owner = Prepaid::new(source(&name));
             let (one, other) = (owner.get(), owner.get());
             let threads = [
-                loom::thread::spawn(move || assert_eq!(&**one.channel(), "channel")),
+                loom::thread::spawn(move || assert_eq!(one.channel().as_str(), "channel")),
                 loom::thread::spawn(move || {
                     let copy = other.clone();
                     drop(other);
-                    assert_eq!(&**copy.channel(), "channel");
+                    assert_eq!(copy.channel().as_str(), "channel");
                 }),
             ];
             drop(owner);
@@ -561,10 +509,10 @@ mod tests {
             let reader = loom::thread::spawn(move || {
                 let copy = pointer.clone();
                 drop(pointer);
-                assert_eq!(&**copy.channel(), "channel");
+                assert_eq!(copy.channel().as_str(), "channel");
             });
             let replaced = owner.replace(source(&other)).is_ok();
-            assert_eq!(&**owner.get().channel(), if replaced { "other" } else { "channel" });
+            assert_eq!(owner.get().channel().as_str(), if replaced { "other" } else { "channel" });
             reader.join().unwrap();
             drop(owner);
             assert_eq!((Arc::strong_count(&name), Arc::strong_count(&other)), (1, 1));

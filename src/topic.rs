@@ -123,7 +123,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
 impl<P> Topic<P> {
     /// The channel's name.
     pub fn channel(&self) -> &str {
-        &self.entry.name
+        self.entry.name()
     }
 }
 

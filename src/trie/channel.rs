@@ -4,7 +4,7 @@
 //! same order. Whoever holds it takes only the locks of patterns' recipients (in the order of their
 //! numbers) and an inbox's mailbox.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use smallvec::SmallVec;
@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::clock;
 use super::patterns::{PatternEntry, Patterns, Stamp};
 use super::recipients::{Recipient, Recipients};
-use crate::source::{PatternSource, Prepaid, Renewed, Source, rename};
+use crate::source::{Label, PatternSource, Prepaid, Renewed, Source, Text};
 use crate::sync::{
     AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
 };
@@ -25,10 +25,12 @@ use crate::sync::{
 pub(crate) struct Channel<P> {
     /// Under the bus's seed.
     pub(crate) hash: u64,
-    label: Label,
+    /// The name, if it is short: where it is looked up, one kept elsewhere would be one more cache miss.
+    label: Option<Label>,
     pub(crate) counters: Counters,
     turn: Mutex<Route<P>>,
-    pub(crate) name: Arc<str>,
+    /// The name; where it is short, only when somebody has wanted it so.
+    name: OnceLock<Arc<str>>,
     /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
     pub(super) pins: AtomicUsize,
     /// Exact subscribers. Written in the turn.
@@ -37,40 +39,6 @@ pub(crate) struct Channel<P> {
     pub(super) weighed: AtomicUsize,
     /// Where in the stripe it is, if nobody may need it. Written under the stripe's lock.
     slot: AtomicU32,
-}
-
-/// A copy of a name that is short: where it is looked up, the name itself would be one more cache miss.
-struct Label {
-    /// The name's length, or `Self::LONG`.
-    len: u8,
-    bytes: [u8; Self::ROOM],
-}
-
-impl Label {
-    const ROOM: usize = 31;
-    const LONG: u8 = u8::MAX;
-
-    fn new(name: &str) -> Self {
-        let mut label = Self { len: Self::LONG, bytes: [0; Self::ROOM] };
-        label.write(name);
-        label
-    }
-
-    fn write(&mut self, name: &str) {
-        self.len = match self.bytes.get_mut(..name.len()) {
-            Some(bytes) => {
-                bytes.copy_from_slice(name.as_bytes());
-                name.len() as u8
-            }
-            None => Self::LONG,
-        };
-    }
-
-    /// The name, if it is short.
-    #[inline]
-    fn name(&self) -> Option<&[u8]> {
-        self.bytes.get(..usize::from(self.len))
-    }
 }
 
 /// Counters of publishes and messages. Written in the turn of the channel that they belong to, or under
@@ -166,8 +134,8 @@ impl<P: Send + 'static> Derived<P> {
     }
 
     /// The route of the channel `name`, which nobody has subscribed.
-    pub(super) fn into_route(self, name: &Arc<str>) -> Route<P> {
-        let new = |entry| PatternSource::new(Arc::clone(name), entry);
+    pub(super) fn into_route(self, name: &Text) -> Route<P> {
+        let new = |entry| PatternSource::new(name.clone(), entry);
         let patterns = self.patterns.into_iter().map(new).collect();
         Route { stamp: self.stamp, patterns, ..Route::empty() }
     }
@@ -200,30 +168,31 @@ impl<P> Route<P> {
 
     /// Sees to it that `self.patterns` are those that match now, for a publish.
     #[inline]
-    pub(crate) fn refresh(&mut self, name: &Arc<str>, patterns: &Patterns<P>)
+    pub(crate) fn refresh(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
         self.uses = 2.min(self.uses + 1);
-        self.update(name, patterns);
+        self.update(channel, patterns);
     }
 
     /// Sees to it that `self.patterns` are those that match now.
     #[inline]
-    pub(crate) fn update(&mut self, name: &Arc<str>, patterns: &Patterns<P>)
+    pub(crate) fn update(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
         if !patterns.unchanged_since(self.stamp) {
-            self.check(name, patterns);
+            self.check(channel, patterns);
         }
     }
 
     #[cold]
-    fn check(&mut self, name: &Arc<str>, patterns: &Patterns<P>)
+    fn check(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
+        let name = channel.name();
         let now = patterns.stamp(name.as_bytes());
         if Patterns::<P>::holds(self.stamp, now) {
             self.stamp = now;
@@ -241,7 +210,7 @@ impl<P> Route<P> {
         self.stamp = now;
         self.sweep();
         if !fresh.is_empty() {
-            let new = |entry| PatternSource::new(Arc::clone(name), entry);
+            let new = |entry| PatternSource::new(channel.text(), entry);
             self.patterns.extend(fresh.into_iter().map(new));
             self.patterns.sort_unstable_by_key(number);
         }
@@ -309,14 +278,15 @@ impl<P> Channel<P> {
     where
         P: Send + 'static,
     {
-        let name: Arc<str> = Arc::from(name);
+        let name = Text::new(name);
         let route = derived.into_route(&name);
         Self::with_route(name, hash, route)
     }
 
-    fn with_route(name: Arc<str>, hash: u64, route: Route<P>) -> Self {
+    fn with_route(name: Text, hash: u64, route: Route<P>) -> Self {
+        let (label, name) = Self::kept(name);
         Self {
-            label: Label::new(&name),
+            label,
             name,
             hash,
             pins: AtomicUsize::new(0),
@@ -325,6 +295,39 @@ impl<P> Channel<P> {
             weighed: AtomicUsize::new(0),
             counters: Counters::default(),
             turn: Mutex::new(route),
+        }
+    }
+
+    /// A name as an entry keeps it.
+    fn kept(name: Text) -> (Option<Label>, OnceLock<Arc<str>>) {
+        match name {
+            Text::Short(label) => (Some(label), OnceLock::new()),
+            Text::Shared(name) => (None, OnceLock::from(name)),
+        }
+    }
+
+    /// The name.
+    #[inline]
+    pub(crate) fn name(&self) -> &str {
+        match &self.label {
+            Some(label) => label.as_str(),
+            None => self.shared_name(),
+        }
+    }
+
+    /// The name, shared.
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
+        self.name.get_or_init(|| match &self.label {
+            Some(label) => Arc::from(label.as_str()),
+            None => unreachable!("one that is not short is there from the beginning"),
+        })
+    }
+
+    /// The name for messages to point to.
+    fn text(&self) -> Text {
+        match (self.name.get(), self.label) {
+            (None, Some(label)) => Text::Short(label),
+            _ => Text::Shared(Arc::clone(self.shared_name())),
         }
     }
 
@@ -340,21 +343,14 @@ impl<P> Channel<P> {
         route.stamp = derived.stamp;
         held.source = route.source.take();
         self.hash = hash;
-        self.label.write(name);
         self.counters = Counters::default();
         let patterns = &mut route.patterns;
-        if derived.len() == patterns.len() && rename(&mut self.name, patterns, name) {
-            for (source, entry) in patterns.iter_mut().zip(derived.patterns) {
-                held.patterns.push(source.turn_to(entry));
-            }
-            return;
-        }
-        let name: Arc<str> = Arc::from(name);
+        let name = Text::new(name);
         if derived.len() < patterns.len() {
             held.surplus.extend(patterns.drain(derived.len()..));
         }
         for (at, entry) in derived.patterns.into_iter().enumerate() {
-            let channel = Arc::clone(&name);
+            let channel = name.clone();
             match patterns.get_mut(at) {
                 Some(source) => held.patterns.push(source.renew(channel, entry)),
                 None => patterns.push(PatternSource::new(channel, entry)),
@@ -364,22 +360,24 @@ impl<P> Channel<P> {
             // What is counted is those that are there, not the room for more.
             patterns.shrink_to_fit();
         }
-        held.name = Some(std::mem::replace(&mut self.name, name));
+        let (label, name) = Self::kept(name);
+        self.label = label;
+        held.name = std::mem::replace(&mut self.name, name).into_inner();
     }
 
     /// Whether it is the entry of `name`, whose hash is `hash`.
     #[inline]
     pub(crate) fn is(&self, name: &str, hash: u64) -> bool {
         self.hash == hash
-            && match self.label.name() {
-                Some(own) => own == name.as_bytes(),
-                None => *self.name == *name,
+            && match &self.label {
+                Some(label) => label.as_bytes() == name.as_bytes(),
+                None => **self.shared_name() == *name,
             }
     }
 
     /// An entry that is in no stripe, pinned: for a topic of a bus that is closed.
     pub(super) fn detached(name: &str, hash: u64) -> Self {
-        let channel = Self::with_route(Arc::from(name), hash, Route::ended());
+        let channel = Self::with_route(Text::new(name), hash, Route::ended());
         // Relaxed: nobody else has it yet.
         channel.pins.store(1, Ordering::Relaxed);
         channel
@@ -441,7 +439,9 @@ impl<P> Channel<P> {
 
     /// Adds an exact subscriber; `route` is this channel's. Whether it is the first.
     pub(crate) fn join(&self, route: &mut Route<P>, number: u64, recipient: Recipient<P>) -> bool {
-        route.source.get_or_insert_with(|| Prepaid::new(Source::new(Arc::clone(&self.name), None)));
+        route.source.get_or_insert_with(|| {
+            Prepaid::new(Source::new(Text::Shared(Arc::clone(self.shared_name())), None))
+        });
         route.exact.push(number, recipient);
         // Relaxed: written in the turn.
         self.subscribers.store(route.exact.len(), Ordering::Relaxed);
@@ -485,7 +485,7 @@ mod tests {
     fn an_entry_is_told_by_its_whole_name() {
         for len in [0, 1, 30, 31, 32, 254, 255, 256, 300] {
             let name = "n".repeat(len);
-            let entry = Channel::<u32>::with_route(Arc::from(&*name), 7, Route::empty());
+            let entry = Channel::<u32>::with_route(Text::new(&name), 7, Route::empty());
             assert!(entry.is(&name, 7));
             assert!(!entry.is(&name, 8));
             assert!(!entry.is(&"n".repeat(len + 1), 7));

@@ -37,6 +37,7 @@ pub(crate) use patterns::PatternEntry;
 pub(crate) use recipients::{Recipient, Recipients};
 
 use crate::pattern::Pattern;
+use crate::source::Text;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
 use crate::turn;
 use patterns::Patterns;
@@ -191,7 +192,7 @@ impl<P> Trie<P> {
     where
         P: Send + 'static,
     {
-        route.update(&channel.name, &self.patterns);
+        route.update(channel, &self.patterns);
     }
 
     /// Brings the patterns of a route up to date, for a publish.
@@ -200,7 +201,7 @@ impl<P> Trie<P> {
     where
         P: Send + 'static,
     {
-        route.refresh(&channel.name, &self.patterns);
+        route.refresh(channel, &self.patterns);
     }
 
     /// Counts what happened on `channel` outside its turn.
@@ -257,7 +258,7 @@ impl<P> Trie<P> {
             if turn.is_detached() {
                 continue;
             }
-            first(&channel.name);
+            first(channel.shared_name());
             let number = self.next_number();
             if channel.join(&mut turn, number, recipient) {
                 // Relaxed: a mere count.
@@ -432,7 +433,7 @@ impl<P> Trie<P> {
     where
         P: Send + 'static,
     {
-        Derived::new(name, &self.patterns).into_route(&Arc::from(name))
+        Derived::new(name, &self.patterns).into_route(&Text::new(name))
     }
 
     /// Whether anyone holds `pattern`.
@@ -449,7 +450,7 @@ impl<P> Trie<P> {
         }
         self.stripes.for_each(|channel| {
             if channel.subscribers() > 0 {
-                names.push(Arc::clone(&channel.name));
+                names.push(Arc::clone(channel.shared_name()));
             }
         });
         // Under no lock: a slow pattern holds up nobody.

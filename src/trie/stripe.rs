@@ -221,7 +221,7 @@ impl<P> Stripes<P> {
             && let before = channel.weighed.swap(patterns, Ordering::Relaxed)
             && patterns != before
         {
-            let cost = Channel::<P>::cost(&channel.name, patterns);
+            let cost = Channel::<P>::cost(channel.name(), patterns);
             // A fresh one comes into the table then: it is looked for there when it is published again.
             stripe.put_in_table(channel);
             stripe.clock_out(channel);
@@ -306,7 +306,7 @@ impl<P> Stripes<P> {
         self.stripes.iter().fold((0, 0), |(entries, bytes), stripe| {
             let stripe = stripe.read();
             let cost = |channel: &Arc<Channel<P>>| {
-                Channel::<P>::cost(&channel.name, channel.weighed.load(Ordering::Relaxed))
+                Channel::<P>::cost(channel.name(), channel.weighed.load(Ordering::Relaxed))
             };
             let fresh: usize = stripe.fresh.iter().map(cost).sum();
             let len = stripe.channels.len() + stripe.fresh.len();
@@ -339,7 +339,7 @@ impl<P> Stripe<P> {
 
     /// Whether the table has this very entry.
     fn has(&self, channel: &Arc<Channel<P>>) -> bool {
-        self.find(&channel.name, channel.hash).is_some_and(|other| Arc::ptr_eq(other, channel))
+        self.find(channel.name(), channel.hash).is_some_and(|other| Arc::ptr_eq(other, channel))
     }
 
     /// Makes the entry of a name that has none.
@@ -510,7 +510,7 @@ impl<P> Stripe<P> {
             // Its turn is taken, by a publish that may be the last: the clock will come by.
             // (One that another thread has taken out of the table is no concern of the clock's.)
             None if !self.closed && channel.slot().is_none() && self.has(channel) => {
-                let cost = Channel::<P>::cost(&channel.name, 0);
+                let cost = Channel::<P>::cost(channel.name(), 0);
                 // Relaxed, both: with the stripe's lock.
                 if cost <= budget.used {
                     channel.weighed.store(0, Ordering::Relaxed);
