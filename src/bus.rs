@@ -102,13 +102,34 @@ impl<P: Clone + Send + 'static> Bus<P> {
     fn publish_payload(&self, name: &str, mut payload: P) -> Receipt {
         let core = &*self.core;
         core.enter();
-        while let Some(mut visited) = core.trie.to_publish(name) {
+        let hash = core.trie.hash(name);
+        while let Some(mut visited) = core.trie.to_publish(name, hash) {
             match fanout::publish(core, &visited.channel, payload) {
                 Ok((receipt, patterns)) => {
                     visited.patterns = Some(patterns);
                     return receipt;
                 }
                 // The entry was removed in between: there is a new one, or none yet.
+                Err(Detached(back)) => payload = back,
+            }
+        }
+        self.publish_unlisted(name, hash, payload)
+    }
+
+    /// Publishes to a name that was found to have no entry.
+    #[inline(never)]
+    fn publish_unlisted(&self, name: &str, hash: u64, payload: P) -> Receipt {
+        let core = &*self.core;
+        let (mut payload, mut derived) = match fanout::publish_unlisted(core, name, hash, payload) {
+            Ok(receipt) => return receipt,
+            Err(needs_entry) => needs_entry,
+        };
+        while let Some(mut visited) = core.trie.enter(name, hash, derived.take()) {
+            match fanout::publish(core, &visited.channel, payload) {
+                Ok((receipt, patterns)) => {
+                    visited.patterns = Some(patterns);
+                    return receipt;
+                }
                 Err(Detached(back)) => payload = back,
             }
         }
@@ -195,7 +216,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     fn look_up(&self, name: &str) -> Option<Visited<'_, P>> {
         let core = &*self.core;
         core.enter();
-        while let Some(mut visited) = core.trie.to_publish(name) {
+        let hash = core.trie.hash(name);
+        while let Some(mut visited) = core.trie.enter(name, hash, None) {
             if let Some((matched, patterns)) = fanout::probe(core, &visited.channel) {
                 visited.patterns = Some(patterns);
                 return Some(visited).filter(|_| matched > 0);

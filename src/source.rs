@@ -276,6 +276,14 @@ impl Prepaid {
 }
 
 impl Prepaid {
+    /// What one takes on the heap, in bytes.
+    pub(crate) const BYTES: usize = size_of::<Block>() + 2 * size_of::<usize>();
+
+    /// One that is nobody's yet, to be replaced.
+    pub(crate) fn blank() -> Self {
+        Self::new(Source::new(Text::new(""), None))
+    }
+
     /// The source, to be written to; `None` where messages point to it.
     fn get_mut(&mut self) -> Option<&mut Source> {
         // Acquire: partner of the Releases in `count_less`. What others did with the block, whose pointers are
@@ -331,6 +339,15 @@ impl<T: Named + 'static> PatternSource<T> {
         Self { prepaid, pattern: at }
     }
 
+    /// The same, made of `blank`, with no allocation if no message points to that.
+    pub(crate) fn of(mut blank: Prepaid, channel: Text, pattern: Arc<T>) -> Self {
+        let at = NonNull::from(&*pattern);
+        if let Err(source) = blank.replace(Source::new(channel, Some(pattern))) {
+            blank = Prepaid::new(source);
+        }
+        Self { prepaid: blank, pattern: at }
+    }
+
     /// Makes it the source of another channel and pattern, where possible with no allocation. What it had
     /// comes back, to be dropped.
     pub(crate) fn renew(&mut self, channel: Text, pattern: Arc<T>) -> Renewed {
@@ -356,6 +373,41 @@ impl<T> PatternSource<T> {
     pub(crate) fn pattern(&self) -> &T {
         // SAFETY: the source of `prepaid` owns an `Arc` of this, and is replaced together with the pointer, for
         // which `self` must be borrowed exclusively.
+        unsafe { self.pattern.as_ref() }
+    }
+}
+
+impl<T> PatternSource<T> {
+    /// A pointer to the source for a message, and the pattern.
+    #[inline]
+    pub(crate) fn hand_out(&self) -> Handed<T> {
+        let kept = Kept { _own: self.prepaid.get(), pattern: self.pattern };
+        Handed { source: self.prepaid.get(), pattern: kept }
+    }
+}
+
+/// What a publish needs that has no route.
+pub(crate) struct Handed<T> {
+    /// What the message points to.
+    pub(crate) source: SourceRef,
+    pub(crate) pattern: Kept<T>,
+}
+
+/// A pattern, kept by a pointer to a source that owns it.
+pub(crate) struct Kept<T> {
+    /// While this is there, the source is not replaced: see `Prepaid::get_mut`.
+    _own: SourceRef,
+    /// Points into the `Arc` that the source owns.
+    pattern: NonNull<T>,
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: when this was made, the source that `_own` points to owned an `Arc` of the pattern. It does still:
+        // it is written to only where no other pointer to it exists than its owner's, and `_own` is one.
         unsafe { self.pattern.as_ref() }
     }
 }
@@ -439,6 +491,33 @@ mod tests {
         drop((source, pointer));
         assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
         assert_eq!(Arc::strong_count(&channel), 1);
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn what_was_handed_out_keeps_the_pattern() {
+        let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
+        let text = || Text::new("channel");
+        let mut source = PatternSource::of(Prepaid::blank(), text(), Arc::clone(&patterns[0]));
+        let Handed { source: message, pattern } = source.hand_out();
+        // The message may be gone long before the publish is done with the pattern.
+        drop(message);
+        assert!(matches!(source.renew(text(), Arc::clone(&patterns[1])), Renewed::Anew(_)));
+        assert!(std::ptr::eq(&*pattern, &*patterns[0]));
+        assert_eq!(Arc::strong_count(&patterns[0]), 2);
+        drop(pattern);
+        assert_eq!(Arc::strong_count(&patterns[0]), 1);
+        let Handed { source: message, pattern } = source.hand_out();
+        drop(pattern);
+        assert!(matches!(source.renew(text(), Arc::clone(&patterns[2])), Renewed::Anew(_)));
+        assert_eq!(**message.pattern().unwrap(), *"b*");
+        drop((message, source));
+        assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
+        let pointed_to = Prepaid::blank();
+        let message = pointed_to.get();
+        let source = PatternSource::of(pointed_to, text(), Arc::clone(&patterns[0]));
+        assert_eq!((message.channel().as_str(), message.pattern()), ("", None));
+        assert_eq!(source.prepaid().get().channel().as_str(), "channel");
     }
 
     #[cfg(not(loom))]

@@ -18,10 +18,12 @@ use hashbrown::HashSet;
 use crate::core::Core;
 use crate::event::Message;
 use crate::inbox::{Inbox, Overflowed};
-use crate::source::SourceRef;
+use crate::source::{Handed, Kept, SourceRef};
 use crate::stats::Receipt;
-use crate::sync::{Ordering, add_exclusively};
-use crate::trie::{Channel, Counters, Recipient, Recipients, Route, Tally, Turn};
+use crate::sync::{Ordering, RwLockReadGuard, add_exclusively};
+use crate::trie::{
+    Channel, Counters, Derived, Passed, PatternEntry, Recipient, Recipients, Route, Tally, Turn,
+};
 use crate::turn::{Mark, each_in_spite_of_panics};
 use merge::Segment;
 use scratch::{Lease, Scratch};
@@ -154,27 +156,92 @@ fn asked_after<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Receipt {
     let [Some(recipient)] = turn.exact.places() else {
         unreachable!("it has been sent to, and the turn is held since then")
     };
-    let (delivered, void) = sent_to_one(channel, recipient, false);
+    let (delivered, void) = sent_to_one(recipient, false);
+    channel.counters.add(Tally::of_one(delivered));
     turn.end();
     drop(void);
     Receipt { matched: delivered, delivered, dropped: 0 }
 }
 
-/// Counts a message that was sent to the only recipient, in the turn, and asks after it. How often it was delivered;
-/// where it concerned nobody, a message comes back, to be dropped after the turn.
-fn sent_to_one<P>(
-    channel: &Channel<P>,
-    recipient: &Recipient<P>,
-    shared: bool,
-) -> (usize, Option<Message<P>>) {
+/// Counts a message that was sent to the only recipient, under its lock, and asks after it. How often it was
+/// delivered; where it concerned nobody, a message comes back, to be dropped when the lock is free.
+fn sent_to_one<P>(recipient: &Recipient<P>, shared: bool) -> (usize, Option<Message<P>>) {
     let asked = recipient.inbox.asks_after();
     let void = if asked { recipient.inbox.sent() } else { None };
     let delivered = usize::from(void.is_none());
     if delivered > 0 {
         count_entered(recipient, shared);
     }
-    channel.counters.add(Tally::of_one(delivered));
     (delivered, void)
+}
+
+/// Publishes to a name that was found to have no entry. Where it is to have one, the payload comes back, with the
+/// patterns that match, if they are known.
+///
+/// One that reaches one recipient at most needs no turn: there is no other inbox that could get its message in
+/// another order.
+#[inline(never)]
+pub(crate) fn publish_unlisted<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    name: &str,
+    hash: u64,
+    payload: P,
+) -> Result<Receipt, (P, Option<Derived<P>>)> {
+    let Handed { source, pattern } = match core.trie.pass(name, hash) {
+        Passed::Nobody => return Ok(Receipt::default()),
+        Passed::Entry(derived) => return Err((payload, derived)),
+        Passed::One(handed) => handed,
+    };
+    let recipients = pattern.read();
+    let Some(recipient) = recipients.only() else {
+        // Others have come, or it has gone.
+        drop(recipients);
+        core.trie.released(&pattern);
+        core.trie.recount(hash, Tally::default());
+        return Err((payload, None));
+    };
+    match send(recipient, payload, source) {
+        Ok(()) => {
+            let (delivered, void) = sent_to_one(recipient, true);
+            drop(recipients);
+            core.trie.released(&pattern);
+            if delivered == 0 {
+                core.trie.recount(hash, Tally::of_one(0));
+            }
+            drop(void);
+            Ok(Receipt { matched: delivered, delivered, dropped: 0 })
+        }
+        Err(message) => Ok(overflow_unlisted(core, hash, &pattern, recipients, message)),
+    }
+}
+
+/// Ends a publish to a name that has no entry, whose one recipient was full.
+#[cold]
+#[inline(never)]
+fn overflow_unlisted<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    hash: u64,
+    pattern: &Kept<PatternEntry<P>>,
+    recipients: RwLockReadGuard<'_, Recipients<P>>,
+    message: Message<P>,
+) -> Receipt {
+    let mut after = After::new(core, Books::Unlisted(hash));
+    if recipients.blocking() > 0 {
+        after.started = Some(Instant::now());
+    }
+    let Message { payload, source } = message;
+    let mut slot = Some(payload);
+    let mut tally = Tally::of_one(0);
+    let source = source.into();
+    let segment = Segment::of(&recipients, &source, true);
+    // The last one gets the payload itself: no user code runs.
+    let mut serving =
+        Serving { slot: &mut slot, remaining: 1, seen: None, barring: false, tally: &mut tally };
+    serving.serve(segment, &mut after);
+    drop(recipients);
+    core.trie.released(pattern);
+    core.trie.recount(hash, tally);
+    after.receipt(tally)
 }
 
 /// Publishes where the turn was taken: waits for it.
@@ -237,7 +304,8 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
         if let [Some(recipient)] = recipients.places() {
             match send(recipient, payload, known.prepaid().get()) {
                 Ok(()) => {
-                    let (delivered, void) = sent_to_one(channel, recipient, true);
+                    let (delivered, void) = sent_to_one(recipient, true);
+                    channel.counters.add(Tally::of_one(delivered));
                     // A pattern that nobody holds has no recipients: the common way sweeps it out next time.
                     drop(recipients);
                     turn.end();
@@ -264,7 +332,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
     // Locals are dropped from the last to the first, by unwinding too: what `after` holds runs user code then,
     // and must do so when the turn is over. So does the payload.
     let mut slot = Some(payload);
-    let mut after = After::new(core, channel);
+    let mut after = After::new(core, Books::Entry(channel));
     after.started = started;
     let mut turn = turn;
     let patterns = &turn.patterns[..];
@@ -333,14 +401,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
         matching = turn.patterns.len();
     }
     drop(turn);
-    let mut receipt = Receipt {
-        matched: 0,
-        delivered: tally.delivered as usize,
-        dropped: tally.dropped as usize,
-    };
-    after.settle(&mut receipt);
-    receipt.matched = receipt.delivered + receipt.dropped;
-    (receipt, matching)
+    (after.receipt(tally), matching)
 }
 
 /// A publish on its way through the recipients.
@@ -463,10 +524,27 @@ impl Drop for Commit<'_> {
     }
 }
 
+/// Where a publish is counted.
+enum Books<'a, P> {
+    Entry(&'a Arc<Channel<P>>),
+    /// The channel has no entry, and its name this hash.
+    Unlisted(u64),
+}
+
+impl<P> Books<'_, P> {
+    /// Counts what happened when the turn was over.
+    fn count(&self, core: &Core<P>, tally: Tally) {
+        match self {
+            Self::Entry(channel) => core.trie.count(channel, tally),
+            Self::Unlisted(hash) => core.trie.count_unlisted(*hash, tally),
+        }
+    }
+}
+
 /// What is left to do when the turn is over. Nothing for a publish that met no full inbox.
 struct After<'a, P: 'static> {
     core: &'a Core<P>,
-    channel: &'a Arc<Channel<P>>,
+    books: Books<'a, P>,
     /// When the publish began, where that matters.
     started: Option<Instant>,
     /// Holds what is left to do; taken when the first inbox is full.
@@ -520,8 +598,8 @@ impl<P> Desk<P> for After<'_, P> {
 
 impl<'a, P> After<'a, P> {
     #[inline]
-    fn new(core: &'a Core<P>, channel: &'a Arc<Channel<P>>) -> Self {
-        Self { core, channel, started: None, rare: None }
+    fn new(core: &'a Core<P>, books: Books<'a, P>) -> Self {
+        Self { core, books, started: None, rare: None }
     }
 
     fn rare_mut(&mut self) -> &mut Scratch<P> {
@@ -530,11 +608,16 @@ impl<'a, P> After<'a, P> {
 }
 
 impl<P: Clone> After<'_, P> {
+    /// Does what is left to do for a publish that did this in its turn, and tells what it did in all.
     #[inline]
-    fn settle(&mut self, receipt: &mut Receipt) {
+    fn receipt(&mut self, tally: Tally) -> Receipt {
+        let (delivered, dropped) = (tally.delivered as usize, tally.dropped as usize);
+        let mut receipt = Receipt { matched: 0, delivered, dropped };
         if self.rare.is_some() {
-            self.settle_overflow(receipt);
+            self.settle_overflow(&mut receipt);
         }
+        receipt.matched = receipt.delivered + receipt.dropped;
+        receipt
     }
 
     #[cold]
@@ -562,7 +645,7 @@ impl<P: Clone> After<'_, P> {
         }
         receipt.delivered += tally.delivered as usize;
         receipt.dropped += tally.dropped as usize;
-        self.core.trie.count(self.channel, tally);
+        self.books.count(self.core, tally);
         rare.drop_dead();
     }
 }
@@ -587,7 +670,7 @@ impl<P> Drop for After<'_, P> {
                 }
             }
             if tally.dropped > 0 {
-                self.core.trie.count(self.channel, tally);
+                self.books.count(self.core, tally);
             }
         }
         self.core.catch_up();

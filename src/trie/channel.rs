@@ -80,6 +80,18 @@ impl Counters {
         }
     }
 
+    /// Takes back what was added.
+    pub(super) fn take_back(&self, tally: Tally) {
+        let less = |counter: &AtomicU64, count| {
+            // Relaxed: as in `add_exclusively`.
+            counter.store(counter.load(Ordering::Relaxed) - count, Ordering::Relaxed);
+        };
+        less(&self.published, tally.published);
+        less(&self.delivered, tally.delivered);
+        less(&self.dropped, tally.dropped);
+        less(&self.evicted, tally.evicted);
+    }
+
     pub(crate) fn read(&self) -> Tally {
         // Relaxed: exact at rest.
         Tally {
@@ -112,25 +124,42 @@ pub(crate) struct Route<P> {
 }
 
 /// The patterns that match a channel, by ascending number, and what says how long that holds.
-pub(super) struct Derived<P> {
+pub(crate) struct Derived<P> {
     stamp: Stamp,
     patterns: SmallVec<[Arc<PatternEntry<P>>; 1]>,
+    /// Whether they are better known for the next time, see [`Patterns::matching`].
+    dear: bool,
 }
 
 impl<P: Send + 'static> Derived<P> {
     pub(super) fn new(name: &str, patterns: &Patterns<P>) -> Self {
         let stamp = patterns.stamp(name.as_bytes());
         let mut all = SmallVec::new();
-        patterns.matching(name, |entry| all.push(Arc::clone(entry)));
+        let dear = patterns.matching(name, |entry| all.push(Arc::clone(entry)));
         if all.len() > 1 {
             all.sort_unstable_by_key(|entry: &Arc<PatternEntry<P>>| entry.number);
         }
-        Self { stamp, patterns: all }
+        Self { stamp, patterns: all, dear }
+    }
+
+    /// Whether it took much to find them.
+    pub(super) fn is_dear(&self) -> bool {
+        self.dear
     }
 
     /// How many patterns match.
     pub(super) fn len(&self) -> usize {
         self.patterns.len()
+    }
+
+    /// The patterns.
+    pub(super) fn patterns(&self) -> &[Arc<PatternEntry<P>>] {
+        &self.patterns
+    }
+
+    /// One of the patterns, if there is one.
+    pub(super) fn pop(&mut self) -> Option<Arc<PatternEntry<P>>> {
+        self.patterns.pop()
     }
 
     /// The route of the channel `name`, which nobody has subscribed.
@@ -281,6 +310,33 @@ impl<P> Channel<P> {
         let name = Text::new(name);
         let route = derived.into_route(&name);
         Self::with_route(name, hash, route)
+    }
+
+    /// An entry that is no name's yet.
+    pub(super) fn blank() -> Self {
+        Self::with_route(Text::new(""), 0, Route::empty())
+    }
+
+    /// Makes of a blank entry that of a name. No allocation is made if the name is short and one pattern at most
+    /// matches.
+    pub(super) fn fill(
+        &mut self,
+        name: &str,
+        hash: u64,
+        derived: Derived<P>,
+        mut source: Option<Prepaid>,
+    ) where
+        P: Send + 'static,
+    {
+        let name = Text::new(name);
+        let route = self.turn.get_mut();
+        route.stamp = derived.stamp;
+        route.patterns.extend(derived.patterns.into_iter().map(|entry| match source.take() {
+            Some(source) => PatternSource::of(source, name.clone(), entry),
+            None => PatternSource::new(name.clone(), entry),
+        }));
+        self.hash = hash;
+        (self.label, self.name) = Self::kept(name);
     }
 
     fn with_route(name: Text, hash: u64, route: Route<P>) -> Self {

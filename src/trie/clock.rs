@@ -1,4 +1,4 @@
-//! Which of the recent names are to go: a clock, as caches have them, and a memory of those that have gone.
+//! Which of the recent names are to go: a clock, as caches have them.
 //!
 //! A clock is a ring of places with a hand that goes around it, looking for an entry to be taken. Entries are
 //! known here by hash and by what they cost; all else is with their owner.
@@ -94,45 +94,6 @@ impl Clock {
     }
 }
 
-/// Names that have gone before they were used again, by hash, those of late: a name among them is in use
-/// after all, more rarely than new ones come. Each has one place where it can be, and is forgotten when
-/// another takes that.
-#[derive(Default)]
-pub(super) struct Gone(
-    /// A power of two of them, or none yet.
-    Box<[u32]>,
-);
-
-impl Gone {
-    /// The place of a hash. (The stripe was chosen by other bits of it.)
-    fn place(&mut self, hash: u64) -> Option<&mut u32> {
-        let mask = self.0.len().checked_sub(1)?;
-        Some(&mut self.0[hash as usize & mask])
-    }
-
-    /// What stands in its place for it.
-    fn mark(hash: u64) -> u32 {
-        (hash >> 16) as u32 | 1
-    }
-
-    /// Remembers a name that goes before it was used again, in a memory of so many bytes.
-    pub(super) fn remember(&mut self, hash: u64, bytes: usize) {
-        if self.0.is_empty() {
-            let places = (bytes / size_of::<u32>()).max(1);
-            self.0 = vec![0; 1 << places.ilog2()].into();
-        }
-        if let Some(place) = self.place(hash) {
-            *place = Self::mark(hash);
-        }
-    }
-
-    /// Whether such a name went of late: it is forgotten by that.
-    pub(super) fn recall(&mut self, hash: u64) -> bool {
-        self.place(hash)
-            .is_some_and(|place| *place == Self::mark(hash) && std::mem::take(place) != 0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,18 +111,6 @@ mod tests {
         let hashes: Vec<_> = (0..5).map(|_| clock.advance().unwrap().1).collect();
         assert_eq!(hashes, [1, 2, 3, 9, 1]);
         assert_eq!((clock.len(), clock.cost()), (4, 35));
-    }
-
-    #[test]
-    fn those_that_have_gone_are_recalled_once() {
-        let mut gone = Gone::default();
-        assert!(!gone.recall(7));
-        for n in 0..10_u64 {
-            let hash = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            gone.remember(hash, 1 << 10);
-            assert!(!gone.recall(!hash));
-            assert!(gone.recall(hash) && !gone.recall(hash));
-        }
     }
 
     #[test]

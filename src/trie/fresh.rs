@@ -1,4 +1,5 @@
-//! Entries of names that were published once, the last few of them.
+//! Entries of names that were published once, the last few of them: those names that need one, see
+//! [`once`](super::once).
 //!
 //! They lie in sets, chosen by hash. In a set a new one takes an empty place, or that of one which has come long
 //! ago, and of more than one if it is large. No list is kept of when they came, and no table of where they are: a
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use super::channel::{Channel, Slot};
 
 /// So many names the stripes of a bus have together, if they are few.
-pub(super) const NAMES: usize = 512;
+pub(super) const NAMES: usize = 256;
 
 /// So many are in a set at most. A stripe has one set at least.
 pub(super) const WAYS: usize = 8;
@@ -80,6 +81,9 @@ impl<P> Fresh<P> {
 
     #[inline]
     fn place(&self, name: &str, hash: u64) -> Option<Place> {
+        if self.len == 0 {
+            return None;
+        }
         let at = self.set(hash);
         let set = &self.sets[at];
         let is_it = |entry: &Arc<Channel<P>>| entry.is(name, hash);

@@ -1,9 +1,9 @@
 //! The lock-striped topic trie: who has subscribed to what, and whom a publish reaches.
 //!
 //! It holds exact channels, striped by their whole names ([`stripe`]), those published once of late apart
-//! ([`fresh`]), those published more often until it is their turn to go ([`clock`]); for each, its subscribers
-//! and the patterns that match it ([`channel`]); and the patterns ([`patterns`]) in a trie ([`tree`]). The
-//! rest of the engine sees none of these locks, only [`Trie`] and what it hands out.
+//! ([`fresh`]) or not at all ([`once`]), those published more often until it is their turn to go ([`clock`]); for
+//! each, its subscribers and the patterns that match it ([`channel`]); and the patterns ([`patterns`]) in a trie
+//! ([`tree`]). The rest of the engine sees none of these locks, only [`Trie`] and what it hands out.
 //!
 //! # Locks, in the order in which they are taken
 //!
@@ -20,6 +20,7 @@
 mod channel;
 mod clock;
 mod fresh;
+mod once;
 mod patterns;
 mod recipients;
 mod stripe;
@@ -31,13 +32,12 @@ use std::sync::Arc;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
-use channel::Derived;
-pub(crate) use channel::{Channel, Counters, Route, Tally};
+pub(crate) use channel::{Channel, Counters, Derived, Route, Tally};
 pub(crate) use patterns::PatternEntry;
 pub(crate) use recipients::{Recipient, Recipients};
 
 use crate::pattern::Pattern;
-use crate::source::Text;
+use crate::source::{Handed, Label, Text};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
 use crate::turn;
 use patterns::Patterns;
@@ -65,6 +65,16 @@ struct Subscribing {
 pub(crate) struct Joined<T> {
     pub(crate) at: Arc<T>,
     pub(crate) number: u64,
+}
+
+/// What became of a publish to a name that has no entry.
+pub(crate) enum Passed<P> {
+    /// Nobody is reached. It is counted.
+    Nobody,
+    /// One recipient, by this pattern. It is counted as delivered.
+    One(Handed<PatternEntry<P>>),
+    /// It is to have an entry, for which these patterns may be known.
+    Entry(Option<Derived<P>>),
 }
 
 /// The bus is closed.
@@ -157,9 +167,51 @@ impl<P> Trie<P> {
 
     // ---- publishing ----------------------------------------------------------------------------
 
-    /// The entry of a name to publish to; `None` where the bus is closed.
+    /// The entry of a name to publish to, if it has one; `None` where the bus is closed, too.
     #[inline]
-    pub(crate) fn to_publish(&self, name: &str) -> Option<Visited<'_, P>>
+    pub(crate) fn to_publish(&self, name: &str, hash: u64) -> Option<Visited<'_, P>> {
+        turn::forbid();
+        if self.is_closed() {
+            return None;
+        }
+        let channel = self.stripes.find(name, hash, Purpose::Publish)?;
+        Some(Visited { trie: self, channel, patterns: None })
+    }
+
+    /// A publish to a name that was found to have no entry, as far as the trie has to do with it.
+    #[inline]
+    pub(crate) fn pass(&self, name: &str, hash: u64) -> Passed<P>
+    where
+        P: Send + 'static,
+    {
+        if self.is_closed() {
+            return Passed::Entry(None);
+        }
+        let derived = Derived::new(name, &self.patterns);
+        let light = !derived.is_dear()
+            && match derived.patterns() {
+                [] => true,
+                [entry] => entry.seems_to_have_one(),
+                _ => false,
+            };
+        match Label::new(name) {
+            Some(label) if light => match self.stripes.pass(label, hash, derived) {
+                Ok(None) => Passed::Nobody,
+                Ok(Some(handed)) => Passed::One(handed),
+                Err(derived) => Passed::Entry(Some(derived)),
+            },
+            _ => Passed::Entry(Some(derived)),
+        }
+    }
+
+    /// The entry of a name to publish to, made where there is none; `None` where the bus is closed. `derived` is what
+    /// `pass` gave.
+    pub(crate) fn enter(
+        &self,
+        name: &str,
+        hash: u64,
+        derived: Option<Derived<P>>,
+    ) -> Option<Visited<'_, P>>
     where
         P: Send + 'static,
     {
@@ -167,8 +219,7 @@ impl<P> Trie<P> {
         if self.is_closed() {
             return None;
         }
-        let hash = self.stripes.hash(name);
-        let channel = self.stripes.entry(name, hash, Purpose::Publish, &self.patterns)?;
+        let channel = self.stripes.entry(name, hash, Purpose::Publish, &self.patterns, derived)?;
         Some(Visited { trie: self, channel, patterns: None })
     }
 
@@ -215,6 +266,17 @@ impl<P> Trie<P> {
         }
     }
 
+    /// Counts what a publish did that had no entry.
+    pub(crate) fn count_unlisted(&self, hash: u64, tally: Tally) {
+        self.stripes.fold(hash, tally);
+    }
+
+    /// Counts a publish that had no entry as one that did this: `pass` had counted it as delivered to one.
+    #[cold]
+    pub(crate) fn recount(&self, hash: u64, tally: Tally) {
+        self.stripes.recount(hash, Tally::of_one(1), tally);
+    }
+
     /// Counts a publish on a bus that is closed.
     pub(crate) fn count_closed(&self, name: &str) {
         let tally = Tally { published: 1, ..Tally::default() };
@@ -229,7 +291,7 @@ impl<P> Trie<P> {
         turn::forbid();
         let hash = self.stripes.hash(name);
         self.stripes
-            .entry(name, hash, Purpose::Topic, &self.patterns)
+            .entry(name, hash, Purpose::Topic, &self.patterns, None)
             .unwrap_or_else(|| Arc::new(Channel::detached(name, hash)))
     }
 
@@ -252,8 +314,10 @@ impl<P> Trie<P> {
         P: Send + 'static,
     {
         loop {
-            let channel =
-                self.stripes.entry(name, hash, Purpose::Subscribe, &self.patterns).ok_or(Closed)?;
+            let channel = self
+                .stripes
+                .entry(name, hash, Purpose::Subscribe, &self.patterns, None)
+                .ok_or(Closed)?;
             let mut turn = self.turn(&channel);
             if turn.is_detached() {
                 continue;
@@ -310,6 +374,7 @@ impl<P> Trie<P> {
         first(entry.pattern.text());
         let number = self.next_number();
         recipients.push(number, recipient);
+        entry.set_len(recipients.len());
         drop(recipients);
         self.released(&entry);
         Ok(Joined { at: entry, number })
@@ -318,7 +383,12 @@ impl<P> Trie<P> {
     /// Ends a subscription. Its recipient comes back, to be dropped under no lock.
     pub(crate) fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>) -> Option<Recipient<P>> {
         turn::forbid();
-        let recipient = joined.at.write().remove(joined.number);
+        let recipient = {
+            let mut recipients = joined.at.write();
+            let removed = recipients.remove(joined.number);
+            joined.at.set_len(recipients.len());
+            removed
+        };
         self.released(&joined.at);
         self.patterns.release(&joined.at);
         let recipient = recipient?;
@@ -503,8 +573,8 @@ pub(crate) mod fuzzing {
             tree.insert(&Pattern::redis(text), &at);
         }
         let mut matched = vec![false; patterns.len()];
-        let steps = tree.matches(channel.as_bytes(), |&at, _| matched[at] = true);
-        (matched, steps)
+        let effort = tree.matches(channel.as_bytes(), |&at, _| matched[at] = true);
+        (matched, effort.steps)
     }
 
     /// Whether `glob` matches `channel`, and whether the tree finds it by its literal beginning.
@@ -522,10 +592,15 @@ pub(crate) mod fuzzing {
 mod tests {
     use super::*;
 
+    /// The entry of a name that is published to and needs one.
+    fn visit<'a>(trie: &'a Trie<u32>, name: &str) -> Option<Visited<'a, u32>> {
+        trie.enter(name, trie.hash(name), None)
+    }
+
     /// What a publish does with an entry, the messages apart.
     fn publish(trie: &Trie<u32>, name: &str) -> Arc<Channel<u32>> {
         loop {
-            let mut visited = trie.to_publish(name).unwrap();
+            let mut visited = visit(trie, name).unwrap();
             let channel = Arc::clone(&visited.channel);
             let mut turn = trie.turn(&channel);
             if turn.is_detached() {
@@ -541,6 +616,35 @@ mod tests {
     fn hold(trie: &Trie<u32>, pattern: &str) -> Arc<PatternEntry<u32>> {
         let pattern = Pattern::redis(pattern);
         trie.patterns.hold(&pattern, trie.pattern_hash(&pattern))
+    }
+
+    #[test]
+    fn a_name_gets_its_entry_when_it_comes_again() {
+        let trie = Trie::<u32>::new(4);
+        let pass = |name: &str| trie.pass(name, trie.hash(name));
+        for i in 0..100 {
+            assert!(matches!(pass(&format!("name:{i}")), Passed::Nobody));
+        }
+        assert_eq!(trie.stripes.census(), (0, 0));
+        // One without recipients.
+        let entry = hold(&trie, "name:*");
+        let Passed::Entry(Some(derived)) = pass("name:99") else { panic!("it came before") };
+        drop(trie.enter("name:99", trie.hash("name:99"), Some(derived)).unwrap());
+        assert_eq!(trie.stripes.census().0, 1);
+        assert!(matches!(pass("name:100"), Passed::Entry(Some(_))), "nobody knows whom it reaches");
+        entry.set_len(1);
+        let Passed::One(handed) = pass("name:101") else { panic!("it is new") };
+        assert!(std::ptr::eq(&*handed.pattern, &*entry));
+        assert_eq!(handed.source.channel().as_str(), "name:101");
+        assert!(matches!(pass("name:101"), Passed::Entry(Some(_))));
+        let long = format!("name:{}", "n".repeat(Label::ROOM));
+        assert!(matches!(pass(&long), Passed::Entry(Some(_))), "it does not fit into a source");
+        trie.shut_down();
+        assert!(matches!(pass("name:102"), Passed::Entry(None)));
+        trie.take_down();
+        drop(handed);
+        assert!(trie.patterns.release(&entry));
+        assert_eq!(Arc::strong_count(&entry), 1, "kept by what came once");
     }
 
     #[test]
@@ -592,7 +696,7 @@ mod tests {
     fn a_flood_of_names_does_not_drive_out_those_in_use() {
         let trie = Trie::new(4);
         let hot: Vec<_> = (0..100).map(|i| format!("hot:{i}")).collect();
-        hot.iter().for_each(|name| drop(publish(&trie, name)));
+        (0..2).for_each(|_| hot.iter().for_each(|name| drop(publish(&trie, name))));
         for (i, name) in (0..300_000).zip(hot.iter().cycle()) {
             publish(&trie, &format!("once:{i}"));
             assert!(trie.find(name).is_some(), "after {i}");
@@ -616,7 +720,7 @@ mod tests {
         let long = |c: char| c.to_string().repeat(stripe::RECENT_BYTES * 2 / 3);
         let first = publish(&trie, &long('a'));
         let under_way = trie.turn(&first);
-        let second = trie.to_publish(&long('b')).unwrap();
+        let second = visit(&trie, &long('b')).unwrap();
         assert!(!second.channel.turn().is_detached(), "taken by the clock before its publish");
         drop(under_way);
         drop(second);
@@ -629,10 +733,10 @@ mod tests {
     fn names_that_are_all_published_to_at_once_have_their_entries() {
         let trie = Trie::<u32>::new(1);
         let names: Vec<_> = (0..2 * fresh::NAMES).map(|i| format!("name:{i}")).collect();
-        let visited: Vec<_> = names.iter().map(|name| trie.to_publish(name).unwrap()).collect();
+        let visited: Vec<_> = names.iter().map(|name| visit(&trie, name).unwrap()).collect();
         for (name, visited) in names.iter().zip(&visited) {
             // Another publisher of the name, and whoever looks it up, comes to the same turn.
-            let other = trie.to_publish(name).unwrap();
+            let other = visit(&trie, name).unwrap();
             assert!(Arc::ptr_eq(&other.channel, &visited.channel));
             assert!(Arc::ptr_eq(&trie.find(name).unwrap(), &visited.channel));
         }
@@ -662,7 +766,7 @@ mod tests {
         hold(&trie, "name:*");
         let names: Vec<_> = (0..100).map(|i| format!("name:{i}")).collect();
         names.iter().for_each(|name| drop(publish(&trie, name)));
-        let late = trie.to_publish("name:1").unwrap();
+        let late = visit(&trie, "name:1").unwrap();
         let turn = trie.turn(&late.channel);
         trie.shut_down();
         trie.take_down();
@@ -670,7 +774,7 @@ mod tests {
         drop(turn);
         drop(late);
         assert_eq!(trie.stripes.census(), (0, 0));
-        assert!(trie.to_publish("name:2").is_none());
+        assert!(visit(&trie, "name:2").is_none());
     }
 
     #[test]
@@ -725,7 +829,7 @@ mod tests {
     fn a_route_that_grows_in_a_publish_that_panics_is_weighed_too() {
         names_with_routes_that_grow(|trie, name| {
             let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let visited = trie.to_publish(name).unwrap();
+                let visited = visit(trie, name).unwrap();
                 let mut turn = trie.turn(&visited.channel);
                 trie.refresh(&visited.channel, &mut turn);
                 // As a payload's `Clone` does.
@@ -739,8 +843,8 @@ mod tests {
     fn an_entry_that_is_out_of_the_table_does_not_come_into_the_clock() {
         let trie = Trie::<u32>::new(1);
         let pinned = trie.pin("x");
-        let one = trie.to_publish("x").unwrap();
-        let other = trie.to_publish("x").unwrap();
+        let one = visit(&trie, "x").unwrap();
+        let other = visit(&trie, "x").unwrap();
         trie.unpin(&pinned);
         assert_eq!(trie.stripes.census(), (0, 0));
         // Another publisher looks whether it is detached while the first one lets go of it.
@@ -758,7 +862,7 @@ mod tests {
         let trie = Trie::<u32>::new(1);
         let give_up = |name: &str| {
             let pinned = trie.pin(name);
-            let visited = trie.to_publish(name).unwrap();
+            let visited = visit(&trie, name).unwrap();
             let turn = visited.channel.turn();
             trie.unpin(&pinned);
             drop(turn);

@@ -31,6 +31,8 @@ pub(crate) struct PatternEntry<P> {
     recipients: RwLock<Recipients<P>>,
     /// Subscriptions; written under the lock of the pattern's trie. At 0 the entry is out of it.
     holders: AtomicUsize,
+    /// How many recipients there are, for a look without their lock. Written under it.
+    recipients_len: AtomicUsize,
     /// Entries are locked in the order of these, so that publishers cannot wait in a circle.
     pub(crate) number: u64,
     pub(crate) pattern: Pattern,
@@ -65,6 +67,17 @@ impl<P> PatternEntry<P> {
     /// The recipients, unless a publish holds them.
     pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Recipients<P>>> {
         self.recipients.try_write()
+    }
+
+    /// To be told how many recipients there are, by whoever changes that.
+    pub(crate) fn set_len(&self, recipients: usize) {
+        self.recipients_len.store(recipients, Ordering::Relaxed);
+    }
+
+    /// Whether there is one recipient, as far as can be seen without their lock.
+    pub(crate) fn seems_to_have_one(&self) -> bool {
+        // Relaxed: under the lock it is looked at again.
+        self.recipients_len.load(Ordering::Relaxed) == 1
     }
 
     /// Whether nobody holds the pattern any more. It stays so: who subscribes it anew gets a new entry.
@@ -180,8 +193,14 @@ impl<P> Patterns<P> {
         stamp.relevant == now.relevant
     }
 
-    /// Calls `found` for each pattern that matches `channel`, once, in no particular order.
-    pub(crate) fn matching(&self, channel: &str, mut found: impl FnMut(&Arc<PatternEntry<P>>)) {
+    /// Calls `found` for each pattern that matches `channel`, once, in no particular order. Whether it was dear: a
+    /// shell glob was asked, or memory was allocated.
+    pub(crate) fn matching(
+        &self,
+        channel: &str,
+        mut found: impl FnMut(&Arc<PatternEntry<P>>),
+    ) -> bool {
+        let mut dear = false;
         let first = channel.as_bytes().first();
         let parts = [Some(0), first.map(|&byte| Self::part_of(byte))];
         for part in parts.into_iter().flatten().map(|part| &self.parts[part]) {
@@ -189,12 +208,15 @@ impl<P> Patterns<P> {
             if part.size.load(Ordering::Relaxed) == 0 {
                 continue;
             }
-            part.tree.read().matches(channel.as_bytes(), |entry, unconfirmed| {
+            let effort = part.tree.read().matches(channel.as_bytes(), |entry, unconfirmed| {
+                dear |= unconfirmed;
                 if !unconfirmed || entry.pattern.is_match(channel) {
                     found(entry);
                 }
             });
+            dear |= effort.allocated;
         }
+        dear
     }
 
     /// The hash of a pattern, under the bus's seed.
@@ -218,6 +240,7 @@ impl<P> Patterns<P> {
             // Relaxed: only that they differ matters.
             number: self.next.fetch_add(1, Ordering::Relaxed),
             holders: AtomicUsize::new(1),
+            recipients_len: AtomicUsize::new(0),
             recipients: RwLock::default(),
         });
         tree.insert(pattern, &entry);

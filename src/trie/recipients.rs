@@ -80,6 +80,16 @@ impl<P> Recipients<P> {
         &self.places
     }
 
+    /// The recipient, if there is one alone.
+    #[inline]
+    pub(crate) fn only(&self) -> Option<&Recipient<P>> {
+        match self.places() {
+            [only] => only.as_ref(),
+            places if self.live == 1 => places.iter().flatten().next(),
+            _ => None,
+        }
+    }
+
     /// The subscriptions' numbers, one for each place.
     pub(crate) fn numbers(&self) -> &[u64] {
         &self.numbers
@@ -164,5 +174,13 @@ mod tests {
             assert!(live.iter().all(|&number| recipients.get(number).is_some()));
         }
         assert_eq!(recipients.places.capacity(), 1);
+        assert!(recipients.only().is_none());
+        (0..4).for_each(|number| recipients.push(number, recipient(false)));
+        for number in [2, 0, 3] {
+            assert!(recipients.only().is_none());
+            recipients.remove(number);
+        }
+        assert!(recipients.places().len() > 1, "places that were left stay for a while");
+        assert!(std::ptr::eq(recipients.only().unwrap(), recipients.get(1).unwrap()));
     }
 }

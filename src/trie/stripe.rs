@@ -1,10 +1,10 @@
 //! The stripes: names to channel entries, each part under its own lock, and the bounded memory of
 //! recently published names.
 //!
-//! A name that was published once is not in the table of its stripe but among the few that are
-//! [`fresh`]. Only when it is published again, subscribed or held by a topic does it come into the
-//! table. So names that come once and never again pass through memory that stays in a processor's cache, and
-//! stir up nothing else.
+//! A name that was published once is not in the table of its stripe: it has no entry at all ([`once`]), or one
+//! among the few that are [`fresh`]. Only when it is published again, subscribed or held by a topic does it come
+//! into the table. So names that come once and never again pass through memory that stays in a processor's cache,
+//! and stir up nothing else.
 //!
 //! A stripe's lock is held for a look-up, an insertion or a removal, never while anyone waits: under
 //! it, a channel's turn is only tried. So no publish, however long, holds up another channel.
@@ -18,20 +18,21 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::channel::{Channel, Counters, Derived, Held, Route, Slot, Tally};
-use super::clock::{Clock, Gone};
+use super::clock::Clock;
 use super::fresh::{self, Fresh};
+use super::once::{Once, Room, Spare};
 use super::patterns::{PatternEntry, Patterns};
-use crate::source::{PatternSource, Source};
+use crate::source::{Handed, Label, PatternSource, Prepaid, Text};
 use crate::sync::{Ordering, RwLock};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
 pub(super) const RECENT_BYTES: usize = 2 << 20;
 
-/// What each stripe may spend of it at least, in bytes: room for some eighty names.
+/// What each stripe may spend of it at least, in bytes: room for some forty names.
 const STRIPE_BYTES: usize = 32 << 10;
 
-/// The part of it that remembers names that have gone before they were used again.
-const GONE_NAMES: usize = 32;
+/// The part of it that remembers names by their hashes alone.
+const REMEMBERED: usize = 32;
 
 /// More stripes than this are of no use.
 pub(super) const MOST_STRIPES: usize = 4096;
@@ -44,11 +45,13 @@ pub(super) struct Stripes<P> {
     hasher: RandomState,
 }
 
-/// Bytes that a stripe spends on recent names, beside the fresh ones.
+/// What a stripe spends on recent names, beside the fresh ones.
 #[derive(Clone, Copy)]
 struct Budget {
+    /// Bytes for those in the clock.
     used: usize,
-    gone: usize,
+    /// For those that have no entry.
+    once: Room,
 }
 
 struct Stripe<P> {
@@ -58,11 +61,9 @@ struct Stripe<P> {
     /// The other recent names: entries in the table that nobody may need any more. Some have since been
     /// subscribed.
     clock: Clock,
-    gone: Gone,
-    /// What removed entries had counted.
+    once: Once<P>,
+    /// What removed entries had counted, and publishes that had none.
     folded: Counters,
-    /// Grows whenever a name comes in.
-    arrivals: u64,
     closed: bool,
 }
 
@@ -85,17 +86,16 @@ impl<P> Stripes<P> {
             channels: HashTable::new(),
             fresh: Fresh::new(names),
             clock: Clock::default(),
-            gone: Gone::default(),
+            once: Once::default(),
             folded: Counters::default(),
-            arrivals: 0,
             closed: false,
         };
         let bytes = (RECENT_BYTES / count).max(STRIPE_BYTES);
-        let gone = bytes / GONE_NAMES;
-        let used = bytes - gone - fresh::SET_BYTES * (names / fresh::WAYS).max(1);
+        let once = Room::new(count, bytes / REMEMBERED);
+        let used = bytes - once.bytes::<P>() - fresh::SET_BYTES * (names / fresh::WAYS).max(1);
         Self {
             stripes: (0..count).map(|_| CachePadded::new(RwLock::new(stripe()))).collect(),
-            budget: Budget { used, gone },
+            budget: Budget { used, once },
             hasher,
         }
     }
@@ -119,32 +119,72 @@ impl<P> Stripes<P> {
         stripe.find(name, hash).or_else(|| stripe.fresh.find(name, hash)).cloned()
     }
 
-    /// The entry of `name`, made where there is none; `None` where the bus is closed.
+    /// The entry of `name`, if it has one.
     #[inline]
+    pub(super) fn find(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
+        let is_fresh = {
+            let stripe = self.stripe(hash).read();
+            if let Some(channel) = stripe.find(name, hash) {
+                channel.pin_for(purpose);
+                return Some(Arc::clone(channel));
+            }
+            stripe.fresh.find(name, hash).is_some()
+        };
+        if is_fresh { self.promote(name, hash, purpose) } else { None }
+    }
+
+    /// The entry of `name`, made where there is none; `None` where the bus is closed. The patterns that match it may be
+    /// known already.
     pub(super) fn entry(
         &self,
         name: &str,
         hash: u64,
         purpose: Purpose,
         patterns: &Patterns<P>,
+        derived: Option<Derived<P>>,
     ) -> Option<Arc<Channel<P>>>
     where
         P: Send + 'static,
     {
-        let arrivals = {
-            let stripe = self.stripe(hash).read();
-            if let Some(channel) = stripe.find(name, hash) {
-                channel.pin_for(purpose);
-                return Some(Arc::clone(channel));
-            }
-            stripe.fresh.find(name, hash).is_none().then_some(stripe.arrivals)
-        };
-        if arrivals.is_none()
-            && let Some(channel) = self.promote(name, hash, purpose)
+        if derived.is_none()
+            && let Some(channel) = self.find(name, hash, purpose)
         {
             return Some(channel);
         }
-        self.insert(name, hash, purpose, patterns, arrivals)
+        // Before the lock: matching takes its time, and the pattern trie's own lock.
+        let derived = derived.unwrap_or_else(|| Derived::new(name, patterns));
+        self.insert(name, hash, purpose, derived)
+    }
+
+    /// A publish to a name that has no entry, and needs none: it is counted, and what its message is to point to
+    /// comes back if a pattern matches, one that has one recipient. `Err` where it came before of late: then it is to
+    /// have an entry.
+    #[inline]
+    pub(super) fn pass(
+        &self,
+        name: Label,
+        hash: u64,
+        mut derived: Derived<P>,
+    ) -> Result<Option<Handed<PatternEntry<P>>>, Derived<P>>
+    where
+        P: Send + 'static,
+    {
+        let room = self.budget.once;
+        let mut stripe = self.stripe(hash).write();
+        if stripe.closed || stripe.once.remembers(hash) {
+            return Err(derived);
+        }
+        stripe.once.remember(hash, room);
+        if stripe.once.make_spare(room) {
+            stripe.reserve(0);
+        }
+        stripe.folded.add(Tally::of_one(derived.len()));
+        let Some(pattern) = derived.pop() else { return Ok(None) };
+        let (handed, before) = stripe.once.hand_out(Text::Short(name), pattern, room);
+        drop(stripe);
+        // Not before: it may be the last of a pattern that is gone.
+        drop(before);
+        Ok(Some(handed))
     }
 
     /// Brings the entry of a fresh name into the table, if it is there still.
@@ -157,39 +197,31 @@ impl<P> Stripes<P> {
         channel
     }
 
-    /// The entry of a name that was found nowhere when so many names had come in.
+    /// The entry of a name that was found nowhere. Another may have brought it in meanwhile.
     #[cold]
     fn insert(
         &self,
         name: &str,
         hash: u64,
         purpose: Purpose,
-        patterns: &Patterns<P>,
-        arrivals: Option<u64>,
+        derived: Derived<P>,
     ) -> Option<Arc<Channel<P>>>
     where
         P: Send + 'static,
     {
-        // Before the lock: matching takes its time, and the pattern trie's own lock.
-        let derived = Derived::new(name, patterns);
         let mut removed = Removed::new();
         let mut held = Held::default();
         let mut stripe = self.stripe(hash).write();
         if stripe.closed {
             return None;
         }
-        // Another may have brought it in meanwhile.
-        let known = if arrivals == Some(stripe.arrivals) {
-            None
-        } else {
-            match stripe.find(name, hash) {
-                Some(channel) => {
-                    let channel = Arc::clone(channel);
-                    channel.pin_for(purpose);
-                    Some(channel)
-                }
-                None => stripe.promote(name, hash, purpose, self.budget, &mut removed),
+        let known = match stripe.find(name, hash) {
+            Some(channel) => {
+                let channel = Arc::clone(channel);
+                channel.pin_for(purpose);
+                Some(channel)
             }
+            None => stripe.promote(name, hash, purpose, self.budget, &mut removed),
         };
         // What was taken out, what the entry had held, and what is not needed, is dropped when the lock is free.
         match known {
@@ -261,6 +293,13 @@ impl<P> Stripes<P> {
         self.stripe(hash).write().folded.add(tally);
     }
 
+    /// Takes back what was counted for a publish, and counts another thing for it.
+    pub(super) fn recount(&self, hash: u64, before: Tally, now: Tally) {
+        let stripe = self.stripe(hash).write();
+        stripe.folded.take_back(before);
+        stripe.folded.add(now);
+    }
+
     /// Removes the entry, whoever needs it: for a bus that is closed. What its route held comes back,
     /// unless the turn is taken: then its holder does this, when it is done.
     pub(super) fn retire(&self, channel: &Arc<Channel<P>>) -> Option<Route<P>> {
@@ -274,11 +313,13 @@ impl<P> Stripes<P> {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();
             stripe.closed = true;
+            let once = std::mem::take(&mut stripe.once);
             let channels: Vec<_> =
                 stripe.channels.iter().chain(stripe.fresh.iter()).cloned().collect();
             let routes: Vec<_> =
                 channels.iter().filter_map(|channel| stripe.detach(channel)).collect();
             drop(stripe);
+            drop(once);
             routes.into_iter().for_each(&mut retired);
         }
     }
@@ -354,7 +395,6 @@ impl<P> Stripe<P> {
         P: Send + 'static,
     {
         let Newcomer { name, hash, derived, purpose } = newcomer;
-        self.arrivals += 1;
         let patterns = derived.len();
         let cost = Channel::<P>::cost(name, patterns);
         let recent = purpose == Purpose::Publish;
@@ -363,11 +403,12 @@ impl<P> Stripe<P> {
             self.make_room(budget, 0, usize::MAX, removed);
         }
         let before = removed.len();
+        let remembered = self.once.recall(hash, budget.once).filter(|_| recent);
         if recent
+            && remembered.is_none()
             && cost <= fresh::SET_BYTES
-            && !self.gone.recall(hash)
             && let Some(place) = self.fresh.make_room(hash, cost, |entry| {
-                self.gone.remember(entry.hash, budget.gone);
+                self.once.remember_gone(entry.hash, budget.once);
                 self.folded.add(entry.counters.read());
                 removed.push(entry);
             })
@@ -390,19 +431,38 @@ impl<P> Stripe<P> {
             self.fresh.put(place, Arc::clone(&channel), cost);
             return channel;
         }
-        let channel = Arc::new(Channel::new(name, hash, derived));
+        // One that came of late gets a spare entry: then no allocation is made.
+        let spare = if remembered == Some(true) { self.once.take_spare() } else { None };
+        let spared = spare.is_some();
+        let channel = Self::entry(name, hash, derived, spare);
         channel.pin_for(purpose);
         if recent {
             channel.weighed.store(patterns, Ordering::Relaxed);
             if cost <= budget.used {
                 // Room first: the entry to come is the coldest, and its publish is yet to come.
-                self.make_room(budget, cost, usize::MAX, removed);
+                self.make_room(budget, cost, if spared { FEW } else { usize::MAX }, removed);
                 self.clock_in(&channel, cost);
             }
         }
         self.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
-        self.reserve(0);
+        if !spared {
+            self.reserve(0);
+        }
         channel
+    }
+
+    /// The entry of a name, made of a spare one where there is one.
+    fn entry(name: &str, hash: u64, derived: Derived<P>, spare: Option<Spare<P>>) -> Arc<Channel<P>>
+    where
+        P: Send + 'static,
+    {
+        if let Some(Spare { mut entry, source }) = spare
+            && let Some(blank) = Arc::get_mut(&mut entry)
+        {
+            blank.fill(name, hash, derived, Some(source));
+            return entry;
+        }
+        Arc::new(Channel::new(name, hash, derived))
     }
 
     /// Brings the entry of a fresh name into the table. No allocation is made.
@@ -434,10 +494,11 @@ impl<P> Stripe<P> {
         }
     }
 
-    /// Has room ready for all fresh names in the table and in the clock, and for so many more.
+    /// Has room ready in the table and in the clock for all names that are to come there with no allocation, and for
+    /// so many more.
     fn reserve(&mut self, more: usize) {
         self.clock.trim();
-        let names = self.fresh.len() + more;
+        let names = self.fresh.len() + self.once.spares() + more;
         self.channels.reserve(names, |channel| channel.hash);
         self.clock.reserve(names);
     }
@@ -555,7 +616,7 @@ impl<P> Stripe<P> {
             entry.remove();
         }
         if self.channels.capacity() > 64 && self.channels.len() < self.channels.capacity() / 4 {
-            let room = self.channels.len() * 2 + self.fresh.len();
+            let room = self.channels.len() * 2 + self.fresh.len() + self.once.spares();
             self.channels.shrink_to(room, |channel| channel.hash);
         }
     }
@@ -582,7 +643,7 @@ impl<P> Channel<P> {
         const PLACES: usize = 4 * size_of::<usize>();
         const COUNTS: usize = 2 * size_of::<usize>();
         let entry = size_of::<Self>() + 2 * COUNTS + name.len();
-        let pattern = size_of::<PatternSource<PatternEntry<P>>>() + size_of::<Source>() + COUNTS;
+        let pattern = size_of::<PatternSource<PatternEntry<P>>>() + Prepaid::BYTES;
         entry + PLACES + patterns * pattern
     }
 }
@@ -601,9 +662,9 @@ mod tests {
             for (j, second) in purposes.into_iter().enumerate() {
                 let name = format!("{i}:{j}");
                 let hash = stripes.hash(&name);
-                let seen = Some(stripes.stripe(hash).read().arrivals);
+                let derived = || Derived::new(&name, &patterns);
                 let [one, other] = [first, second]
-                    .map(|purpose| stripes.insert(&name, hash, purpose, &patterns, seen).unwrap());
+                    .map(|purpose| stripes.insert(&name, hash, purpose, derived()).unwrap());
                 assert!(Arc::ptr_eq(&one, &other));
                 let topics =
                     usize::from(first == Purpose::Topic) + usize::from(second == Purpose::Topic);

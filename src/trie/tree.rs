@@ -366,12 +366,12 @@ impl<E> PatternTree<E> {
     /// Calls `found` for each pattern that matches `channel`, once; with `true` where the end is a
     /// shell glob's, of which only the literal beginning has been seen to match.
     ///
-    /// Returns the steps taken, in visits of a node and bytes of literals looked at.
+    /// Returns what it took.
     ///
     /// # Complexity
     ///
     /// In the worst case the product of the trie's size and the channel's length. It does not recurse.
-    pub(crate) fn matches(&self, channel: &[u8], mut found: impl FnMut(&E, bool)) -> usize {
+    pub(crate) fn matches(&self, channel: &[u8], mut found: impl FnMut(&E, bool)) -> Effort {
         let mut walk = Walk {
             channel,
             hasher: &self.hasher,
@@ -386,7 +386,7 @@ impl<E> PatternTree<E> {
             for glob in self.root.rare.iter().flat_map(|rare| &rare.globs) {
                 found(glob, true);
             }
-            return 1;
+            return Effort { steps: 1, allocated: false };
         }
         walk.branch(&self.root, 0, false, &mut found);
         while let Some(visit) = walk.top.take().or_else(|| walk.stack.pop()) {
@@ -397,7 +397,8 @@ impl<E> PatternTree<E> {
                 Visit::Star { star, at } => walk.star(star, at, &mut found),
             }
         }
-        walk.steps
+        let allocated = walk.stack.spilled() || walk.entered.many.is_some();
+        Effort { steps: walk.steps, allocated }
     }
 
     /// Calls `each` for every end, once for each place where it stands.
@@ -431,6 +432,16 @@ impl<E> PatternTree<E> {
     fn is_empty(&self) -> bool {
         self.root.fan() == 0
     }
+}
+
+/// What a match took.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    /// Visits of a node, and bytes of literals looked at.
+    #[cfg_attr(not(any(test, fuzzing)), expect(dead_code, reason = "a bound that tests look at"))]
+    pub(crate) steps: usize,
+    /// Whether more was to be kept in mind than there is room for without an allocation.
+    pub(crate) allocated: bool,
 }
 
 enum Visit<'a, E> {
@@ -1138,13 +1149,13 @@ mod tests {
     /// The patterns that match, sorted, and the steps it took.
     fn matches(tree: &Tree, channel: &str) -> (Vec<String>, usize) {
         let mut found = Vec::new();
-        let steps = tree.matches(channel.as_bytes(), |pattern, unconfirmed| {
+        let effort = tree.matches(channel.as_bytes(), |pattern, unconfirmed| {
             if !unconfirmed || pattern.is_match(channel) {
                 found.push(pattern.as_str().to_owned());
             }
         });
         found.sort();
-        (found, steps)
+        (found, effort.steps)
     }
 
     /// Steps that any walk may take: what the module's documentation promises, with each byte of a run
