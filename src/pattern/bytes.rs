@@ -24,6 +24,20 @@ impl ByteSet {
         set
     }
 
+    /// The bytes from `first` to `last`.
+    pub(crate) fn range(first: u8, last: u8) -> Self {
+        let mut set = Self::default();
+        (first..=last).for_each(|byte| set.insert(byte));
+        set
+    }
+
+    /// The first and the last byte, if it has all that lie between.
+    pub(crate) fn as_range(&self) -> Option<(u8, u8)> {
+        let first = (0..=u8::MAX).find(|&byte| self.contains(byte))?;
+        let last = (0..=u8::MAX).rfind(|&byte| self.contains(byte))?;
+        (*self == Self::range(first, last)).then_some((first, last))
+    }
+
     pub(crate) fn insert(&mut self, byte: u8) {
         self.0[usize::from(byte >> 3)] |= 1 << (byte & 7);
     }

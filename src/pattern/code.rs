@@ -12,8 +12,10 @@ pub(crate) enum Step<'a> {
     Run(&'a [u8]),
     /// Exactly so many bytes, any.
     Any(usize),
-    /// One byte of a set.
+    /// One byte of a set, which is not a range.
     Class(ByteSet),
+    /// One byte from the first to the last, both included.
+    Range(u8, u8),
     /// Any run of bytes, the empty one included.
     Star,
     /// Whether the rest matches is not for this code to say, but for the matcher of a shell glob.
@@ -28,6 +30,7 @@ const ANY: u8 = 1;
 const CLASS: u8 = 2;
 const STAR: u8 = 3;
 const ASK: u8 = 4;
+const RANGE: u8 = 5;
 
 /// Set in the bytes of a number that are not its last.
 const MORE: u8 = 0x80;
@@ -50,10 +53,14 @@ impl Writer {
                 self.0.push(ANY);
                 self.number(count);
             }
-            Step::Class(set) => {
-                self.0.push(CLASS);
-                self.0.extend_from_slice(set.as_bytes());
-            }
+            Step::Class(set) => match set.as_range() {
+                Some((first, last)) => self.push(Step::Range(first, last)),
+                None => {
+                    self.0.push(CLASS);
+                    self.0.extend_from_slice(set.as_bytes());
+                }
+            },
+            Step::Range(first, last) => self.0.extend([RANGE, first, last]),
             Step::Star => self.0.push(STAR),
             Step::Ask => self.0.push(ASK),
         }
@@ -70,6 +77,36 @@ impl Writer {
             number >>= 7;
         }
         self.0.push(number as u8);
+    }
+}
+
+/// Code of one's own: in place where it is short.
+pub(crate) enum Code {
+    Short(u8, [u8; Code::ROOM]),
+    Long(Box<[u8]>),
+}
+
+impl Code {
+    /// The longest that is kept in place, in bytes. With this it takes three words.
+    const ROOM: usize = 22;
+
+    pub(crate) fn new(code: &[u8]) -> Self {
+        let mut bytes = [0; Self::ROOM];
+        match bytes.get_mut(..code.len()) {
+            Some(room) => {
+                room.copy_from_slice(code);
+                Self::Short(code.len() as u8, bytes)
+            }
+            None => Self::Long(code.into()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Self::Long(code) => code,
+        }
     }
 }
 
@@ -136,6 +173,10 @@ impl<'a> Iterator for Steps<'a> {
             ANY => Step::Any(self.number()),
             CLASS => Step::Class(ByteSet::from_slice(self.take(ByteSet::BYTES))),
             STAR => Step::Star,
+            RANGE => {
+                let ends = self.take(2);
+                Step::Range(ends[0], ends[1])
+            }
             _ => Step::Ask,
         })
     }
@@ -177,6 +218,9 @@ pub(crate) fn matches(code: &[u8], bytes: &[u8], taken: &mut usize) -> bool {
             Some(Step::Class(set)) => {
                 bytes.get(at).is_some_and(|&byte| set.contains(byte)).then_some(1)
             }
+            Some(Step::Range(first, last)) => {
+                bytes.get(at).is_some_and(|byte| (first..=last).contains(byte)).then_some(1)
+            }
             Some(Step::Ask) => None,
             None if at == bytes.len() => return true,
             None => None,
@@ -207,7 +251,7 @@ mod tests {
     fn steps_are_read_as_they_were_written() {
         let long = vec![b'x'; 300];
         let mut set = ByteSet::default();
-        (b'a'..b'f').for_each(|byte| set.insert(byte));
+        b"ace".iter().for_each(|&byte| set.insert(byte));
         let steps = [
             Step::Run(b"a"),
             Step::Any(1),
@@ -216,6 +260,7 @@ mod tests {
             Step::Any(usize::MAX),
             Step::Run(&long),
             Step::Class(set),
+            Step::Range(b'a', b'f'),
             Step::Star,
             Step::Ask,
         ];
@@ -227,5 +272,28 @@ mod tests {
             assert_eq!(reader.next(), Some(step));
         }
         assert_eq!(reader.next(), None);
+    }
+
+    #[test]
+    fn code_is_kept_whole() {
+        for len in [0, 1, Code::ROOM - 1, Code::ROOM, Code::ROOM + 1, 300] {
+            let code: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            assert_eq!(Code::new(&code).as_bytes(), code);
+        }
+        assert_eq!(size_of::<Code>(), 24);
+    }
+
+    #[test]
+    fn a_class_that_is_a_range_is_written_as_one() {
+        for (first, last) in [(0, 0), (0, 255), (b'a', b'f'), (7, 8), (200, 255)] {
+            let mut writer = Writer::default();
+            writer.push(Step::Class(ByteSet::range(first, last)));
+            let code = writer.finish();
+            assert_eq!(Steps::new(&code).next(), Some(Step::Range(first, last)));
+            for byte in 0..=u8::MAX {
+                assert_eq!(matches(&code, &[byte], &mut 0), (first..=last).contains(&byte));
+            }
+        }
+        assert_eq!(ByteSet::default().as_range(), None);
     }
 }

@@ -179,6 +179,14 @@ impl Pattern {
         }
     }
 
+    /// What a Redis glob compiled to; nothing for a shell glob, which has no code of its own.
+    pub(crate) fn code(&self) -> &[u8] {
+        match &self.0.program {
+            Program::Redis(code) => code,
+            Program::Glob(_) => &[],
+        }
+    }
+
     /// The literal beginnings that matching channels can have: exactly one of them each.
     pub(crate) fn prefixes(&self) -> SmallVec<[&[u8]; 1]> {
         match &self.0.program {

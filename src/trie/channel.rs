@@ -127,34 +127,34 @@ pub(crate) struct Route<P> {
 pub(crate) struct Derived<P> {
     stamp: Stamp,
     patterns: SmallVec<[Arc<PatternEntry<P>>; 1]>,
-    /// Whether they are better known for the next time, see [`Patterns::matching`].
-    dear: bool,
+    /// Whether one recipient is reached at most, and it is not better to know the patterns for the next time.
+    light: bool,
 }
 
 impl<P: Send + 'static> Derived<P> {
     pub(super) fn new(name: &str, patterns: &Patterns<P>) -> Self {
         let stamp = patterns.stamp(name.as_bytes());
         let mut all = SmallVec::new();
-        let dear = patterns.matching(name, |entry| all.push(Arc::clone(entry)));
+        let mut one = true;
+        let dear = patterns.matching(name, |entry| {
+            one = one && all.is_empty() && entry.seems_to_have_one();
+            all.push(Arc::clone(entry));
+        });
         if all.len() > 1 {
             all.sort_unstable_by_key(|entry: &Arc<PatternEntry<P>>| entry.number);
         }
-        Self { stamp, patterns: all, dear }
+        Self { stamp, patterns: all, light: one && !dear }
     }
 
-    /// Whether it took much to find them.
-    pub(super) fn is_dear(&self) -> bool {
-        self.dear
+    /// Whether it is worth no entry to publish to it, as far as can be seen: one recipient is reached at most, and
+    /// the patterns were found at once.
+    pub(super) fn is_light(&self) -> bool {
+        self.light
     }
 
     /// How many patterns match.
     pub(super) fn len(&self) -> usize {
         self.patterns.len()
-    }
-
-    /// The patterns.
-    pub(super) fn patterns(&self) -> &[Arc<PatternEntry<P>>] {
-        &self.patterns
     }
 
     /// One of the patterns, if there is one.

@@ -23,6 +23,7 @@ mod fresh;
 mod once;
 mod patterns;
 mod recipients;
+mod slots;
 mod stripe;
 mod tree;
 
@@ -188,14 +189,8 @@ impl<P> Trie<P> {
             return Passed::Entry(None);
         }
         let derived = Derived::new(name, &self.patterns);
-        let light = !derived.is_dear()
-            && match derived.patterns() {
-                [] => true,
-                [entry] => entry.seems_to_have_one(),
-                _ => false,
-            };
         match Label::new(name) {
-            Some(label) if light => match self.stripes.pass(label, hash, derived) {
+            Some(label) if derived.is_light() => match self.stripes.pass(label, hash, derived) {
                 Ok(None) => Passed::Nobody,
                 Ok(Some(handed)) => Passed::One(handed),
                 Err(derived) => Passed::Entry(Some(derived)),
@@ -563,26 +558,37 @@ impl<P> Trie<P> {
 /// The pattern tree alone, with its steps counted.
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing {
-    use super::tree::PatternTree;
+    use super::tree::{End, PatternTree};
     use crate::pattern::Pattern;
+
+    /// A pattern, and which it is.
+    #[derive(Clone)]
+    struct Numbered(usize, Pattern);
+
+    impl End for Numbered {
+        fn code(&self) -> &[u8] {
+            self.1.code()
+        }
+    }
 
     /// Which of the Redis globs match `channel`, and how many steps that took.
     pub fn matches(patterns: &[&str], channel: &str) -> (Vec<bool>, usize) {
         let mut tree = PatternTree::new(Default::default());
         for (at, text) in patterns.iter().enumerate() {
-            tree.insert(&Pattern::redis(text), &at);
+            let pattern = Pattern::redis(text);
+            tree.insert(&pattern, &Numbered(at, pattern.clone()));
         }
         let mut matched = vec![false; patterns.len()];
-        let effort = tree.matches(channel.as_bytes(), |&at, _| matched[at] = true);
+        let effort = tree.matches(channel.as_bytes(), |end, _| matched[end.0] = true);
         (matched, effort.steps)
     }
 
     /// Whether `glob` matches `channel`, and whether the tree finds it by its literal beginning.
     pub fn finds_glob(glob: &Pattern, channel: &str) -> (bool, bool) {
         let mut tree = PatternTree::new(Default::default());
-        tree.insert(glob, &());
+        tree.insert(glob, &Numbered(0, glob.clone()));
         let mut found = 0;
-        tree.matches(channel.as_bytes(), |(), _| found += 1);
+        tree.matches(channel.as_bytes(), |_, _| found += 1);
         assert!(found <= 1, "found twice");
         (glob.is_match(channel), found == 1)
     }

@@ -9,9 +9,11 @@
 //! of nodes that each must be fetched before the next is known. (A byte-wise radix trie over a million
 //! of these costs seven dependent cache misses; this one costs two.)
 //!
-//! Where one pattern alone goes on, no nodes are made for the rest of it: its code is kept in the node, in the
-//! cache line that was fetched for the node's own edge, and matched as one pattern against one channel is.
-//! Only a second pattern on the same way has it spread out.
+//! Where one pattern alone goes on, no nodes are made for the rest of it: it is matched as one pattern against one
+//! channel is. Among many runs there is not even a node for the run, but 16 bytes that point to the pattern's end,
+//! which says what its code is; so of a million patterns, a match fetches what it must to reach the one, and the
+//! table is small enough for a cache to have much of it. Elsewhere the rest is kept in the node. Only a second
+//! pattern on the same way has it spread out.
 //!
 //! The walk is bounded whatever the patterns. A node is reached from its one parent, by an edge of a
 //! fixed length, unless the parent is a `*`; and a `*` is entered once in a walk, at the earliest
@@ -23,11 +25,18 @@ use std::hash::{BuildHasher, Hasher};
 use std::mem;
 
 use foldhash::fast::RandomState;
-use hashbrown::{HashSet, HashTable};
+use hashbrown::HashSet;
 use smallvec::SmallVec;
 
+use super::slots::{Hashed, Slots};
 use crate::pattern::code::{self, Step, Steps};
 use crate::pattern::{ByteSet, Pattern};
+
+/// What stands at a pattern's end.
+pub(crate) trait End: Clone {
+    /// The code of the pattern, if it is a Redis glob.
+    fn code(&self) -> &[u8];
+}
 
 /// A trie of patterns. See the module's documentation.
 pub(crate) struct PatternTree<E> {
@@ -58,6 +67,9 @@ enum Below<E> {
 
 /// A rest that is longer than this is spread out, so that it is not copied again for each of many nodes.
 const MAX_REST: usize = 256;
+
+/// How long the code of a `*` is.
+const STAR_BYTES: usize = 1;
 
 /// What stands where a pattern ends: one for each pattern text that compiles to the same code.
 type Ends<E> = SmallVec<[E; 1]>;
@@ -102,7 +114,7 @@ fn look_ahead(code: &[u8]) -> Ahead {
         match step {
             Step::Run(run) => return Some((u8::try_from(distance).ok()?, run[0])),
             Step::Any(count) => distance = distance.saturating_add(count),
-            Step::Class(_) => distance += 1,
+            Step::Class(_) | Step::Range(..) => distance += 1,
             Step::Star | Step::Ask => return None,
         }
     }
@@ -137,9 +149,9 @@ enum Runs<E> {
 }
 
 struct RunTable<E> {
-    /// Nodes lie in the table itself: one cache miss less for each that is found, and no memory to be
-    /// walked through when the table grows.
-    table: HashTable<Node<E>>,
+    table: Slots<Slot<E>>,
+    /// How much of the code of each pattern lies before the step that is the run.
+    depth: usize,
     /// The lengths that occur, ascending.
     lengths: SmallVec<[Length; 4]>,
     /// The bytes that runs begin with; never shrinks while the table lives.
@@ -147,6 +159,39 @@ struct RunTable<E> {
     /// What all of its nodes ask of the bytes that follow: where they agree, a run that leads nowhere need
     /// not be looked up.
     ahead: Ahead,
+}
+
+/// A run in a table, with its hash: nothing else is fetched for one that is another, nor when the table grows.
+enum Slot<E> {
+    /// One pattern goes on here, and its end knows run and rest.
+    Leaf(u32, E),
+    Node(u32, Box<Node<E>>),
+}
+
+impl<E: End> Slot<E> {
+    /// The run that leads here; `depth` as its table has it.
+    fn run(&self, depth: usize) -> &[u8] {
+        match self {
+            Self::Leaf(_, end) => run_of(end, depth).0,
+            Self::Node(_, node) => node.run(),
+        }
+    }
+}
+
+impl<E> Hashed for Slot<E> {
+    #[inline]
+    fn hash(&self) -> u32 {
+        match self {
+            Self::Leaf(hash, _) | Self::Node(hash, _) => *hash,
+        }
+    }
+}
+
+/// What an edge leads to.
+enum Child<'a, E> {
+    /// One pattern goes on, and this is the rest of its code.
+    Leaf(&'a E, &'a [u8]),
+    Node(&'a Node<E>),
 }
 
 /// The runs of one length among those of a table.
@@ -235,11 +280,13 @@ impl<'a> Way<'a> {
             Some(Step::Run(run)) => Edge::Run(run),
             Some(Step::Any(count)) => Edge::Any(count),
             Some(Step::Class(set)) => Edge::Class(set),
+            Some(Step::Range(first, last)) => Edge::Class(ByteSet::range(first, last)),
             Some(Step::Star) => match steps.next() {
                 None => return Self::End(Place::Star),
                 Some(Step::Run(run)) if steps.rest().is_empty() => Edge::Tail(run),
                 Some(Step::Run(run)) => Edge::StarRun(run),
                 Some(Step::Class(set)) => Edge::StarClass(set),
+                Some(Step::Range(first, last)) => Edge::StarClass(ByteSet::range(first, last)),
                 Some(Step::Star | Step::Any(_) | Step::Ask) => {
                     unreachable!("code is in normal form, and a shell glob's has no star")
                 }
@@ -249,14 +296,22 @@ impl<'a> Way<'a> {
     }
 }
 
-impl Edge<'_> {
+impl<'a> Edge<'a> {
+    /// The literal bytes.
+    fn run(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Run(run) | Self::StarRun(run) | Self::Tail(run) => Some(run),
+            Self::Any(_) | Self::Class(_) | Self::StarClass(_) => None,
+        }
+    }
+
     /// Whether a `*` lies on it, so that what is behind it can be reached at many positions.
     fn is_starred(self) -> bool {
         matches!(self, Edge::StarRun(_) | Edge::StarClass(_) | Edge::Tail(_))
     }
 }
 
-impl<E> PatternTree<E> {
+impl<E: End> PatternTree<E> {
     /// `hasher` decides how literal runs are spread; names can come from outside, so it is seeded.
     pub(crate) fn new(hasher: RandomState) -> Self {
         Self { root: Branch::default(), hasher }
@@ -272,7 +327,12 @@ impl<E> PatternTree<E> {
                 Way::End(place) => return branch.ends(place).iter().find(|end| is_it(end)),
                 Way::Along(edge, rest) => (edge, rest),
             };
-            let node = branch.child(edge, &self.hasher)?;
+            let node = match branch.child(edge, &self.hasher)? {
+                Child::Leaf(end, other) => {
+                    return Some(end).filter(|_| other == rest && is_it(end));
+                }
+                Child::Node(node) => node,
+            };
             match &node.below {
                 Below::Nothing => return None,
                 Below::Lone(end) => {
@@ -290,12 +350,9 @@ impl<E> PatternTree<E> {
     ///
     /// Linear in the pattern, and in the different classes that stand where it has one. The number of patterns
     /// does not matter.
-    pub(crate) fn insert(&mut self, pattern: &Pattern, end: &E)
-    where
-        E: Clone,
-    {
+    pub(crate) fn insert(&mut self, pattern: &Pattern, end: &E) {
         for code in pattern.codes() {
-            self.root.insert(&code, false, end.clone(), &self.hasher);
+            self.root.insert(&code, 0, false, end.clone(), &self.hasher);
         }
     }
 
@@ -329,6 +386,11 @@ impl<E> PatternTree<E> {
                 }
                 Way::Along(edge, rest) => (edge, rest),
             };
+            if let Child::Leaf(end, other) = branch.child(edge, &self.hasher)? {
+                // It is never the only one in its table: the branch stays.
+                let found = other == rest && is_it(end);
+                return if found { branch.take_leaf(edge, &self.hasher) } else { None };
+            }
             if branch.fan() > 1 {
                 kept = behind;
             }
@@ -407,15 +469,15 @@ impl<E> PatternTree<E> {
         let mut nodes = Vec::new();
         while let Some(branch) = branches.pop() {
             branch.ends.iter().chain(&branch.star_ends).for_each(&mut each);
-            branch.runs.push_all(&mut nodes);
+            branch.runs.push_all(&mut nodes, &mut each);
             if let Some(rare) = &branch.rare {
                 rare.globs.iter().for_each(&mut each);
                 nodes.extend(rare.any.iter().map(|(_, node)| node));
                 nodes.extend(rare.classes.iter().map(|(_, node)| node));
                 if let Some(star) = &rare.star {
                     nodes.extend(star.classes.iter().map(|(_, node)| node));
-                    star.runs.push_all(&mut nodes);
-                    star.tails.push_all(&mut nodes);
+                    star.runs.push_all(&mut nodes, &mut each);
+                    star.tails.push_all(&mut nodes, &mut each);
                 }
             }
             for node in nodes.drain(..) {
@@ -493,7 +555,7 @@ impl Entered {
     }
 }
 
-impl<'a, E> Walk<'a, E> {
+impl<'a, E: End> Walk<'a, E> {
     #[inline]
     fn push(&mut self, visit: Visit<'a, E>) {
         if let Some(below) = self.top.replace(visit) {
@@ -519,25 +581,60 @@ impl<'a, E> Walk<'a, E> {
             Below::Nothing => {}
             Below::Branch(branch) => self.push(Visit::Branch { branch, at, starred }),
             Below::Lone(end) => {
-                let mut rest = Steps::new(node.rest());
-                match rest.next() {
-                    None => {
-                        if behind.is_empty() {
-                            found(end, false);
-                        }
-                    }
-                    Some(Step::Star) if rest.rest().is_empty() => {
-                        if !starred || self.entered.insert(std::ptr::from_ref(node).addr()) {
-                            found(end, false);
-                        }
-                    }
-                    Some(Step::Ask) => found(end, true),
-                    Some(_) => {
-                        if code::matches(node.rest(), behind, &mut self.steps) {
-                            found(end, false);
-                        }
-                    }
+                let address = std::ptr::from_ref(node).addr();
+                self.lone(end, node.rest(), address, behind, starred, found);
+            }
+        }
+    }
+
+    /// One pattern goes on with `rest`; its place is known by `address`.
+    #[inline]
+    fn lone(
+        &mut self,
+        end: &E,
+        rest: &[u8],
+        address: usize,
+        behind: &[u8],
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
+        let mut steps = Steps::new(rest);
+        match steps.next() {
+            None => {
+                if behind.is_empty() {
+                    found(end, false);
                 }
+            }
+            Some(Step::Star) if steps.rest().is_empty() => {
+                if !starred || self.entered.insert(address) {
+                    found(end, false);
+                }
+            }
+            Some(Step::Ask) => found(end, true),
+            Some(_) => {
+                if code::matches(rest, behind, &mut self.steps) {
+                    found(end, false);
+                }
+            }
+        }
+    }
+
+    /// A run has led to `child`, and to `at`.
+    #[inline]
+    fn child(
+        &mut self,
+        child: Child<'a, E>,
+        at: usize,
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
+        match child {
+            Child::Node(node) => self.node(node, at, starred, found),
+            Child::Leaf(end, rest) => {
+                self.steps += 1;
+                // It is in one place, and so is its code.
+                let address = end.code().as_ptr().addr();
+                self.lone(end, rest, address, &self.channel[at..], starred, found);
             }
         }
     }
@@ -649,8 +746,8 @@ impl<'a, E> Walk<'a, E> {
                         continue;
                     }
                     self.steps += run.len();
-                    if let Some(node) = many.find(run, self.hasher) {
-                        self.node(node, at + run.len(), starred, found);
+                    if let Some(child) = many.find(run, self.hasher) {
+                        self.child(child, at + run.len(), starred, found);
                     }
                 }
             }
@@ -676,12 +773,34 @@ impl<'a, E> Walk<'a, E> {
                         continue;
                     }
                     self.steps += run.len();
-                    if let Some(node) = many.find(run, self.hasher) {
-                        self.node(node, end, true, found);
+                    if let Some(child) = many.find(run, self.hasher) {
+                        self.child(child, end, true, found);
                     }
                 }
             }
         }
+    }
+}
+
+impl<E: End> Node<E> {
+    /// Makes a branch for the one pattern that goes on here. So much of its code lies before this.
+    fn spread(&mut self, depth: usize, starred: bool, hasher: &RandomState) {
+        let mut branch = Box::<Branch<E>>::default();
+        if let Below::Lone(end) = mem::replace(&mut self.below, Below::Nothing) {
+            branch.insert(self.rest(), depth, starred, end, hasher);
+        }
+        self.below = Below::Branch(branch);
+        self.bytes.truncate(self.run as usize);
+        self.bytes.shrink_to_fit();
+    }
+
+    /// The node of a run that one pattern alone goes on behind; so much of its code lies before the run.
+    fn lone(end: E, depth: usize) -> Self {
+        let (run, rest) = run_of(&end, depth);
+        let mut node = Self::new(run, look_ahead(rest));
+        node.bytes.extend_from_slice(rest);
+        node.below = Below::Lone(end);
+        node
     }
 }
 
@@ -703,22 +822,18 @@ impl<E> Node<E> {
     fn rest(&self) -> &[u8] {
         &self.bytes[self.run as usize..]
     }
-
-    /// Makes a branch for the one pattern that goes on here.
-    fn spread(&mut self, starred: bool, hasher: &RandomState) {
-        let mut branch = Box::<Branch<E>>::default();
-        if let Below::Lone(end) = mem::replace(&mut self.below, Below::Nothing) {
-            branch.insert(self.rest(), starred, end, hasher);
-        }
-        self.below = Below::Branch(branch);
-        self.bytes.truncate(self.run as usize);
-        self.bytes.shrink_to_fit();
-    }
 }
 
-impl<E> Branch<E> {
-    /// Adds the pattern that `code` is the rest of.
-    fn insert(&mut self, mut code: &[u8], mut starred: bool, end: E, hasher: &RandomState) {
+impl<E: End> Branch<E> {
+    /// Adds the pattern that `code` is the rest of; `depth` bytes of its code lie before that.
+    fn insert(
+        &mut self,
+        mut code: &[u8],
+        mut depth: usize,
+        mut starred: bool,
+        end: E,
+        hasher: &RandomState,
+    ) {
         let mut branch = self;
         loop {
             let (edge, rest) = match Way::of(code) {
@@ -726,14 +841,28 @@ impl<E> Branch<E> {
                 Way::Along(edge, rest) => (edge, rest),
             };
             starred |= edge.is_starred();
-            let node = branch.child_or_insert(edge, look_ahead(rest), hasher);
+            let way = Way::of(rest);
+            let keeps_rest = matches!(way, Way::End(_)) || (!starred && rest.len() <= MAX_REST);
+            let ahead = look_ahead(rest);
+            // (The end of a shell glob does not know the code by which it is found.)
+            if keeps_rest
+                && !matches!(way, Way::End(Place::Glob))
+                && let Some(run) = edge.run()
+                && let Some(Runs::Many(many)) = branch.runs_of(edge)
+                && many.find(run, hasher).is_none()
+            {
+                agree(&mut many.ahead, ahead);
+                many.insert(run, Slot::Leaf(hash(hasher, run), end));
+                return;
+            }
+            let node = branch.child_or_insert(edge, depth, ahead, hasher);
+            depth += code.len() - rest.len();
             match &node.below {
                 Below::Branch(_) => {}
                 // Itself in a branch that has no other pattern: this is as deep as it goes.
-                Below::Lone(_) => node.spread(starred, hasher),
+                Below::Lone(_) => node.spread(depth, starred, hasher),
                 Below::Nothing => {
-                    let ends_here = matches!(Way::of(rest), Way::End(_));
-                    if ends_here || (!starred && rest.len() <= MAX_REST) {
+                    if keeps_rest {
                         node.bytes.extend_from_slice(rest);
                         node.below = Below::Lone(end);
                         return;
@@ -746,7 +875,6 @@ impl<E> Branch<E> {
             code = rest;
         }
     }
-
     fn rare_mut(&mut self) -> &mut Rare<E> {
         self.rare.get_or_insert_default()
     }
@@ -787,7 +915,7 @@ impl<E> Branch<E> {
         self.ends.len() + self.star_ends.len() + self.runs.len() + rare
     }
 
-    fn child(&self, edge: Edge<'_>, hasher: &RandomState) -> Option<&Node<E>> {
+    fn child(&self, edge: Edge<'_>, hasher: &RandomState) -> Option<Child<'_, E>> {
         let rare = || self.rare.as_deref();
         let star = || rare()?.star.as_ref();
         match edge {
@@ -795,31 +923,47 @@ impl<E> Branch<E> {
             Edge::Any(count) => {
                 let any = &rare()?.any;
                 let at = any.binary_search_by_key(&count, |(count, _)| *count).ok()?;
-                Some(&any[at].1)
+                Some(Child::Node(&any[at].1))
             }
-            Edge::Class(set) => find_class(&rare()?.classes, set),
+            Edge::Class(set) => find_class(&rare()?.classes, set).map(Child::Node),
             Edge::StarRun(run) => star()?.runs.get(run, hasher),
-            Edge::StarClass(set) => find_class(&star()?.classes, set),
+            Edge::StarClass(set) => find_class(&star()?.classes, set).map(Child::Node),
             Edge::Tail(run) => star()?.tails.get(run, hasher),
         }
     }
 
+    /// The runs that `edge` is or is to be one of.
+    fn runs_of(&mut self, edge: Edge<'_>) -> Option<&mut Runs<E>> {
+        match edge {
+            Edge::Run(_) => Some(&mut self.runs),
+            Edge::StarRun(_) => Some(&mut self.star_mut()?.runs),
+            Edge::Tail(_) => Some(&mut self.star_mut()?.tails),
+            Edge::Any(_) | Edge::Class(_) | Edge::StarClass(_) => None,
+        }
+    }
+
+    /// Takes out the end of the pattern that alone goes on along `edge`, one of many runs.
+    fn take_leaf(&mut self, edge: Edge<'_>, hasher: &RandomState) -> Option<E> {
+        let run = edge.run()?;
+        match self.runs_of(edge)?.remove(run, hasher)? {
+            Slot::Leaf(_, end) => Some(end),
+            Slot::Node(..) => unreachable!("seen to be a leaf"),
+        }
+    }
+
+    /// The node that `edge` leads to, if it is one.
     fn child_mut(&mut self, edge: Edge<'_>, hasher: &RandomState) -> Option<&mut Node<E>> {
         match edge {
-            Edge::Run(run) => return self.runs.get_mut(run, hasher),
-            Edge::Any(_) | Edge::Class(_) => {}
-            Edge::StarRun(run) => return self.star_mut()?.runs.get_mut(run, hasher),
-            Edge::StarClass(set) => return find_class_mut(&mut self.star_mut()?.classes, set),
-            Edge::Tail(run) => return self.star_mut()?.tails.get_mut(run, hasher),
-        }
-        let rare = self.rare.as_deref_mut()?;
-        match edge {
-            Edge::Any(count) => {
-                let at = rare.any.binary_search_by_key(&count, |(count, _)| *count).ok()?;
-                Some(&mut rare.any[at].1)
+            Edge::Run(run) | Edge::StarRun(run) | Edge::Tail(run) => {
+                self.runs_of(edge)?.get_mut(run, hasher)
             }
-            Edge::Class(set) => find_class_mut(&mut rare.classes, set),
-            _ => None,
+            Edge::Any(count) => {
+                let any = &mut self.rare.as_mut()?.any;
+                let at = any.binary_search_by_key(&count, |(count, _)| *count).ok()?;
+                Some(&mut any[at].1)
+            }
+            Edge::Class(set) => find_class_mut(&mut self.rare.as_mut()?.classes, set),
+            Edge::StarClass(set) => find_class_mut(&mut self.star_mut()?.classes, set),
         }
     }
 
@@ -827,15 +971,17 @@ impl<E> Branch<E> {
         self.rare.as_mut()?.star.as_mut()
     }
 
-    /// The node that `edge` leads to, for a pattern that asks for `ahead` behind it.
+    /// The node that `edge` leads to, for a pattern that asks for `ahead` behind it. So much of its code lies before
+    /// this branch.
     fn child_or_insert(
         &mut self,
         edge: Edge<'_>,
+        depth: usize,
         ahead: Ahead,
         hasher: &RandomState,
     ) -> &mut Node<E> {
         if let Edge::Run(run) = edge {
-            return self.runs.get_or_insert(run, ahead, hasher);
+            return self.runs.get_or_insert(run, depth, ahead, hasher);
         }
         let rare = self.rare_mut();
         match edge {
@@ -852,45 +998,51 @@ impl<E> Branch<E> {
             Edge::Class(set) => class_or_insert(&mut rare.classes, set, ahead),
             Edge::Run(_) => unreachable!("returned above"),
             Edge::StarRun(run) => {
-                rare.star.get_or_insert_default().runs.get_or_insert(run, ahead, hasher)
+                let star = rare.star.get_or_insert_default();
+                star.runs.get_or_insert(run, depth + STAR_BYTES, ahead, hasher)
             }
             Edge::StarClass(set) => {
                 class_or_insert(&mut rare.star.get_or_insert_default().classes, set, ahead)
             }
             Edge::Tail(run) => {
-                rare.star.get_or_insert_default().tails.get_or_insert(run, ahead, hasher)
+                let star = rare.star.get_or_insert_default();
+                star.tails.get_or_insert(run, depth + STAR_BYTES, ahead, hasher)
             }
         }
     }
 
     fn remove_child(&mut self, edge: Edge<'_>, hasher: &RandomState) {
-        if let Edge::Run(run) = edge {
-            self.runs.remove(run, hasher);
-            return;
-        }
-        let Some(rare) = &mut self.rare else { return };
         match edge {
+            Edge::Run(run) | Edge::StarRun(run) | Edge::Tail(run) => {
+                if let Some(runs) = self.runs_of(edge) {
+                    runs.remove(run, hasher);
+                }
+            }
             Edge::Any(count) => {
-                rare.any.retain(|(other, _)| *other != count);
-                shrink(&mut rare.any);
-            }
-            Edge::Class(set) => remove_class(&mut rare.classes, set),
-            _ => {
-                let Some(star) = &mut rare.star else { return };
-                match edge {
-                    Edge::StarRun(run) => star.runs.remove(run, hasher),
-                    Edge::StarClass(set) => remove_class(&mut star.classes, set),
-                    Edge::Tail(run) => star.tails.remove(run, hasher),
-                    Edge::Run(_) | Edge::Any(_) | Edge::Class(_) => {}
-                }
-                if star.fan() == 0 {
-                    rare.star = None;
+                if let Some(rare) = &mut self.rare {
+                    rare.any.retain(|(other, _)| *other != count);
+                    shrink(&mut rare.any);
                 }
             }
+            Edge::Class(set) => {
+                if let Some(rare) = &mut self.rare {
+                    remove_class(&mut rare.classes, set);
+                }
+            }
+            Edge::StarClass(set) => {
+                if let Some(star) = self.star_mut() {
+                    remove_class(&mut star.classes, set);
+                }
+            }
+        }
+        if let Some(rare) = &mut self.rare {
+            rare.star.take_if(|star| star.fan() == 0);
         }
         self.drop_rare_if_empty();
     }
+}
 
+impl<E> Branch<E> {
     fn drop_rare_if_empty(&mut self) {
         let empty = |rare: &mut Box<Rare<E>>| {
             rare.any.is_empty()
@@ -941,8 +1093,8 @@ impl<E> Star<E> {
 
 impl<E> Runs<E> {
     /// `node` has a run: an edge of literal bytes has one at least.
-    fn one(node: Node<E>) -> Self {
-        Self::One(node.run()[0], Box::new(node))
+    fn one(node: Box<Node<E>>) -> Self {
+        Self::One(node.run()[0], node)
     }
 
     fn len(&self) -> usize {
@@ -953,10 +1105,36 @@ impl<E> Runs<E> {
         }
     }
 
-    fn get(&self, run: &[u8], hasher: &RandomState) -> Option<&Node<E>> {
+    /// Adds all nodes to `out`, and calls `each` for ends that have none.
+    fn push_all<'a>(&'a self, out: &mut Vec<&'a Node<E>>, mut each: impl FnMut(&E)) {
+        match self {
+            Self::None => {}
+            Self::One(_, node) => out.push(node),
+            Self::Many(many) => many.table.iter().for_each(|slot| match slot {
+                Slot::Leaf(_, end) => each(end),
+                Slot::Node(_, node) => out.push(node),
+            }),
+        }
+    }
+
+    /// Moves all nodes to `out`.
+    fn take_all(self, out: &mut Vec<Node<E>>) {
+        match self {
+            Self::None => {}
+            Self::One(_, node) => out.push(*node),
+            Self::Many(many) => out.extend(many.table.into_iter().filter_map(|slot| match slot {
+                Slot::Leaf(..) => None,
+                Slot::Node(_, node) => Some(*node),
+            })),
+        }
+    }
+}
+
+impl<E: End> Runs<E> {
+    fn get(&self, run: &[u8], hasher: &RandomState) -> Option<Child<'_, E>> {
         match self {
             Self::None => None,
-            Self::One(_, node) => (node.run() == run).then_some(node),
+            Self::One(_, node) => (node.run() == run).then_some(Child::Node(node)),
             Self::Many(many) => many.find(run, hasher),
         }
     }
@@ -965,22 +1143,32 @@ impl<E> Runs<E> {
         match self {
             Self::None => None,
             Self::One(_, node) => (node.run() == run).then_some(node),
-            Self::Many(many) => many.table.find_mut(hash(hasher, run), |node| node.run() == run),
+            Self::Many(many) => match many.find_mut(run, hasher)? {
+                Slot::Leaf(..) => None,
+                Slot::Node(_, node) => Some(node),
+            },
         }
     }
 
-    fn get_or_insert(&mut self, run: &[u8], ahead: Ahead, hasher: &RandomState) -> &mut Node<E> {
+    /// The node of `run`, made where there is none. So much of its patterns' code lies before the run.
+    fn get_or_insert(
+        &mut self,
+        run: &[u8],
+        depth: usize,
+        ahead: Ahead,
+        hasher: &RandomState,
+    ) -> &mut Node<E> {
         let one_more = match self {
             Self::None => {
-                *self = Self::one(Node::new(run, ahead));
+                *self = Self::one(Box::new(Node::new(run, ahead)));
                 false
             }
             Self::One(_, node) => node.run() != run,
             Self::Many(_) => false,
         };
         if one_more && let Self::One(_, node) = mem::replace(self, Self::None) {
-            let mut many = RunTable::new(node.ahead);
-            many.insert(*node, hasher);
+            let mut many = RunTable::new(depth, node.ahead);
+            many.insert_node(node, hasher);
             *self = Self::Many(Box::new(many));
         }
         let node = match self {
@@ -988,89 +1176,118 @@ impl<E> Runs<E> {
             Self::One(_, node) => node,
             Self::Many(many) => {
                 agree(&mut many.ahead, ahead);
-                let hash = hash(hasher, run);
-                // Two look-ups where it is there: the borrow checker does not see that the first
-                // one's borrow ends when it finds nothing.
-                if many.table.find(hash, |node| node.run() == run).is_none() {
-                    many.insert(Node::new(run, ahead), hasher);
-                }
-                many.table
-                    .find_mut(hash, |node| node.run() == run)
-                    .unwrap_or_else(|| unreachable!("inserted above"))
+                many.node_or_insert(run, ahead, hasher)
             }
         };
         agree(&mut node.ahead, ahead);
         node
     }
 
-    fn remove(&mut self, run: &[u8], hasher: &RandomState) {
+    /// Takes out what `run` leads to.
+    fn remove(&mut self, run: &[u8], hasher: &RandomState) -> Option<Slot<E>> {
         match self {
-            Self::None => {}
-            Self::One(_, node) => {
-                if node.run() == run {
-                    *self = Self::None;
-                }
-            }
+            Self::None => None,
+            Self::One(_, node) if node.run() != run => None,
+            Self::One(..) => match mem::replace(self, Self::None) {
+                Self::One(_, node) => Some(Slot::Node(hash(hasher, run), node)),
+                _ => None,
+            },
             Self::Many(many) => {
-                many.remove(run, hasher);
+                let removed = many.remove(run, hasher);
                 if many.table.len() == 1 {
-                    let last = many.table.drain().next();
+                    let last = many.take_last();
                     *self = last.map_or(Self::None, Self::one);
                 }
+                removed
             }
-        }
-    }
-
-    fn push_all<'a>(&'a self, out: &mut Vec<&'a Node<E>>) {
-        match self {
-            Self::None => {}
-            Self::One(_, node) => out.push(node),
-            Self::Many(many) => out.extend(many.table.iter()),
-        }
-    }
-
-    fn take_all(self, out: &mut Vec<Node<E>>) {
-        match self {
-            Self::None => {}
-            Self::One(_, node) => out.push(*node),
-            Self::Many(mut many) => out.extend(many.table.drain()),
         }
     }
 }
 
-impl<E> RunTable<E> {
-    fn new(ahead: Ahead) -> Self {
+impl<E: End> RunTable<E> {
+    fn new(depth: usize, ahead: Ahead) -> Self {
         let first = ByteSet::default();
-        Self { table: HashTable::new(), lengths: SmallVec::new(), first, ahead }
+        Self { table: Slots::default(), depth, lengths: SmallVec::new(), first, ahead }
+    }
+
+    /// The run that leads to `slot`, and what it leads to.
+    #[inline]
+    fn read<'a>(&self, slot: &'a Slot<E>) -> (&'a [u8], Child<'a, E>) {
+        match slot {
+            Slot::Leaf(_, end) => {
+                let (run, rest) = run_of(end, self.depth);
+                (run, Child::Leaf(end, rest))
+            }
+            Slot::Node(_, node) => (node.run(), Child::Node(node)),
+        }
     }
 
     #[inline]
-    fn find(&self, run: &[u8], hasher: &RandomState) -> Option<&Node<E>> {
-        self.table.find(hash(hasher, run), |node| node.run() == run)
+    fn find(&self, run: &[u8], hasher: &RandomState) -> Option<Child<'_, E>> {
+        let hash = hash(hasher, run);
+        let is_it = |slot: &Slot<E>| self.read(slot).0 == run;
+        Some(self.read(self.table.find(hash, is_it)?).1)
     }
 
-    fn insert(&mut self, node: Node<E>, hasher: &RandomState) {
-        let (first, last) = (node.run()[0], node.run()[node.run().len() - 1]);
+    fn find_mut(&mut self, run: &[u8], hasher: &RandomState) -> Option<&mut Slot<E>> {
+        let hash = hash(hasher, run);
+        let depth = self.depth;
+        self.table.find_mut(hash, |slot| slot.run(depth) == run)
+    }
+
+    /// The node of `run`, made where there is none, or only its pattern's end.
+    fn node_or_insert(&mut self, run: &[u8], ahead: Ahead, hasher: &RandomState) -> &mut Node<E> {
+        if self.find(run, hasher).is_none() {
+            let node = Box::new(Node::new(run, ahead));
+            self.insert(run, Slot::Node(hash(hasher, run), node));
+        }
+        let depth = self.depth;
+        let Some(slot) = self.find_mut(run, hasher) else { unreachable!("inserted above") };
+        if let Slot::Leaf(hash, end) = slot {
+            *slot = Slot::Node(*hash, Box::new(Node::lone(end.clone(), depth)));
+        }
+        match slot {
+            Slot::Node(_, node) => node,
+            Slot::Leaf(..) => unreachable!("replaced above"),
+        }
+    }
+
+    /// Adds a node whose run is not here yet.
+    fn insert_node(&mut self, mut node: Box<Node<E>>, hasher: &RandomState) {
+        let run: SmallVec<[u8; 32]> = SmallVec::from_slice(node.run());
+        let hash = hash(hasher, &run);
+        let asks = matches!(Way::of(node.rest()), Way::End(Place::Glob));
+        let slot = match mem::replace(&mut node.below, Below::Nothing) {
+            Below::Lone(end) if !asks => Slot::Leaf(hash, end),
+            below => {
+                node.below = below;
+                Slot::Node(hash, node)
+            }
+        };
+        self.insert(&run, slot);
+    }
+
+    /// Adds a run that is not here yet.
+    fn insert(&mut self, run: &[u8], slot: Slot<E>) {
+        let (first, last) = (run[0], run[run.len() - 1]);
         self.first.insert(first);
         let (first, last) = (Length::bit(first), Length::bit(last));
-        let bytes = node.run().len();
-        match self.lengths.binary_search_by_key(&bytes, |length| length.bytes) {
+        match self.lengths.binary_search_by_key(&run.len(), |length| length.bytes) {
             Ok(at) => {
                 let length = &mut self.lengths[at];
                 length.runs += 1;
                 length.first |= first;
                 length.last |= last;
             }
-            Err(at) => self.lengths.insert(at, Length { bytes, runs: 1, first, last }),
+            Err(at) => self.lengths.insert(at, Length { bytes: run.len(), runs: 1, first, last }),
         }
-        self.table.insert_unique(hash(hasher, node.run()), node, |node| hash(hasher, node.run()));
+        self.table.insert(slot);
     }
 
-    fn remove(&mut self, run: &[u8], hasher: &RandomState) {
-        let Ok(entry) = self.table.find_entry(hash(hasher, run), |node| node.run() == run) else {
-            return;
-        };
-        entry.remove();
+    fn remove(&mut self, run: &[u8], hasher: &RandomState) -> Option<Slot<E>> {
+        let hash = hash(hasher, run);
+        let depth = self.depth;
+        let removed = self.table.remove(hash, |slot| slot.run(depth) == run)?;
         if let Ok(at) = self.lengths.binary_search_by_key(&run.len(), |length| length.bytes) {
             self.lengths[at].runs -= 1;
             if self.lengths[at].runs == 0 {
@@ -1078,19 +1295,33 @@ impl<E> RunTable<E> {
                 self.lengths.shrink_to_fit();
             }
         }
-        if self.table.capacity() > 64 && self.table.len() < self.table.capacity() / 4 {
-            // To twice what is needed, so that the next insertions do not grow it at once.
-            let room = self.table.len() * 2;
-            self.table.shrink_to(room, |node| hash(hasher, node.run()));
-        }
+        Some(removed)
+    }
+
+    /// Takes out the last one, as a node.
+    fn take_last(&mut self) -> Option<Box<Node<E>>> {
+        Some(match mem::take(&mut self.table).into_iter().next()? {
+            Slot::Leaf(_, end) => Box::new(Node::lone(end, self.depth)),
+            Slot::Node(_, node) => node,
+        })
+    }
+}
+
+/// The run that the code of `end` has behind its first `depth` bytes, and the rest of it.
+#[inline]
+fn run_of<E: End>(end: &E, depth: usize) -> (&[u8], &[u8]) {
+    let mut steps = Steps::new(&end.code()[depth..]);
+    match steps.next() {
+        Some(Step::Run(run)) => (run, steps.rest()),
+        _ => unreachable!("all that are in a table of runs have one there"),
     }
 }
 
 #[inline]
-fn hash(hasher: &RandomState, run: &[u8]) -> u64 {
+fn hash(hasher: &RandomState, run: &[u8]) -> u32 {
     let mut state = hasher.build_hasher();
     state.write(run);
-    state.finish()
+    state.finish() as u32
 }
 
 fn shrink<T>(items: &mut Vec<T>) {
@@ -1131,6 +1362,12 @@ mod tests {
     use super::*;
 
     type Tree = PatternTree<Pattern>;
+
+    impl End for Pattern {
+        fn code(&self) -> &[u8] {
+            Pattern::code(self)
+        }
+    }
 
     fn tree(patterns: impl IntoIterator<Item = impl AsRef<str>>) -> Tree {
         let mut tree = Tree::new(RandomState::default());
@@ -1224,7 +1461,8 @@ mod tests {
 
     #[test]
     fn a_node_is_one_cache_line() {
-        assert_eq!(size_of::<Node<std::sync::Arc<u64>>>(), 64);
+        assert_eq!(size_of::<Node<Pattern>>(), 64);
+        assert_eq!(size_of::<Option<Slot<Pattern>>>(), 16);
     }
 
     #[test]
