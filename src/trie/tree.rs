@@ -1224,9 +1224,10 @@ impl<E: End> RunTable<E> {
 
     #[inline]
     fn find(&self, run: &[u8], hasher: &RandomState) -> Option<Child<'_, E>> {
-        let hash = hash(hasher, run);
-        let is_it = |slot: &Slot<E>| self.read(slot).0 == run;
-        Some(self.read(self.table.find(hash, is_it)?).1)
+        self.table.find_map(hash(hasher, run), |_, slot| {
+            let (own, child) = self.read(slot);
+            (own == run).then_some(child)
+        })
     }
 
     fn find_mut(&mut self, run: &[u8], hasher: &RandomState) -> Option<&mut Slot<E>> {
