@@ -514,8 +514,8 @@ impl<P: Clone + Send + 'static> BusBuilder<P> {
     /// up to a power of two, 4,096 at most; by default eight for each processor, 64 at least. 0 is 1.
     ///
     /// More stripes mean less contention between threads that look channels up by name. The memory of
-    /// names recently published to is 2 MiB, or 32 KiB a stripe where that is more: a quarter of it is for
-    /// those that were published to once.
+    /// names recently published to is 2 MiB, or 32 KiB a stripe where that is more: up to two fifths of it are
+    /// for those that were published to once.
     pub fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = Some(stripes.max(1));
         self

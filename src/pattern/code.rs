@@ -80,33 +80,27 @@ impl Writer {
     }
 }
 
-/// Code of one's own: in place where it is short.
-pub(crate) enum Code {
-    Short(u8, [u8; Code::ROOM]),
-    Long(Box<[u8]>),
+/// A copy of code that is short, in place.
+pub(crate) struct Short {
+    len: u8,
+    bytes: [u8; Self::ROOM],
 }
 
-impl Code {
-    /// The longest that is kept in place, in bytes. With this it takes three words.
+impl Short {
+    /// The longest, in bytes. With this, one that may be lacking takes three words.
     const ROOM: usize = 22;
 
-    pub(crate) fn new(code: &[u8]) -> Self {
-        let mut bytes = [0; Self::ROOM];
-        match bytes.get_mut(..code.len()) {
-            Some(room) => {
-                room.copy_from_slice(code);
-                Self::Short(code.len() as u8, bytes)
-            }
-            None => Self::Long(code.into()),
-        }
+    /// A copy of `code`, if it is short.
+    pub(crate) fn new(code: &[u8]) -> Option<Self> {
+        let mut short = Self { len: 0, bytes: [0; Self::ROOM] };
+        short.bytes.get_mut(..code.len())?.copy_from_slice(code);
+        short.len = code.len() as u8;
+        Some(short)
     }
 
     #[inline]
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Short(len, bytes) => &bytes[..usize::from(*len)],
-            Self::Long(code) => code,
-        }
+        &self.bytes[..usize::from(self.len)]
     }
 }
 
@@ -275,12 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn code_is_kept_whole() {
-        for len in [0, 1, Code::ROOM - 1, Code::ROOM, Code::ROOM + 1, 300] {
+    fn code_that_is_short_is_kept_whole() {
+        for len in [0, 1, Short::ROOM - 1, Short::ROOM, Short::ROOM + 1, 300] {
             let code: Vec<u8> = (0..len).map(|at| at as u8).collect();
-            assert_eq!(Code::new(&code).as_bytes(), code);
+            let short = Short::new(&code);
+            assert_eq!(short.is_some(), len <= Short::ROOM);
+            assert!(short.is_none_or(|short| short.as_bytes() == code));
         }
-        assert_eq!(size_of::<Code>(), 24);
+        assert_eq!(size_of::<Option<Short>>(), 24);
     }
 
     #[test]

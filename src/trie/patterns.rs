@@ -17,7 +17,7 @@ use foldhash::quality::RandomState;
 use super::recipients::Recipients;
 use super::tree::{End, PatternTree};
 use crate::pattern::Pattern;
-use crate::pattern::code::Code;
+use crate::pattern::code::Short;
 use crate::source::Named;
 use crate::sync::{
     AtomicU32, AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -29,8 +29,9 @@ use crate::sync::{
 /// the `Arc`'s own counter in front: of a million patterns, it finds none of that in a cache.
 #[repr(C)]
 pub(crate) struct PatternEntry<P> {
-    /// A copy of the pattern's code, if that is not a shell glob's: in place where it is short.
-    code: Code,
+    /// A copy of the pattern's code, if that is short: of a million patterns, what the pattern points to is in no
+    /// cache.
+    code: Option<Short>,
     /// How many recipients there are, for a look without their lock. Written under it.
     recipients_len: AtomicUsize,
     recipients: RwLock<Recipients<P>>,
@@ -48,7 +49,10 @@ pub(crate) struct PatternEntry<P> {
 impl<P> End for Arc<PatternEntry<P>> {
     #[inline]
     fn code(&self) -> &[u8] {
-        self.code.as_bytes()
+        match &self.code {
+            Some(code) => code.as_bytes(),
+            None => self.pattern.code(),
+        }
     }
 }
 
@@ -247,7 +251,7 @@ impl<P> Patterns<P> {
             return Arc::clone(entry);
         }
         let entry = Arc::new(PatternEntry {
-            code: Code::new(pattern.code()),
+            code: Short::new(pattern.code()),
             pattern: pattern.clone(),
             text: Arc::clone(pattern.text()),
             hash,

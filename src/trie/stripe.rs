@@ -28,7 +28,7 @@ use crate::sync::{Ordering, RwLock};
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
 pub(super) const RECENT_BYTES: usize = 2 << 20;
 
-/// What each stripe may spend of it at least, in bytes: room for some forty names.
+/// What each stripe may spend of it at least, in bytes: room for some fifty names.
 const STRIPE_BYTES: usize = 32 << 10;
 
 /// The part of it that remembers names by their hashes alone.
