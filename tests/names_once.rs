@@ -319,3 +319,38 @@ fn payloads_do_not_stay_behind() {
     drop(sub);
     assert_eq!(Arc::strong_count(&payload), 1);
 }
+
+/// Counters only grow, also where a full inbox refuses.
+#[test]
+fn counters_do_not_fall() {
+    let bus: Bus<u64> = Bus::builder().stripes(1).build();
+    let _sub = monitor(&bus, 1, Overflow::DropNewest);
+    thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            for n in 0..20_000_u64 {
+                bus.publish(&format!("user:{n}"), n);
+            }
+        });
+        let mut last = Stats::default();
+        while !publisher.is_finished() {
+            let now = bus.stats();
+            assert!(now.delivered >= last.delivered && now.published >= last.published);
+            last = now;
+        }
+    });
+    let stats = bus.stats();
+    assert_eq!((stats.published, stats.delivered, stats.dropped), (20_000, 1, 19_999));
+}
+
+/// Long patterns are not kept for messages that may point to them again.
+#[test]
+fn long_patterns_go_with_their_subscribers() {
+    let bus: Bus<u64> = Bus::new();
+    let pattern: Arc<str> = format!("user:{}", "*".repeat(1_000)).into();
+    let sub = bus.subscriber_builder().psubscribe(&pattern).unwrap();
+    assert_eq!(bus.publish("user:1", 1_u64), receipt(1, 0));
+    drop(sub);
+    // What the entry of the name had is let go at the next publish.
+    bus.publish("user:1", 1_u64);
+    assert_eq!(Arc::strong_count(&pattern), 1);
+}

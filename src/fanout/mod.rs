@@ -197,17 +197,18 @@ pub(crate) fn publish_unlisted<P: Clone + Send + 'static>(
         // Others have come, or it has gone.
         drop(recipients);
         core.trie.released(&pattern);
-        core.trie.recount(hash, Tally::default());
         return Err((payload, None));
     };
     match send(recipient, payload, source) {
         Ok(()) => {
             let (delivered, void) = sent_to_one(recipient, true);
             drop(recipients);
-            core.trie.released(&pattern);
-            if delivered == 0 {
-                core.trie.recount(hash, Tally::of_one(0));
+            if delivered == 1 {
+                core.trie.count_passed(hash);
+            } else {
+                core.trie.count_unlisted(hash, Tally::of_one(0));
             }
+            core.trie.released(&pattern);
             drop(void);
             Ok(Receipt { matched: delivered, delivered, dropped: 0 })
         }
@@ -239,8 +240,8 @@ fn overflow_unlisted<P: Clone + Send + 'static>(
         Serving { slot: &mut slot, remaining: 1, seen: None, barring: false, tally: &mut tally };
     serving.serve(segment, &mut after);
     drop(recipients);
+    core.trie.count_unlisted(hash, tally);
     core.trie.released(pattern);
-    core.trie.recount(hash, tally);
     after.receipt(tally)
 }
 

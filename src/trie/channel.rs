@@ -80,18 +80,6 @@ impl Counters {
         }
     }
 
-    /// Takes back what was added.
-    pub(super) fn take_back(&self, tally: Tally) {
-        let less = |counter: &AtomicU64, count| {
-            // Relaxed: as in `add_exclusively`.
-            counter.store(counter.load(Ordering::Relaxed) - count, Ordering::Relaxed);
-        };
-        less(&self.published, tally.published);
-        less(&self.delivered, tally.delivered);
-        less(&self.dropped, tally.dropped);
-        less(&self.evicted, tally.evicted);
-    }
-
     pub(crate) fn read(&self) -> Tally {
         // Relaxed: exact at rest.
         Tally {
@@ -137,7 +125,7 @@ impl<P: Send + 'static> Derived<P> {
         let mut all = SmallVec::new();
         let mut one = true;
         let dear = patterns.matching(name, |entry| {
-            one = one && all.is_empty() && entry.seems_to_have_one();
+            one = one && all.is_empty() && entry.is_small() && entry.seems_to_have_one();
             all.push(Arc::clone(entry));
         });
         if all.len() > 1 {
@@ -146,8 +134,8 @@ impl<P: Send + 'static> Derived<P> {
         Self { stamp, patterns: all, light: one && !dear }
     }
 
-    /// Whether it is worth no entry to publish to it, as far as can be seen: one recipient is reached at most, and
-    /// the patterns were found at once.
+    /// Whether it is worth no entry to publish to it, as far as can be seen: one recipient is reached at most, by a
+    /// pattern that is not long, and what matches was found at once.
     pub(super) fn is_light(&self) -> bool {
         self.light
     }

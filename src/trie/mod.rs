@@ -72,7 +72,7 @@ pub(crate) struct Joined<T> {
 pub(crate) enum Passed<P> {
     /// Nobody is reached. It is counted.
     Nobody,
-    /// One recipient, by this pattern. It is counted as delivered.
+    /// One recipient, by this pattern. It is yet to be counted.
     One(Handed<PatternEntry<P>>),
     /// It is to have an entry, for which these patterns may be known.
     Entry(Option<Derived<P>>),
@@ -266,10 +266,10 @@ impl<P> Trie<P> {
         self.stripes.fold(hash, tally);
     }
 
-    /// Counts a publish that had no entry as one that did this: `pass` had counted it as delivered to one.
-    #[cold]
-    pub(crate) fn recount(&self, hash: u64, tally: Tally) {
-        self.stripes.recount(hash, Tally::of_one(1), tally);
+    /// The same for one that was delivered once.
+    #[inline]
+    pub(crate) fn count_passed(&self, hash: u64) {
+        self.stripes.count_passed(hash);
     }
 
     /// Counts a publish on a bus that is closed.

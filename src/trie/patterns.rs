@@ -23,6 +23,10 @@ use crate::sync::{
     AtomicU32, AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 
+/// The longest text of a pattern that is kept behind its last subscriber for messages of names published once, in
+/// bytes.
+const SMALL: usize = 256;
+
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
 ///
 /// In this order, so that a publish to a name never seen touches the first part alone, two cache lines mostly, with
@@ -33,7 +37,9 @@ pub(crate) struct PatternEntry<P> {
     /// cache.
     code: Option<Short>,
     /// How many recipients there are, for a look without their lock. Written under it.
-    recipients_len: AtomicUsize,
+    recipients_len: AtomicU32,
+    /// Whether its text is short.
+    is_small: bool,
     recipients: RwLock<Recipients<P>>,
     /// Subscriptions; written under the lock of the pattern's trie. At 0 the entry is out of it.
     holders: AtomicUsize,
@@ -85,7 +91,13 @@ impl<P> PatternEntry<P> {
 
     /// To be told how many recipients there are, by whoever changes that.
     pub(crate) fn set_len(&self, recipients: usize) {
-        self.recipients_len.store(recipients, Ordering::Relaxed);
+        // As wide as the count in `Recipients` itself.
+        self.recipients_len.store(recipients as u32, Ordering::Relaxed);
+    }
+
+    /// Whether the pattern may be kept for a while when nobody holds it any more: it is not long.
+    pub(crate) fn is_small(&self) -> bool {
+        self.is_small
     }
 
     /// Whether there is one recipient, as far as can be seen without their lock, and nobody is about to change that.
@@ -258,7 +270,8 @@ impl<P> Patterns<P> {
             // Relaxed: only that they differ matters.
             number: self.next.fetch_add(1, Ordering::Relaxed),
             holders: AtomicUsize::new(1),
-            recipients_len: AtomicUsize::new(0),
+            recipients_len: AtomicU32::new(0),
+            is_small: pattern.as_str().len() <= SMALL,
             recipients: RwLock::default(),
         });
         tree.insert(pattern, &entry);

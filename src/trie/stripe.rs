@@ -23,7 +23,7 @@ use super::fresh::{self, Fresh};
 use super::once::{Once, Room, Spare};
 use super::patterns::{PatternEntry, Patterns};
 use crate::source::{Handed, Label, PatternSource, Prepaid, Text};
-use crate::sync::{Ordering, RwLock};
+use crate::sync::{AtomicU64, Ordering, RwLock};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
 pub(super) const RECENT_BYTES: usize = 2 << 20;
@@ -40,7 +40,7 @@ pub(super) const MOST_STRIPES: usize = 4096;
 /// See the module's documentation.
 pub(super) struct Stripes<P> {
     /// A power of two of them.
-    stripes: Box<[CachePadded<RwLock<Stripe<P>>>]>,
+    stripes: Box<[CachePadded<Counted<P>>]>,
     budget: Budget,
     hasher: RandomState,
 }
@@ -52,6 +52,13 @@ struct Budget {
     used: usize,
     /// For those that have no entry.
     once: Room,
+}
+
+/// A stripe, and what is counted without its lock.
+struct Counted<P> {
+    stripe: RwLock<Stripe<P>>,
+    /// Publishes to names that had no entry, each of which was delivered once.
+    passed: AtomicU64,
 }
 
 struct Stripe<P> {
@@ -90,11 +97,12 @@ impl<P> Stripes<P> {
             folded: Counters::default(),
             closed: false,
         };
+        let counted = || Counted { stripe: RwLock::new(stripe()), passed: AtomicU64::new(0) };
         let bytes = (RECENT_BYTES / count).max(STRIPE_BYTES);
         let once = Room::new(count, bytes / REMEMBERED);
         let used = bytes - once.bytes::<P>() - fresh::SET_BYTES * (names / fresh::WAYS).max(1);
         Self {
-            stripes: (0..count).map(|_| CachePadded::new(RwLock::new(stripe()))).collect(),
+            stripes: (0..count).map(|_| CachePadded::new(counted())).collect(),
             budget: Budget { used, once },
             hasher,
         }
@@ -109,8 +117,13 @@ impl<P> Stripes<P> {
 
     /// The table below uses the lowest and the highest bits; the stripe is chosen by others.
     #[inline]
-    fn stripe(&self, hash: u64) -> &RwLock<Stripe<P>> {
+    fn counted(&self, hash: u64) -> &Counted<P> {
         &self.stripes[(hash >> 32) as usize & (self.stripes.len() - 1)]
+    }
+
+    #[inline]
+    fn stripe(&self, hash: u64) -> &RwLock<Stripe<P>> {
+        &self.counted(hash).stripe
     }
 
     #[inline]
@@ -156,9 +169,9 @@ impl<P> Stripes<P> {
         self.insert(name, hash, purpose, derived)
     }
 
-    /// A publish to a name that has no entry, and needs none: it is counted, and what its message is to point to
-    /// comes back if a pattern matches, one that has one recipient. `Err` where it came before of late: then it is to
-    /// have an entry.
+    /// A publish to a name that has no entry, and needs none. If a pattern matches, one that has one recipient, what
+    /// the message is to point to comes back, and the publish is yet to be counted. `Err` where the name came before
+    /// of late: then it is to have an entry.
     #[inline]
     pub(super) fn pass(
         &self,
@@ -178,8 +191,10 @@ impl<P> Stripes<P> {
         if stripe.once.make_spare(room) {
             stripe.reserve(0);
         }
-        stripe.folded.add(Tally::of_one(derived.len()));
-        let Some(pattern) = derived.pop() else { return Ok(None) };
+        let Some(pattern) = derived.pop() else {
+            stripe.folded.add(Tally::of_one(0));
+            return Ok(None);
+        };
         let (handed, before) = stripe.once.hand_out(Text::Short(name), pattern, room);
         drop(stripe);
         // Not before: it may be the last of a pattern that is gone.
@@ -293,11 +308,11 @@ impl<P> Stripes<P> {
         self.stripe(hash).write().folded.add(tally);
     }
 
-    /// Takes back what was counted for a publish, and counts another thing for it.
-    pub(super) fn recount(&self, hash: u64, before: Tally, now: Tally) {
-        let stripe = self.stripe(hash).write();
-        stripe.folded.take_back(before);
-        stripe.folded.add(now);
+    /// Counts a publish that had no entry and was delivered once.
+    #[inline]
+    pub(super) fn count_passed(&self, hash: u64) {
+        // Relaxed: a sum, exact at rest.
+        self.counted(hash).passed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Removes the entry, whoever needs it: for a bus that is closed. What its route held comes back,
@@ -310,7 +325,7 @@ impl<P> Stripes<P> {
     /// Refuses new entries from now on, and calls `retired` with what the routes had held, under no
     /// lock. Entries whose turn is taken stay until their holder is done.
     pub(super) fn close(&self, mut retired: impl FnMut(Route<P>)) {
-        for stripe in &self.stripes {
+        for Counted { stripe, .. } in self.stripes.iter().map(|stripe| &**stripe) {
             let mut stripe = stripe.write();
             stripe.closed = true;
             let once = std::mem::take(&mut stripe.once);
@@ -326,14 +341,17 @@ impl<P> Stripes<P> {
 
     /// Calls `each` for every entry, with the stripe's lock held for reading.
     pub(super) fn for_each(&self, mut each: impl FnMut(&Channel<P>)) {
-        for stripe in &self.stripes {
+        for Counted { stripe, .. } in self.stripes.iter().map(|stripe| &**stripe) {
             stripe.read().channels.iter().for_each(|channel| each(channel));
         }
     }
 
     /// Calls `each` for what every entry has counted, and for what removed ones had.
     pub(super) fn tally(&self, mut each: impl FnMut(Tally)) {
-        for stripe in &self.stripes {
+        for Counted { stripe, passed } in self.stripes.iter().map(|stripe| &**stripe) {
+            // Relaxed: exact at rest.
+            let passed = passed.load(Ordering::Relaxed);
+            each(Tally { published: passed, delivered: passed, ..Tally::default() });
             let stripe = stripe.read();
             each(stripe.folded.read());
             let channels = stripe.channels.iter().chain(stripe.fresh.iter());
@@ -345,7 +363,7 @@ impl<P> Stripes<P> {
     #[cfg(test)]
     pub(super) fn census(&self) -> (usize, usize) {
         self.stripes.iter().fold((0, 0), |(entries, bytes), stripe| {
-            let stripe = stripe.read();
+            let stripe = stripe.stripe.read();
             let cost = |channel: &Arc<Channel<P>>| {
                 Channel::<P>::cost(channel.name(), channel.weighed.load(Ordering::Relaxed))
             };
