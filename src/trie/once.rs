@@ -18,8 +18,9 @@ use crate::sync::Mutex;
 /// makes no allocation.
 const SPARES: usize = 256;
 
-/// So many sources the stripes of a bus have together, if they are few.
-const SOURCES: usize = 1_024;
+/// So many sources the stripes of a bus have together, if they are few: some for messages that wait to be read, and not
+/// so many that what one had pointed to has left a processor's cache when it is used again.
+const SOURCES: usize = 640;
 
 /// How many names are in a set of those remembered.
 const WAYS: usize = 8;
