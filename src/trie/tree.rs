@@ -1466,6 +1466,39 @@ mod tests {
         assert_eq!(size_of::<Option<Slot<Pattern>>>(), 16);
     }
 
+    /// Slots keep 32 bits of a run's hash: runs that have the same are told apart by what they are.
+    #[test]
+    fn runs_of_one_hash_are_kept_apart() {
+        let hasher = RandomState::default();
+        let mut seen = std::collections::HashMap::new();
+        let mut pairs = Vec::new();
+        for i in 100_000..500_000 {
+            let run = format!("k{i}:");
+            if let Some(other) = seen.insert(hash(&hasher, run.as_bytes()), run.clone()) {
+                pairs.push([other, run]);
+            }
+        }
+        assert!(!pairs.is_empty(), "of 400,000, some twenty pairs are to be expected");
+        let mut tree = Tree { root: Branch::default(), hasher };
+        // Some are alone behind their run, some are not.
+        let texts = |run: &String| [format!("{run}*"), format!("{run}x")];
+        for (at, pair) in pairs.iter().enumerate() {
+            for text in pair.iter().flat_map(|run| texts(run).into_iter().take(1 + at % 2)) {
+                tree.insert(&Pattern::redis(&text), &Pattern::redis(&text));
+            }
+        }
+        for (at, pair) in pairs.iter().enumerate() {
+            for run in pair {
+                let expected = &texts(run)[..1 + at % 2];
+                assert_eq!(matches(&tree, &format!("{run}x")).0, expected);
+            }
+            let [one, other] = pair;
+            assert!(remove(&mut tree, &texts(one)[0]).is_some());
+            assert!(remove(&mut tree, &texts(one)[0]).is_none());
+            assert_eq!(matches(&tree, &format!("{other}x")).0, &texts(other)[..1 + at % 2]);
+        }
+    }
+
     #[test]
     fn rests_are_spread_out_where_patterns_part_and_no_further() {
         // Longer than what a node keeps of one pattern; shorter; with a star early and late.
