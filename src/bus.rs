@@ -13,7 +13,7 @@ use crate::pattern::Pattern;
 use crate::stats::{Receipt, Stats, SubscriberInfo};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::topic::Topic;
-use crate::trie::Visited;
+use crate::trie::{Tally, Visited};
 
 /// The capacity of an inbox where nothing else is asked for, in messages.
 const CAPACITY: usize = 256;
@@ -120,21 +120,16 @@ impl<P: Clone + Send + 'static> Bus<P> {
     #[inline(never)]
     fn publish_unlisted(&self, name: &str, hash: u64, payload: P) -> Receipt {
         let core = &*self.core;
-        let (mut payload, mut derived) = match fanout::publish_unlisted(core, name, hash, payload) {
-            Ok(receipt) => return receipt,
-            Err(needs_entry) => needs_entry,
-        };
-        while let Some(mut visited) = core.trie.enter(name, hash, derived.take()) {
-            match fanout::publish(core, &visited.channel, payload) {
-                Ok((receipt, patterns)) => {
-                    visited.patterns = Some(patterns);
-                    return receipt;
+        match fanout::publish_unlisted(core, name, hash, payload) {
+            Ok(receipt) => receipt,
+            Err((payload, derived)) => match core.trie.enter(name, hash, derived) {
+                Some(visited) => self.publish_to(visited, name, payload),
+                None => {
+                    core.trie.count_unlisted(hash, Tally::of_one(0));
+                    Receipt::default()
                 }
-                Err(Detached(back)) => payload = back,
-            }
+            },
         }
-        core.trie.count_closed(name);
-        Receipt::default()
     }
 
     /// Publishes to an entry that has been looked up. Apart from the above, whose look-up is to stay in registers.
@@ -223,7 +218,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
                 return Some(visited).filter(|_| matched > 0);
             }
         }
-        core.trie.count_closed(name);
+        core.trie.count_unlisted(hash, Tally::of_one(0));
         None
     }
 

@@ -132,6 +132,7 @@ mod error;
 mod event;
 mod fanout;
 mod inbox;
+mod inline;
 mod limits;
 mod listener;
 mod member;

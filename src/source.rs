@@ -20,15 +20,12 @@ use std::process::abort;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::inline::Inline;
 use crate::sync::{AtomicUsize, Ordering, fence};
 
 /// A short text, kept in place.
 #[derive(Clone, Copy)]
-pub(crate) struct Label {
-    /// How many of the bytes are the text.
-    len: u8,
-    bytes: [u8; Self::ROOM],
-}
+pub(crate) struct Label(Inline<{ Self::ROOM }>);
 
 impl Label {
     /// The longest text, in bytes. With this, a [`Text`] takes four words.
@@ -37,20 +34,17 @@ impl Label {
     /// A copy of `text`, if it is short.
     #[inline]
     pub(crate) fn new(text: &str) -> Option<Self> {
-        let mut label = Self { len: 0, bytes: [0; Self::ROOM] };
-        label.bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        label.len = text.len() as u8;
-        Some(label)
+        Inline::new(text.as_bytes()).map(Self)
     }
 
     #[inline]
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        self.0.as_bytes()
     }
 
     #[inline]
     pub(crate) fn as_str(&self) -> &str {
-        // SAFETY: these bytes were copied from a `str` of this length in `new`, the one place that writes them.
+        // SAFETY: the bytes are all those of a `str`: `new` alone makes a label, and nothing writes to one.
         unsafe { std::str::from_utf8_unchecked(self.as_bytes()) }
     }
 }

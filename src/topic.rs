@@ -8,7 +8,7 @@ use crate::bus::{Bus, Life};
 use crate::core::Core;
 use crate::fanout;
 use crate::stats::Receipt;
-use crate::trie::Channel;
+use crate::trie::{Channel, Tally};
 
 /// A publisher's handle to one channel; see [`Bus::topic`].
 ///
@@ -102,7 +102,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// A publish on a closed bus.
     #[cold]
     fn nothing(&self) -> Receipt {
-        self.core.trie.count_closed(self.channel());
+        self.core.trie.count_unlisted(self.entry.hash, Tally::of_one(0));
         Receipt::default()
     }
 

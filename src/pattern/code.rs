@@ -80,30 +80,6 @@ impl Writer {
     }
 }
 
-/// A copy of code that is short, in place.
-pub(crate) struct Short {
-    len: u8,
-    bytes: [u8; Self::ROOM],
-}
-
-impl Short {
-    /// The longest, in bytes. With this, one that may be lacking takes three words.
-    const ROOM: usize = 22;
-
-    /// A copy of `code`, if it is short.
-    pub(crate) fn new(code: &[u8]) -> Option<Self> {
-        let mut short = Self { len: 0, bytes: [0; Self::ROOM] };
-        short.bytes.get_mut(..code.len())?.copy_from_slice(code);
-        short.len = code.len() as u8;
-        Some(short)
-    }
-
-    #[inline]
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
 /// Reads steps.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps<'a>(&'a [u8]);
@@ -266,17 +242,6 @@ mod tests {
             assert_eq!(reader.next(), Some(step));
         }
         assert_eq!(reader.next(), None);
-    }
-
-    #[test]
-    fn code_that_is_short_is_kept_whole() {
-        for len in [0, 1, Short::ROOM - 1, Short::ROOM, Short::ROOM + 1, 300] {
-            let code: Vec<u8> = (0..len).map(|at| at as u8).collect();
-            let short = Short::new(&code);
-            assert_eq!(short.is_some(), len <= Short::ROOM);
-            assert!(short.is_none_or(|short| short.as_bytes() == code));
-        }
-        assert_eq!(size_of::<Option<Short>>(), 24);
     }
 
     #[test]

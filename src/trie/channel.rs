@@ -307,16 +307,12 @@ impl<P> Channel<P> {
 
     /// Makes of a blank entry that of a name. No allocation is made if the name is short and one pattern at most
     /// matches.
-    pub(super) fn fill(
-        &mut self,
-        name: &str,
-        hash: u64,
-        derived: Derived<P>,
-        mut source: Option<Prepaid>,
-    ) where
+    pub(super) fn fill(&mut self, name: &str, hash: u64, derived: Derived<P>, source: Prepaid)
+    where
         P: Send + 'static,
     {
         let name = Text::new(name);
+        let mut source = Some(source);
         let route = self.turn.get_mut();
         route.stamp = derived.stamp;
         route.patterns.extend(derived.patterns.into_iter().map(|entry| match source.take() {

@@ -261,7 +261,7 @@ impl<P> Trie<P> {
         }
     }
 
-    /// Counts what a publish did that had no entry.
+    /// Counts what a publish did that had no entry, on a closed bus for one.
     pub(crate) fn count_unlisted(&self, hash: u64, tally: Tally) {
         self.stripes.fold(hash, tally);
     }
@@ -270,12 +270,6 @@ impl<P> Trie<P> {
     #[inline]
     pub(crate) fn count_passed(&self, hash: u64) {
         self.stripes.count_passed(hash);
-    }
-
-    /// Counts a publish on a bus that is closed.
-    pub(crate) fn count_closed(&self, name: &str) {
-        let tally = Tally { published: 1, ..Tally::default() };
-        self.stripes.fold(self.stripes.hash(name), tally);
     }
 
     /// The entry of a name, kept until `unpin`.
@@ -648,6 +642,10 @@ mod tests {
         trie.shut_down();
         assert!(matches!(pass("name:102"), Passed::Entry(None)));
         trie.take_down();
+        // One that was under way when the bus was closed.
+        let late = Derived::new("name:102", &trie.patterns);
+        let label = Label::new("name:102").unwrap();
+        assert!(trie.stripes.pass(label, trie.hash("name:102"), late).is_err());
         drop(handed);
         assert!(trie.patterns.release(&entry));
         assert_eq!(Arc::strong_count(&entry), 1, "kept by what came once");

@@ -61,11 +61,11 @@ pub(super) struct Once<P> {
     /// Names that came in, wrapping.
     arrivals: u32,
     /// Used by whoever has all of this for writing; never locked, the lock is there for the compiler.
-    kept: Mutex<Kept<P>>,
+    reused: Mutex<Reused<P>>,
 }
 
 /// What is used again.
-struct Kept<P> {
+struct Reused<P> {
     spares: Vec<Spare<P>>,
     /// What the messages of the last publishes pointed to.
     sources: Vec<PatternSource<PatternEntry<P>>>,
@@ -91,8 +91,8 @@ pub(super) struct Spare<P> {
 
 impl<P> Default for Once<P> {
     fn default() -> Self {
-        let kept = Kept { spares: Vec::new(), sources: Vec::new(), next: 0 };
-        Self { sets: Box::default(), arrivals: 0, kept: Mutex::new(kept) }
+        let reused = Reused { spares: Vec::new(), sources: Vec::new(), next: 0 };
+        Self { sets: Box::default(), arrivals: 0, reused: Mutex::new(reused) }
     }
 }
 
@@ -103,9 +103,10 @@ impl<P> Once<P> {
         Some(hash as usize & self.sets.len().checked_sub(1)?)
     }
 
+    /// Of bits that chose neither the stripe nor the set: so a name passes for another once in thousands of millions.
     #[inline]
     fn mark(hash: u64) -> u32 {
-        (hash >> 16) as u32 | 1
+        (hash >> 44 << 12 | hash >> 16 & 0xfff) as u32 | 1
     }
 
     #[inline]
@@ -161,7 +162,7 @@ impl<P> Once<P> {
 
     /// Spare entries.
     pub(super) fn spares(&mut self) -> usize {
-        self.kept.get_mut().spares.len()
+        self.reused.get_mut().spares.len()
     }
 
     /// Makes a spare entry where there are fewer than there is room for. Whether one was made.
@@ -170,7 +171,7 @@ impl<P> Once<P> {
     /// that have no entry yet.
     #[inline]
     pub(super) fn make_spare(&mut self, room: Room) -> bool {
-        let spares = &mut self.kept.get_mut().spares;
+        let spares = &mut self.reused.get_mut().spares;
         let short = spares.len() < room.spares;
         if short {
             spares.reserve_exact(room.spares - spares.len());
@@ -182,7 +183,7 @@ impl<P> Once<P> {
 
     /// Takes a spare entry.
     pub(super) fn take_spare(&mut self) -> Option<Spare<P>> {
-        self.kept.get_mut().spares.pop()
+        self.reused.get_mut().spares.pop()
     }
 }
 
@@ -196,7 +197,7 @@ impl<P: Send + 'static> Once<P> {
         pattern: Arc<PatternEntry<P>>,
         room: Room,
     ) -> (Handed<PatternEntry<P>>, Option<Renewed>) {
-        let Kept { sources, next, .. } = self.kept.get_mut();
+        let Reused { sources, next, .. } = self.reused.get_mut();
         if sources.len() < room.sources {
             let source = PatternSource::new(channel, pattern);
             let handed = source.hand_out();

@@ -16,8 +16,8 @@ use foldhash::quality::RandomState;
 
 use super::recipients::Recipients;
 use super::tree::{End, PatternTree};
+use crate::inline::Inline;
 use crate::pattern::Pattern;
-use crate::pattern::code::Short;
 use crate::source::Named;
 use crate::sync::{
     AtomicU32, AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -27,6 +27,11 @@ use crate::sync::{
 /// bytes.
 const SMALL: usize = 256;
 
+/// The longest code that is copied into a pattern's entry, in bytes. With this, the copy takes three words.
+const SHORT: usize = 22;
+
+const _: () = assert!(size_of::<Option<Inline<SHORT>>>() == 24);
+
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
 ///
 /// In this order, so that a publish to a name never seen touches the first part alone, two cache lines mostly, with
@@ -35,7 +40,7 @@ const SMALL: usize = 256;
 pub(crate) struct PatternEntry<P> {
     /// A copy of the pattern's code, if that is short: of a million patterns, what the pattern points to is in no
     /// cache.
-    code: Option<Short>,
+    code: Option<Inline<SHORT>>,
     /// How many recipients there are, for a look without their lock. Written under it.
     recipients_len: AtomicU32,
     /// Whether its text is short.
@@ -263,7 +268,7 @@ impl<P> Patterns<P> {
             return Arc::clone(entry);
         }
         let entry = Arc::new(PatternEntry {
-            code: Short::new(pattern.code()),
+            code: Inline::new(pattern.code()),
             pattern: pattern.clone(),
             text: Arc::clone(pattern.text()),
             hash,

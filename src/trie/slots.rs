@@ -1,8 +1,8 @@
 //! A hash table whose slots are all there is: no directory beside them, so that a look-up in one of millions costs one
 //! cache miss, where a table with control bytes costs two.
 //!
-//! Open addressing, linear probing, at most two thirds full; what follows a slot that is emptied moves up, so that no trace
-//! of it is left. The slots keep their hashes, of which 32 bits must do.
+//! Open addressing, linear probing, at most two thirds full; what follows a slot that is emptied moves up, so that no
+//! trace of it is left. The slots keep their hashes, of which 32 bits must do.
 
 use std::mem;
 

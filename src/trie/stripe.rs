@@ -452,7 +452,7 @@ impl<P> Stripe<P> {
         // One that came of late gets a spare entry: then no allocation is made.
         let spare = if remembered == Some(true) { self.once.take_spare() } else { None };
         let spared = spare.is_some();
-        let channel = Self::entry(name, hash, derived, spare);
+        let channel = Self::make_entry(name, hash, derived, spare);
         channel.pin_for(purpose);
         if recent {
             channel.weighed.store(patterns, Ordering::Relaxed);
@@ -470,14 +470,19 @@ impl<P> Stripe<P> {
     }
 
     /// The entry of a name, made of a spare one where there is one.
-    fn entry(name: &str, hash: u64, derived: Derived<P>, spare: Option<Spare<P>>) -> Arc<Channel<P>>
+    fn make_entry(
+        name: &str,
+        hash: u64,
+        derived: Derived<P>,
+        spare: Option<Spare<P>>,
+    ) -> Arc<Channel<P>>
     where
         P: Send + 'static,
     {
         if let Some(Spare { mut entry, source }) = spare
             && let Some(blank) = Arc::get_mut(&mut entry)
         {
-            blank.fill(name, hash, derived, Some(source));
+            blank.fill(name, hash, derived, source);
             return entry;
         }
         Arc::new(Channel::new(name, hash, derived))

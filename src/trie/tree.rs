@@ -169,11 +169,15 @@ enum Slot<E> {
 }
 
 impl<E: End> Slot<E> {
-    /// The run that leads here; `depth` as its table has it.
-    fn run(&self, depth: usize) -> &[u8] {
+    /// The run that leads here, and what it leads to; `depth` as its table has it.
+    #[inline]
+    fn read(&self, depth: usize) -> (&[u8], Child<'_, E>) {
         match self {
-            Self::Leaf(_, end) => run_of(end, depth).0,
-            Self::Node(_, node) => node.run(),
+            Self::Leaf(_, end) => {
+                let (run, rest) = run_of(end, depth);
+                (run, Child::Leaf(end, rest))
+            }
+            Self::Node(_, node) => (node.run(), Child::Node(node)),
         }
     }
 }
@@ -1210,22 +1214,10 @@ impl<E: End> RunTable<E> {
         Self { table: Slots::default(), depth, lengths: SmallVec::new(), first, ahead }
     }
 
-    /// The run that leads to `slot`, and what it leads to.
-    #[inline]
-    fn read<'a>(&self, slot: &'a Slot<E>) -> (&'a [u8], Child<'a, E>) {
-        match slot {
-            Slot::Leaf(_, end) => {
-                let (run, rest) = run_of(end, self.depth);
-                (run, Child::Leaf(end, rest))
-            }
-            Slot::Node(_, node) => (node.run(), Child::Node(node)),
-        }
-    }
-
     #[inline]
     fn find(&self, run: &[u8], hasher: &RandomState) -> Option<Child<'_, E>> {
         self.table.find_map(hash(hasher, run), |_, slot| {
-            let (own, child) = self.read(slot);
+            let (own, child) = slot.read(self.depth);
             (own == run).then_some(child)
         })
     }
@@ -1233,7 +1225,7 @@ impl<E: End> RunTable<E> {
     fn find_mut(&mut self, run: &[u8], hasher: &RandomState) -> Option<&mut Slot<E>> {
         let hash = hash(hasher, run);
         let depth = self.depth;
-        self.table.find_mut(hash, |slot| slot.run(depth) == run)
+        self.table.find_mut(hash, |slot| slot.read(depth).0 == run)
     }
 
     /// The node of `run`, made where there is none, or only its pattern's end.
@@ -1288,7 +1280,7 @@ impl<E: End> RunTable<E> {
     fn remove(&mut self, run: &[u8], hasher: &RandomState) -> Option<Slot<E>> {
         let hash = hash(hasher, run);
         let depth = self.depth;
-        let removed = self.table.remove(hash, |slot| slot.run(depth) == run)?;
+        let removed = self.table.remove(hash, |slot| slot.read(depth).0 == run)?;
         if let Ok(at) = self.lengths.binary_search_by_key(&run.len(), |length| length.bytes) {
             self.lengths[at].runs -= 1;
             if self.lengths[at].runs == 0 {
