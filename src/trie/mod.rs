@@ -820,7 +820,8 @@ mod tests {
     #[test]
     fn a_look_at_what_matches_is_weighed_too() {
         names_with_routes_that_grow(|trie, name| {
-            let mut visited = trie.find_to_look(name).unwrap();
+            // One whose set was full has gone.
+            let Some(mut visited) = trie.find_to_look(name) else { return };
             let channel = Arc::clone(&visited.channel);
             let mut turn = trie.turn(&channel);
             trie.refresh_to_look(&channel, &mut turn);
