@@ -73,7 +73,7 @@ struct Reused<P> {
     next: usize,
 }
 
-/// Some of the names remembered; which, their hashes say.
+/// Some of the names remembered; which, their hashes say. Those that came last are in front.
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
 struct Set {
@@ -87,6 +87,33 @@ struct Set {
 pub(super) struct Spare<P> {
     pub(super) entry: Arc<Channel<P>>,
     pub(super) source: Prepaid,
+}
+
+impl Set {
+    #[inline]
+    fn has(&self, mark: u32) -> bool {
+        // All of them, and no early end: that is two instructions where a processor compares several at once.
+        self.marks.iter().fold(false, |any, &other| any | (other == mark))
+    }
+
+    /// Puts a name in at `way`. What is there and behind it makes room, the last one goes.
+    #[inline]
+    fn insert(&mut self, way: usize, mark: u32, when: u32) {
+        self.marks.copy_within(way..WAYS - 1, way + 1);
+        self.when.copy_within(way..WAYS - 1, way + 1);
+        self.marks[way] = mark;
+        self.when[way] = when;
+    }
+
+    /// Takes a name out. When it came.
+    fn remove(&mut self, mark: u32) -> Option<u32> {
+        let way = self.marks.iter().position(|&other| other == mark)?;
+        let when = self.when[way];
+        self.marks.copy_within(way + 1.., way);
+        self.when.copy_within(way + 1.., way);
+        self.marks[WAYS - 1] = 0;
+        Some(when)
+    }
 }
 
 impl<P> Default for Once<P> {
@@ -109,55 +136,51 @@ impl<P> Once<P> {
         (hash >> 44 << 12 | hash >> 16 & 0xfff) as u32 | 1
     }
 
-    #[inline]
-    fn way(&self, set: usize, hash: u64) -> Option<usize> {
-        let mark = Self::mark(hash);
-        self.sets[set].marks.iter().position(|&other| other == mark)
-    }
-
     /// Whether a name is remembered.
     #[inline]
     pub(super) fn remembers(&self, hash: u64) -> bool {
-        self.set(hash).is_some_and(|set| self.way(set, hash).is_some())
+        self.set(hash).is_some_and(|set| self.sets[set].has(Self::mark(hash)))
     }
 
     /// Remembers a name that comes in. In its set it takes the place of the one that came longest ago.
     #[inline]
     pub(super) fn remember(&mut self, hash: u64, room: Room) {
-        self.put(hash, 0, room);
+        let when = self.arrive(room);
+        if let Some(at) = self.set(hash) {
+            self.sets[at].insert(0, Self::mark(hash), when);
+        }
     }
 
-    /// Remembers a name that has had an entry: no spare one is kept for it.
+    /// Remembers a name that has had an entry: no spare one is kept for it, as if it had come longer ago.
     pub(super) fn remember_gone(&mut self, hash: u64, room: Room) {
-        self.put(hash, room.spares as u32, room);
+        let when = self.arrive(room).wrapping_sub(room.spares as u32);
+        if let Some(at) = self.set(hash) {
+            let set = &mut self.sets[at];
+            let later = |way: usize| {
+                set.marks[way] != 0 && self.arrivals.wrapping_sub(set.when[way]) < room.spares as u32
+            };
+            let way = (0..WAYS - 1).find(|&way| !later(way)).unwrap_or(WAYS - 1);
+            set.insert(way, Self::mark(hash), when);
+        }
     }
 
+    /// Counts an arrival.
     #[inline]
-    fn put(&mut self, hash: u64, age: u32, room: Room) {
+    fn arrive(&mut self, room: Room) -> u32 {
         if self.sets.is_empty() {
             self.sets = vec![Set::default(); room.sets].into();
         }
         self.arrivals = self.arrivals.wrapping_add(1);
-        let Some(at) = self.set(hash) else { return };
-        let set = &mut self.sets[at];
-        let age_of = |way: usize| match set.marks[way] {
-            0 => u32::MAX,
-            _ => self.arrivals.wrapping_sub(set.when[way]),
-        };
-        let oldest =
-            (1..WAYS).fold(0, |old, way| if age_of(way) > age_of(old) { way } else { old });
-        set.marks[oldest] = Self::mark(hash);
-        set.when[oldest] = self.arrivals.wrapping_sub(age);
+        self.arrivals
     }
 
     /// Whether a name is remembered; it is forgotten by that. `true` comes with one for which a spare entry is
     /// kept.
     pub(super) fn recall(&mut self, hash: u64, room: Room) -> Option<bool> {
         let at = self.set(hash)?;
-        let way = self.way(at, hash)?;
         let set = &mut self.sets[at];
-        set.marks[way] = 0;
-        Some((self.arrivals.wrapping_sub(set.when[way]) as usize) < room.spares)
+        let when = set.remove(Self::mark(hash))?;
+        Some((self.arrivals.wrapping_sub(when) as usize) < room.spares)
     }
 
     /// Spare entries.

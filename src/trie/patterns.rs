@@ -149,6 +149,25 @@ struct Part<P> {
     tree: RwLock<PatternTree<Arc<PatternEntry<P>>>>,
 }
 
+impl<P> Part<P> {
+    /// As `Patterns::matching`, of the patterns that are here.
+    #[inline]
+    fn matching(&self, channel: &str, found: &mut impl FnMut(&Arc<PatternEntry<P>>)) -> bool {
+        // Relaxed: whoever has seen a stamp has seen the sizes that preceded it.
+        if self.size.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut asked = false;
+        let effort = self.tree.read().matches(channel.as_bytes(), |entry, unconfirmed| {
+            asked |= unconfirmed;
+            if !unconfirmed || entry.pattern.is_match(channel) {
+                found(entry);
+            }
+        });
+        asked | effort.allocated
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct Patterns<P> {
     /// Bumped at each new pattern: while it stands still, no route needs to look further.
@@ -208,16 +227,11 @@ impl<P> Patterns<P> {
         // is ahead of the epoch sees the size of the part that the pattern went to, and so does not pass it by.
         let mut relevant = self.unanchored.load(Ordering::Acquire);
         // Relaxed: a level that is missed is one that a later epoch follows.
-        let mut levels = self.levels.load(Ordering::Relaxed);
+        let levels = self.levels.load(Ordering::Relaxed);
         if let Some(anchored) = self.anchored.get() {
-            while levels != 0 {
-                let Some(beginning) = channel.get(..LEVELS[levels.trailing_zeros() as usize])
-                else {
-                    break;
-                };
-                relevant += anchored[self.counter(beginning)].load(Ordering::Acquire);
-                levels &= levels - 1;
-            }
+            self.counters(channel, levels, |counter| {
+                relevant += anchored[counter].load(Ordering::Acquire);
+            });
         }
         Stamp { epoch, relevant }
     }
@@ -234,21 +248,9 @@ impl<P> Patterns<P> {
         channel: &str,
         mut found: impl FnMut(&Arc<PatternEntry<P>>),
     ) -> bool {
-        let mut dear = false;
-        let first = channel.as_bytes().first();
-        let parts = [Some(0), first.map(|&byte| Self::part_of(byte))];
-        for part in parts.into_iter().flatten().map(|part| &self.parts[part]) {
-            // Relaxed: whoever has seen a stamp has seen the sizes that preceded it.
-            if part.size.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let effort = part.tree.read().matches(channel.as_bytes(), |entry, unconfirmed| {
-                dear |= unconfirmed;
-                if !unconfirmed || entry.pattern.is_match(channel) {
-                    found(entry);
-                }
-            });
-            dear |= effort.allocated;
+        let mut dear = self.parts[0].matching(channel, &mut found);
+        if let Some(&first) = channel.as_bytes().first() {
+            dear |= self.parts[Self::part_of(first)].matching(channel, &mut found);
         }
         dear
     }
@@ -322,7 +324,9 @@ impl<P> Patterns<P> {
         for prefix in pattern.prefixes() {
             match LEVELS.iter().rposition(|&level| level <= prefix.len()) {
                 // Release, this and the other: partners of the Acquires in `stamp`.
-                None => self.unanchored.fetch_add(1, Ordering::Release),
+                None => {
+                    self.unanchored.fetch_add(1, Ordering::Release);
+                }
                 Some(level) => {
                     let anchored = self
                         .anchored
@@ -332,8 +336,9 @@ impl<P> Patterns<P> {
                     if self.levels.load(Ordering::Relaxed) & bit == 0 {
                         self.levels.fetch_or(bit, Ordering::Relaxed);
                     }
-                    let counter = self.counter(&prefix[..LEVELS[level]]);
-                    anchored[counter].fetch_add(1, Ordering::Release)
+                    self.counters(prefix, bit, |counter| {
+                        anchored[counter].fetch_add(1, Ordering::Release);
+                    });
                 }
             };
         }
@@ -341,14 +346,36 @@ impl<P> Patterns<P> {
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    fn counter(&self, beginning: &[u8]) -> usize {
-        // Who chooses beginnings that share a row gains nothing but that they spoil each other's routes.
-        let first = beginning.first().map_or(0, |&byte| u32::from(byte));
-        let second = beginning.get(1).map_or(0, |&byte| u32::from(byte));
-        let row = (first << 8 | second).wrapping_mul(0x9e37_79b9) >> 26;
-        let mut hasher = self.columns.build_hasher();
-        hasher.write(beginning);
-        row as usize % ROWS * ROW + (hasher.finish() >> 32) as usize % ROW
+    /// Calls `each` for the counter of each of the `levels` that `bytes` are long enough for.
+    #[inline]
+    fn counters(&self, bytes: &[u8], levels: u32, mut each: impl FnMut(usize)) {
+        self.counter::<0, { LEVELS[0] }>(bytes, levels, &mut each);
+        self.counter::<1, { LEVELS[1] }>(bytes, levels, &mut each);
+        self.counter::<2, { LEVELS[2] }>(bytes, levels, &mut each);
+        self.counter::<3, { LEVELS[3] }>(bytes, levels, &mut each);
+        self.counter::<4, { LEVELS[4] }>(bytes, levels, &mut each);
+        self.counter::<5, { LEVELS[5] }>(bytes, levels, &mut each);
+    }
+
+    /// The same for one level: bytes whose number is known here are hashed at little cost.
+    #[inline(always)]
+    fn counter<const LEVEL: u32, const BYTES: usize>(
+        &self,
+        bytes: &[u8],
+        levels: u32,
+        each: &mut impl FnMut(usize),
+    ) {
+        if levels & 1 << LEVEL != 0
+            && let Some(beginning) = bytes.first_chunk::<BYTES>()
+        {
+            // Who chooses beginnings that share a row gains nothing but that they spoil each other's routes.
+            let first = u32::from(beginning[0]);
+            let second = beginning.get(1).map_or(0, |&byte| u32::from(byte));
+            let row = (first << 8 | second).wrapping_mul(0x9e37_79b9) >> 26;
+            let mut hasher = self.columns.build_hasher();
+            hasher.write(beginning);
+            each(row as usize % ROWS * ROW + (hasher.finish() >> 32) as usize % ROW);
+        }
     }
 
     /// The part that holds `pattern`. One that can begin with different bytes (a glob's choice) lies
