@@ -137,6 +137,7 @@ mod limits;
 mod listener;
 mod member;
 mod pattern;
+mod prefetch;
 mod source;
 mod stats;
 mod subscriber;

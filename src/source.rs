@@ -21,6 +21,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::inline::Inline;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicUsize, Ordering, fence};
 
 /// A short text, kept in place.
@@ -356,6 +357,14 @@ impl<T: Named + 'static> PatternSource<T> {
 }
 
 impl<T> PatternSource<T> {
+    /// Has what `renew` is going to touch brought into the cache.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.prepaid.own.block.as_ptr());
+        // The counter of the `Arc`, in front of what it has.
+        prefetch(self.pattern.as_ptr().cast::<usize>().wrapping_sub(2));
+    }
+
     /// What the messages point to.
     #[inline]
     pub(crate) fn prepaid(&self) -> &Prepaid {

@@ -121,10 +121,16 @@ pub(crate) struct Derived<P> {
 
 impl<P: Send + 'static> Derived<P> {
     pub(super) fn new(name: &str, patterns: &Patterns<P>) -> Self {
+        Self::with(name, patterns, |_| ())
+    }
+
+    /// The same. `meanwhile` is what `Patterns::matching` calls so.
+    #[inline]
+    pub(super) fn with(name: &str, patterns: &Patterns<P>, meanwhile: impl FnOnce(usize)) -> Self {
         let stamp = patterns.stamp(name.as_bytes());
         let mut all = SmallVec::new();
         let mut one = true;
-        let dear = patterns.matching(name, |entry| {
+        let dear = patterns.matching(name, meanwhile, |entry| {
             one = one && all.is_empty() && entry.is_small() && entry.seems_to_have_one();
             all.push(Arc::clone(entry));
         });
@@ -219,7 +225,8 @@ impl<P> Route<P> {
         // taken out of the trie. Mostly there is neither: a pattern that only begins like the name.
         let mut fresh = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
         let number = |known: &PatternSource<PatternEntry<P>>| known.pattern().number;
-        patterns.matching(name, |entry| {
+        let meanwhile = |_| ();
+        patterns.matching(name, meanwhile, |entry| {
             if self.patterns.binary_search_by_key(&entry.number, number).is_err() {
                 fresh.push(Arc::clone(entry));
             }

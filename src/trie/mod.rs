@@ -12,7 +12,9 @@
 //! 3. recipients of patterns, in the order of the patterns' numbers;
 //! 4. a mailbox (in `inbox`).
 //!
-//! A pattern tree's lock is taken alone, or in a turn to derive a route; under it, nothing is.
+//! The locks of two pattern trees, at most, are taken one after the other, alone or in a turn to derive a route. Under
+//! them, and in no turn then, the stripe of a name never seen is locked; nothing else is, and nobody who has a stripe
+//! waits for a tree.
 //!
 //! User code runs under none of them, a payload's `Clone` excepted, which runs under a turn and the
 //! recipients of patterns: every way in here panics when it comes from there ([`turn::forbid`]).
@@ -188,14 +190,18 @@ impl<P> Trie<P> {
         if self.is_closed() {
             return Passed::Entry(None);
         }
-        let derived = Derived::new(name, &self.patterns);
-        match Label::new(name) {
-            Some(label) if derived.is_light() => match self.stripes.pass(label, hash, derived) {
-                Ok(None) => Passed::Nobody,
-                Ok(Some(handed)) => Passed::One(handed),
-                Err(derived) => Passed::Entry(Some(derived)),
-            },
-            _ => Passed::Entry(Some(derived)),
+        let Some(label) = Label::new(name) else {
+            return Passed::Entry(Some(Derived::new(name, &self.patterns)));
+        };
+        let mut met = None;
+        // While the pattern is fetched from memory that matches. Where several may, the name is to have an entry.
+        let meet = |most| met = if most <= 1 { self.stripes.meet(hash) } else { None };
+        let derived = Derived::with(name, &self.patterns, meet);
+        let Some(met) = met else { return Passed::Entry(Some(derived)) };
+        match met.pass(label, derived) {
+            Ok(None) => Passed::Nobody,
+            Ok(Some(handed)) => Passed::One(handed),
+            Err(derived) => Passed::Entry(Some(derived)),
         }
     }
 
@@ -643,9 +649,7 @@ mod tests {
         assert!(matches!(pass("name:102"), Passed::Entry(None)));
         trie.take_down();
         // One that was under way when the bus was closed.
-        let late = Derived::new("name:102", &trie.patterns);
-        let label = Label::new("name:102").unwrap();
-        assert!(trie.stripes.pass(label, trie.hash("name:102"), late).is_err());
+        assert!(trie.stripes.meet(trie.hash("name:102")).is_none());
         drop(handed);
         assert!(trie.patterns.release(&entry));
         assert_eq!(Arc::strong_count(&entry), 1, "kept by what came once");

@@ -157,7 +157,8 @@ impl<P> Once<P> {
         if let Some(at) = self.set(hash) {
             let set = &mut self.sets[at];
             let later = |way: usize| {
-                set.marks[way] != 0 && self.arrivals.wrapping_sub(set.when[way]) < room.spares as u32
+                set.marks[way] != 0
+                    && self.arrivals.wrapping_sub(set.when[way]) < room.spares as u32
             };
             let way = (0..WAYS - 1).find(|&way| !later(way)).unwrap_or(WAYS - 1);
             set.insert(way, Self::mark(hash), when);
@@ -202,6 +203,15 @@ impl<P> Once<P> {
             spares.push(Spare { entry, source: Prepaid::blank() });
         }
         short
+    }
+
+    /// Has what `hand_out` is going to touch brought into the cache.
+    #[inline]
+    pub(super) fn prefetch(&mut self) {
+        let Reused { sources, next, .. } = self.reused.get_mut();
+        if let Some(source) = sources.get(*next) {
+            source.prefetch();
+        }
     }
 
     /// Takes a spare entry.

@@ -7,6 +7,7 @@
 //! A subscriber that joins a pattern enters the list that routes already point to, and a pattern that
 //! nobody holds any more leaves an empty one behind, which the next publish notices.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
@@ -15,9 +16,10 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
 use super::recipients::Recipients;
-use super::tree::{End, PatternTree};
+use super::tree::{End, PatternTree, Walk};
 use crate::inline::Inline;
 use crate::pattern::Pattern;
+use crate::prefetch::prefetch;
 use crate::source::Named;
 use crate::sync::{
     AtomicU32, AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -64,6 +66,14 @@ impl<P> End for Arc<PatternEntry<P>> {
             Some(code) => code.as_bytes(),
             None => self.pattern.code(),
         }
+    }
+
+    #[inline]
+    fn prefetch(&self) {
+        let at = Arc::as_ptr(self).cast::<u8>();
+        prefetch(at.wrapping_sub(16));
+        prefetch(at.wrapping_add(48));
+        prefetch(at.wrapping_add(100));
     }
 }
 
@@ -150,21 +160,11 @@ struct Part<P> {
 }
 
 impl<P> Part<P> {
-    /// As `Patterns::matching`, of the patterns that are here.
+    /// The tree, if there is anything in it.
     #[inline]
-    fn matching(&self, channel: &str, found: &mut impl FnMut(&Arc<PatternEntry<P>>)) -> bool {
+    fn read(&self) -> Option<RwLockReadGuard<'_, PatternTree<Arc<PatternEntry<P>>>>> {
         // Relaxed: whoever has seen a stamp has seen the sizes that preceded it.
-        if self.size.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
-        let mut asked = false;
-        let effort = self.tree.read().matches(channel.as_bytes(), |entry, unconfirmed| {
-            asked |= unconfirmed;
-            if !unconfirmed || entry.pattern.is_match(channel) {
-                found(entry);
-            }
-        });
-        asked | effort.allocated
+        (self.size.load(Ordering::Relaxed) > 0).then(|| self.tree.read())
     }
 }
 
@@ -185,13 +185,16 @@ pub(crate) struct Patterns<P> {
     hasher: RandomState,
     /// Of the counters in a row.
     columns: foldhash::fast::RandomState,
+    /// Of the literal runs in the trees.
+    runs: foldhash::fast::RandomState,
 }
 
 impl<P> Patterns<P> {
     pub(crate) fn new(hasher: RandomState) -> Self {
+        let runs = foldhash::fast::RandomState::default();
         let part = || Part {
             size: AtomicUsize::new(0),
-            tree: RwLock::new(PatternTree::new(foldhash::fast::RandomState::default())),
+            tree: RwLock::new(PatternTree::new(runs.clone())),
         };
         Self {
             epoch: CachePadded::new(AtomicU64::new(0)),
@@ -203,6 +206,7 @@ impl<P> Patterns<P> {
             next: AtomicU64::new(0),
             hasher,
             columns: foldhash::fast::RandomState::default(),
+            runs,
         }
     }
 
@@ -243,16 +247,38 @@ impl<P> Patterns<P> {
 
     /// Calls `found` for each pattern that matches `channel`, once, in no particular order. Whether it was dear: a
     /// shell glob was asked, or memory was allocated.
+    ///
+    /// In between, while what the last of them point to is fetched from memory, it calls `meanwhile`, with the locks of
+    /// pattern trees held, and tells how many patterns match at most.
+    #[inline]
     pub(crate) fn matching(
         &self,
         channel: &str,
+        meanwhile: impl FnOnce(usize),
         mut found: impl FnMut(&Arc<PatternEntry<P>>),
     ) -> bool {
-        let mut dear = self.parts[0].matching(channel, &mut found);
-        if let Some(&first) = channel.as_bytes().first() {
-            dear |= self.parts[Self::part_of(first)].matching(channel, &mut found);
+        let mut asked = false;
+        let matches = Cell::new(0);
+        let mut confirm = |entry: &Arc<PatternEntry<P>>, unconfirmed: bool| {
+            asked |= unconfirmed;
+            if !unconfirmed || entry.pattern.is_match(channel) {
+                matches.set(matches.get() + 1);
+                found(entry);
+            }
+        };
+        let free = self.parts[0].read();
+        let anchored =
+            channel.as_bytes().first().and_then(|&byte| self.parts[Self::part_of(byte)].read());
+        let mut walk = Walk::new(channel.as_bytes(), &self.runs);
+        if let Some(tree) = &free {
+            walk.scout(tree, &mut confirm);
         }
-        dear
+        if let Some(tree) = &anchored {
+            walk.scout(tree, &mut confirm);
+        }
+        meanwhile(matches.get() + walk.leads());
+        let effort = walk.finish(&mut confirm);
+        asked | effort.allocated
     }
 
     /// The hash of a pattern, under the bus's seed.

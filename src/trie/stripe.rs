@@ -23,7 +23,7 @@ use super::fresh::{self, Fresh};
 use super::once::{Once, Room, Spare};
 use super::patterns::{PatternEntry, Patterns};
 use crate::source::{Handed, Label, PatternSource, Prepaid, Text};
-use crate::sync::{AtomicU64, Ordering, RwLock};
+use crate::sync::{AtomicU64, Ordering, RwLock, RwLockWriteGuard};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
 pub(super) const RECENT_BYTES: usize = 2 << 20;
@@ -169,37 +169,21 @@ impl<P> Stripes<P> {
         self.insert(name, hash, purpose, derived)
     }
 
-    /// A publish to a name that has no entry, and needs none. If a pattern matches, one that has one recipient, what
-    /// the message is to point to comes back, and the publish is yet to be counted. `Err` where the name came before
-    /// of late: then it is to have an entry.
+    /// Remembers a name that was found to have no entry. `None` where it came before of late, and is to have one; and
+    /// where the bus is closed.
     #[inline]
-    pub(super) fn pass(
-        &self,
-        name: Label,
-        hash: u64,
-        mut derived: Derived<P>,
-    ) -> Result<Option<Handed<PatternEntry<P>>>, Derived<P>>
-    where
-        P: Send + 'static,
-    {
+    pub(super) fn meet(&self, hash: u64) -> Option<Met<'_, P>> {
         let room = self.budget.once;
         let mut stripe = self.stripe(hash).write();
         if stripe.closed || stripe.once.remembers(hash) {
-            return Err(derived);
+            return None;
         }
         stripe.once.remember(hash, room);
         if stripe.once.make_spare(room) {
             stripe.reserve(0);
         }
-        let Some(pattern) = derived.pop() else {
-            stripe.folded.add(Tally::of_one(0));
-            return Ok(None);
-        };
-        let (handed, before) = stripe.once.hand_out(Text::Short(name), pattern, room);
-        drop(stripe);
-        // Not before: it may be the last of a pattern that is gone.
-        drop(before);
-        Ok(Some(handed))
+        stripe.once.prefetch();
+        Some(Met { stripe, hash, room })
     }
 
     /// Brings the entry of a fresh name into the table, if it is there still.
@@ -371,6 +355,39 @@ impl<P> Stripes<P> {
             let len = stripe.channels.len() + stripe.fresh.len();
             (entries + len, bytes + stripe.clock.cost() + fresh)
         })
+    }
+}
+
+/// A name that has been met, and its stripe, held until it is known what matches.
+pub(super) struct Met<'a, P> {
+    stripe: RwLockWriteGuard<'a, Stripe<P>>,
+    hash: u64,
+    room: Room,
+}
+
+impl<P: Send + 'static> Met<'_, P> {
+    /// A publish that needs no entry. If a pattern matches, one that has one recipient, what the message is to point to
+    /// comes back, and the publish is yet to be counted. `Err` where it needs an entry.
+    #[inline]
+    pub(super) fn pass(
+        mut self,
+        name: Label,
+        mut derived: Derived<P>,
+    ) -> Result<Option<Handed<PatternEntry<P>>>, Derived<P>> {
+        let stripe = &mut *self.stripe;
+        if !derived.is_light() {
+            stripe.once.recall(self.hash, self.room);
+            return Err(derived);
+        }
+        let Some(pattern) = derived.pop() else {
+            stripe.folded.add(Tally::of_one(0));
+            return Ok(None);
+        };
+        let (handed, before) = stripe.once.hand_out(Text::Short(name), pattern, self.room);
+        drop(self);
+        // Not before: it may be the last of a pattern that is gone.
+        drop(before);
+        Ok(Some(handed))
     }
 }
 

@@ -36,6 +36,9 @@ use crate::pattern::{ByteSet, Pattern};
 pub(crate) trait End: Clone {
     /// The code of the pattern, if it is a Redis glob.
     fn code(&self) -> &[u8];
+
+    /// Has what a match is going to need brought into the cache.
+    fn prefetch(&self) {}
 }
 
 /// A trie of patterns. See the module's documentation.
@@ -163,7 +166,7 @@ struct RunTable<E> {
 
 /// A run in a table, with its hash: nothing else is fetched for one that is another, nor when the table grows.
 enum Slot<E> {
-    /// One pattern goes on here, and its end knows run and rest.
+    /// One pattern goes on here, and its end knows run and rest. No other run in the table has its hash.
     Leaf(u32, E),
     Node(u32, Box<Node<E>>),
 }
@@ -178,6 +181,13 @@ impl<E: End> Slot<E> {
                 (run, Child::Leaf(end, rest))
             }
             Self::Node(_, node) => (node.run(), Child::Node(node)),
+        }
+    }
+
+    /// Makes a node of a leaf.
+    fn make_node(&mut self, depth: usize) {
+        if let Self::Leaf(hash, end) = self {
+            *self = Self::Node(*hash, Box::new(Node::lone(end.clone(), depth)));
         }
     }
 }
@@ -429,42 +439,12 @@ impl<E: End> PatternTree<E> {
         Some(removed)
     }
 
-    /// Calls `found` for each pattern that matches `channel`, once; with `true` where the end is a
-    /// shell glob's, of which only the literal beginning has been seen to match.
-    ///
-    /// Returns what it took.
-    ///
-    /// # Complexity
-    ///
-    /// In the worst case the product of the trie's size and the channel's length. It does not recurse.
+    /// Calls `found` for each pattern that matches `channel`, once: see [`Walk`], which tells what it took.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn matches(&self, channel: &[u8], mut found: impl FnMut(&E, bool)) -> Effort {
-        let mut walk = Walk {
-            channel,
-            hasher: &self.hasher,
-            top: None,
-            stack: SmallVec::new(),
-            entered: Entered::default(),
-            steps: 0,
-        };
-        if channel.is_empty() {
-            // Only the empty pattern matches it, a quirk of redis-server; a glob says for itself.
-            self.root.ends.iter().for_each(|end| found(end, false));
-            for glob in self.root.rare.iter().flat_map(|rare| &rare.globs) {
-                found(glob, true);
-            }
-            return Effort { steps: 1, allocated: false };
-        }
-        walk.branch(&self.root, 0, false, &mut found);
-        while let Some(visit) = walk.top.take().or_else(|| walk.stack.pop()) {
-            match visit {
-                Visit::Branch { branch, at, starred } => {
-                    walk.branch(branch, at, starred, &mut found);
-                }
-                Visit::Star { star, at } => walk.star(star, at, &mut found),
-            }
-        }
-        let allocated = walk.stack.spilled() || walk.entered.many.is_some();
-        Effort { steps: walk.steps, allocated }
+        let mut walk = Walk::new(channel, &self.hasher);
+        walk.scout(self, &mut found);
+        walk.finish(&mut found)
     }
 
     /// Calls `each` for every end, once for each place where it stands.
@@ -522,14 +502,43 @@ enum Visit<'a, E> {
     Star { star: &'a Star<E>, at: usize },
 }
 
-struct Walk<'a, E> {
+/// A walk through tries, for the patterns that match a channel.
+///
+/// [`scout`](Self::scout) goes through one, and finds what matches, but for leads: patterns that are alone behind a run,
+/// which is told by its hash alone. What such a pattern points to is in no cache, if there are very many, and is fetched
+/// from now on. [`finish`](Self::finish) looks at them. Whoever has something to do does that in between.
+///
+/// Both call `found` for each pattern that matches, each once; with `true` where the end is a shell glob's, of which
+/// only the literal beginning has been seen to match.
+///
+/// # Complexity
+///
+/// In the worst case the product of the trie's size and the channel's length. It does not recurse.
+pub(crate) struct Walk<'a, E> {
     channel: &'a [u8],
     hasher: &'a RandomState,
+    leads: [Option<Lead<'a, E>>; LEADS],
+    /// How many leads there are.
+    led: usize,
     /// What is on top of the stack; in most walks all that ever is.
     top: Option<Visit<'a, E>>,
     stack: SmallVec<[Visit<'a, E>; 64]>,
     entered: Entered,
     steps: usize,
+}
+
+/// So many leads are kept, and no allocation is needed for them. What is found beyond is looked at at once.
+const LEADS: usize = 4;
+
+/// A pattern that is alone behind a run with the hash of `run`.
+struct Lead<'a, E> {
+    end: &'a E,
+    /// How much of its code lies before that run.
+    depth: usize,
+    run: &'a [u8],
+    /// Where in the channel the run ends.
+    at: usize,
+    starred: bool,
 }
 
 /// The nodes whose `*` has been entered, by address. Few in most walks.
@@ -560,6 +569,60 @@ impl Entered {
 }
 
 impl<'a, E: End> Walk<'a, E> {
+    #[inline]
+    pub(crate) fn new(channel: &'a [u8], hasher: &'a RandomState) -> Self {
+        Self {
+            channel,
+            hasher,
+            leads: [const { None }; LEADS],
+            led: 0,
+            top: None,
+            stack: SmallVec::new(),
+            entered: Entered::default(),
+            steps: 0,
+        }
+    }
+
+    /// See the type's documentation. It may be called for several tries, of which all have the hasher of the walk.
+    pub(crate) fn scout(&mut self, tree: &'a PatternTree<E>, found: &mut impl FnMut(&E, bool)) {
+        if self.channel.is_empty() {
+            // Only the empty pattern matches it, a quirk of redis-server; a glob says for itself.
+            self.steps += 1;
+            tree.root.ends.iter().for_each(|end| found(end, false));
+            for glob in tree.root.rare.iter().flat_map(|rare| &rare.globs) {
+                found(glob, true);
+            }
+            return;
+        }
+        self.branch(&tree.root, 0, false, found);
+        while let Some(visit) = self.top.take().or_else(|| self.stack.pop()) {
+            match visit {
+                Visit::Branch { branch, at, starred } => self.branch(branch, at, starred, found),
+                Visit::Star { star, at } => self.star(star, at, found),
+            }
+        }
+    }
+
+    /// How many leads there are.
+    #[inline]
+    pub(crate) fn leads(&self) -> usize {
+        self.led
+    }
+
+    /// See the type's documentation.
+    #[inline]
+    pub(crate) fn finish(&mut self, found: &mut impl FnMut(&E, bool)) -> Effort {
+        for at in 0..mem::take(&mut self.led) {
+            let Some(Lead { end, depth, run, at, starred }) = self.leads[at] else { break };
+            let (own, rest) = run_of(end, depth);
+            if own == run {
+                self.leaf(end, rest, at, starred, found);
+            }
+        }
+        let allocated = self.stack.spilled() || self.entered.many.is_some();
+        Effort { steps: self.steps, allocated }
+    }
+
     #[inline]
     fn push(&mut self, visit: Visit<'a, E>) {
         if let Some(below) = self.top.replace(visit) {
@@ -634,12 +697,52 @@ impl<'a, E: End> Walk<'a, E> {
     ) {
         match child {
             Child::Node(node) => self.node(node, at, starred, found),
-            Child::Leaf(end, rest) => {
-                self.steps += 1;
-                // It is in one place, and so is its code.
-                let address = end.code().as_ptr().addr();
-                self.lone(end, rest, address, &self.channel[at..], starred, found);
+            Child::Leaf(end, rest) => self.leaf(end, rest, at, starred, found),
+        }
+    }
+
+    /// A run has led to `end`, and to `at`.
+    #[inline]
+    fn leaf(
+        &mut self,
+        end: &E,
+        rest: &[u8],
+        at: usize,
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
+        self.steps += 1;
+        // It is in one place, and so is its code.
+        let address = end.code().as_ptr().addr();
+        self.lone(end, rest, address, &self.channel[at..], starred, found);
+    }
+
+    /// Follows a run, which ends at `at`, if it is among `many`.
+    #[inline]
+    fn follow(
+        &mut self,
+        many: &'a RunTable<E>,
+        run: &'a [u8],
+        at: usize,
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
+        self.steps += run.len();
+        let hash = hash(self.hasher, run);
+        if let Some(lead) = self.leads.get_mut(self.led) {
+            match many.table.find_map(hash, |_, slot| Some(slot)) {
+                None => return,
+                Some(Slot::Leaf(_, end)) => {
+                    end.prefetch();
+                    *lead = Some(Lead { end, depth: many.depth, run, at, starred });
+                    self.led += 1;
+                    return;
+                }
+                Some(Slot::Node(..)) => {}
             }
+        }
+        if let Some(child) = many.find(run, hash) {
+            self.child(child, at, starred, found);
         }
     }
 
@@ -749,10 +852,7 @@ impl<'a, E: End> Walk<'a, E> {
                     if !length.can_be(run) || !has_ahead(behind, many.ahead) {
                         continue;
                     }
-                    self.steps += run.len();
-                    if let Some(child) = many.find(run, self.hasher) {
-                        self.child(child, at + run.len(), starred, found);
-                    }
+                    self.follow(many, run, at + run.len(), starred, found);
                 }
             }
         }
@@ -776,10 +876,7 @@ impl<'a, E: End> Walk<'a, E> {
                     if !length.can_be(run) {
                         continue;
                     }
-                    self.steps += run.len();
-                    if let Some(child) = many.find(run, self.hasher) {
-                        self.child(child, end, true, found);
-                    }
+                    self.follow(many, run, end, true, found);
                 }
             }
         }
@@ -853,7 +950,7 @@ impl<E: End> Branch<E> {
                 && !matches!(way, Way::End(Place::Glob))
                 && let Some(run) = edge.run()
                 && let Some(Runs::Many(many)) = branch.runs_of(edge)
-                && many.find(run, hasher).is_none()
+                && many.find(run, hash(hasher, run)).is_none()
             {
                 agree(&mut many.ahead, ahead);
                 many.insert(run, Slot::Leaf(hash(hasher, run), end));
@@ -1139,7 +1236,7 @@ impl<E: End> Runs<E> {
         match self {
             Self::None => None,
             Self::One(_, node) => (node.run() == run).then_some(Child::Node(node)),
-            Self::Many(many) => many.find(run, hasher),
+            Self::Many(many) => many.find(run, hash(hasher, run)),
         }
     }
 
@@ -1215,8 +1312,8 @@ impl<E: End> RunTable<E> {
     }
 
     #[inline]
-    fn find(&self, run: &[u8], hasher: &RandomState) -> Option<Child<'_, E>> {
-        self.table.find_map(hash(hasher, run), |_, slot| {
+    fn find(&self, run: &[u8], hash: u32) -> Option<Child<'_, E>> {
+        self.table.find_map(hash, |_, slot| {
             let (own, child) = slot.read(self.depth);
             (own == run).then_some(child)
         })
@@ -1230,18 +1327,16 @@ impl<E: End> RunTable<E> {
 
     /// The node of `run`, made where there is none, or only its pattern's end.
     fn node_or_insert(&mut self, run: &[u8], ahead: Ahead, hasher: &RandomState) -> &mut Node<E> {
-        if self.find(run, hasher).is_none() {
+        if self.find(run, hash(hasher, run)).is_none() {
             let node = Box::new(Node::new(run, ahead));
             self.insert(run, Slot::Node(hash(hasher, run), node));
         }
         let depth = self.depth;
         let Some(slot) = self.find_mut(run, hasher) else { unreachable!("inserted above") };
-        if let Slot::Leaf(hash, end) = slot {
-            *slot = Slot::Node(*hash, Box::new(Node::lone(end.clone(), depth)));
-        }
+        slot.make_node(depth);
         match slot {
             Slot::Node(_, node) => node,
-            Slot::Leaf(..) => unreachable!("replaced above"),
+            Slot::Leaf(..) => unreachable!("made a node above"),
         }
     }
 
@@ -1261,7 +1356,11 @@ impl<E: End> RunTable<E> {
     }
 
     /// Adds a run that is not here yet.
-    fn insert(&mut self, run: &[u8], slot: Slot<E>) {
+    fn insert(&mut self, run: &[u8], mut slot: Slot<E>) {
+        if let Some(twin) = self.table.find_mut(slot.hash(), |_| true) {
+            twin.make_node(self.depth);
+            slot.make_node(self.depth);
+        }
         let (first, last) = (run[0], run[run.len() - 1]);
         self.first.insert(first);
         let (first, last) = (Length::bit(first), Length::bit(last));
