@@ -189,6 +189,55 @@ fn a_full_inbox_leaves_the_others_alone() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn whichever_of_several_is_full_the_others_get_each_message_once() -> Outcome {
+    const SUBSCRIBERS: usize = 4;
+    for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect] {
+        // Any of them may be full, and one of them may have left a gap.
+        for (full, gap) in
+            (0..1 << SUBSCRIBERS).flat_map(|full| [(full, None), (full, Some(full % 3))])
+        {
+            let bus: Bus<Arc<u32>> = Bus::new();
+            let is_full = |at: usize| full >> at & 1 == 1;
+            let subscribe = |at: usize| {
+                silent(&bus, if is_full(at) { 1 } else { 9 }, overflow).subscribe("a").unwrap()
+            };
+            let mut subs: Vec<_> = (0..SUBSCRIBERS).map(|at| (at, subscribe(at))).collect();
+            subs.retain(|&(at, _)| Some(at) != gap);
+            let topic = bus.topic("a");
+            let (first, second) = (Arc::new(1), Arc::new(2));
+            assert_eq!(topic.publish(Arc::clone(&first)), receipt(subs.len(), 0));
+            let refused = match overflow {
+                Overflow::DropOldest => 0,
+                _ => subs.iter().filter(|&&(at, _)| is_full(at)).count(),
+            };
+            let what = format!("{overflow:?} {full:04b} {gap:?}");
+            assert_eq!(
+                topic.publish(Arc::clone(&second)),
+                receipt(subs.len() - refused, refused),
+                "{what}"
+            );
+            assert_eq!(Arc::strong_count(&second), 1 + subs.len() - refused, "{what}");
+            for (at, sub) in &subs {
+                let left: Vec<u32> = payloads(sub).into_iter().map(|payload| *payload).collect();
+                let expected: &[u32] = match overflow {
+                    _ if !is_full(*at) => &[1, 2],
+                    Overflow::DropOldest => &[2],
+                    _ => &[1],
+                };
+                assert_eq!(left, expected, "{what}, {at}");
+                assert_eq!(sub.missed(), u64::from(is_full(*at)), "{what}, {at}");
+            }
+            assert_eq!((Arc::strong_count(&first), Arc::strong_count(&second)), (1, 1), "{what}");
+            let stats = bus.stats();
+            let delivered = (2 * subs.len() - refused) as u64;
+            assert_eq!((stats.published, stats.delivered), (2, delivered), "{what}");
+            assert_eq!(stats.dropped, refused as u64, "{what}");
+        }
+    }
+    Ok(())
+}
+
 // ---- Lagged ----------------------------------------------------------------------------------------
 
 #[test]

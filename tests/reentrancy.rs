@@ -172,7 +172,7 @@ fn full_inbox(bus: &Bus<Hooked>, overflow: Overflow, payload: Hooked) -> Subscri
     full
 }
 
-const OCCASIONS: [(&str, Occasion); 24] = [
+const OCCASIONS: [(&str, Occasion); 26] = [
     ("a handler", |world, code| {
         let mut code = Some(code);
         let (tell, told) = mpsc::channel();
@@ -231,6 +231,17 @@ const OCCASIONS: [(&str, Occasion); 24] = [
         world.bus.publish("full", Hooked::plain(2));
     }),
     ("the drop of a payload that DropNewest refuses", |world, code| {
+        let _full = full_inbox(&world.bus, Overflow::DropNewest, Hooked::plain(1));
+        world.bus.publish("full", Hooked::on_drop(2, code));
+    }),
+    ("the drop of a payload that one of several refuses", |world, code| {
+        let _first = silent(&world.bus).subscribe("full").unwrap();
+        let _full = full_inbox(&world.bus, Overflow::DropNewest, Hooked::plain(1));
+        let _last = silent(&world.bus).subscribe("full").unwrap();
+        world.bus.publish("full", Hooked::on_drop(2, code));
+    }),
+    ("the drop of a payload that the last of several refuses", |world, code| {
+        let _first = silent(&world.bus).subscribe("full").unwrap();
         let _full = full_inbox(&world.bus, Overflow::DropNewest, Hooked::plain(1));
         world.bus.publish("full", Hooked::on_drop(2, code));
     }),

@@ -25,6 +25,11 @@ impl<'a, P> Segment<'a, P> {
     pub(super) fn of(recipients: &'a Recipients<P>, source: &'a Prepaid, shared: bool) -> Self {
         Self { places: recipients.places(), numbers: recipients.numbers(), source, shared }
     }
+
+    /// The same without the first so many places.
+    pub(super) fn past(self, places: usize) -> Self {
+        Self { places: &self.places[places..], numbers: &self.numbers[places..], ..self }
+    }
 }
 
 /// The recipients of all patterns of a route, locked, merged by number.

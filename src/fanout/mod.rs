@@ -132,7 +132,7 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
             }
             // It is full: the common way knows what to do.
             Err(Message { payload, .. }) => {
-                return Ok(publish_to_all(core, channel, payload, None, turn));
+                return Ok(publish_to_all(core, channel, Begun::new(payload), None, turn));
             }
         }
     }
@@ -275,10 +275,13 @@ fn publish_to_any<P: Clone + Send + 'static>(
     started: Option<Instant>,
     turn: Turn<'_, P>,
 ) -> (Receipt, usize) {
-    if turn.patterns.len() == 1 && turn.exact.len() == 0 {
-        publish_by_pattern(core, channel, payload, started, turn)
-    } else {
-        publish_to_all(core, channel, payload, started, turn)
+    let exact = &turn.exact;
+    match turn.patterns.len() {
+        0 if exact.len() > 1 && exact.deduplicating() == 0 && exact.blocking() == 0 => {
+            publish_to_exact(core, channel, payload, started, turn)
+        }
+        1 if exact.len() == 0 => publish_by_pattern(core, channel, payload, started, turn),
+        _ => publish_to_all(core, channel, Begun::new(payload), started, turn),
     }
 }
 
@@ -318,7 +321,120 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
             }
         }
     }
-    publish_to_all(core, channel, payload, started, turn)
+    publish_to_all(core, channel, Begun::new(payload), started, turn)
+}
+
+/// Publishes to several recipients, all by the channel itself: while they have room, nothing of what else
+/// `publish_to_all` is ready for is needed.
+#[inline(never)]
+fn publish_to_exact<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+    started: Option<Instant>,
+    turn: Turn<'_, P>,
+) -> (Receipt, usize) {
+    // Dropped in this order, by unwinding too, when the turn is over.
+    let payload = payload;
+    let _catch_up = CatchUp(core);
+    let turn = turn;
+    let Some(source) = &turn.source else { unreachable!("made for the first subscriber") };
+    let mut commit = Commit { counters: &channel.counters, tally: Tally::of_one(0) };
+    let mark = Mark::set();
+    let places = turn.exact.places();
+    let mut remaining = turn.exact.len();
+    let mut at = 0;
+    // The last one gets the payload itself.
+    let trouble = loop {
+        let Some(place) = places.get(at) else { unreachable!("`remaining` are to come") };
+        at += 1;
+        let Some(recipient) = place else { continue };
+        remaining -= 1;
+        if remaining == 0 {
+            break deliver(recipient, payload, source.get()).map_err(|trouble| (None, trouble));
+        }
+        if let Err(trouble) = deliver(recipient, payload.clone(), source.get()) {
+            break Err((Some(payload), trouble));
+        }
+        commit.tally.delivered += 1;
+    };
+    drop(mark);
+    match trouble {
+        Ok(()) => {
+            commit.tally.delivered += 1;
+            let delivered = commit.tally.delivered as usize;
+            drop(commit);
+            turn.end();
+            (Receipt { matched: delivered, delivered, dropped: 0 }, 0)
+        }
+        Err((payload, trouble)) => {
+            let tally = mem::take(&mut commit.tally);
+            drop(commit);
+            let served = turn.exact.len() - remaining;
+            let begun = match (trouble, payload) {
+                // It is served again. For the last one there is no other payload.
+                (Trouble::Full(Message { payload, .. }), None) => Begun {
+                    payload: Some(payload),
+                    back: None,
+                    places: at - 1,
+                    served: served - 1,
+                    tally,
+                },
+                (Trouble::Full(message), payload) => Begun {
+                    payload,
+                    back: Some(message),
+                    places: at - 1,
+                    served: served - 1,
+                    tally,
+                },
+                (Trouble::Void(message), payload) => {
+                    Begun { payload, back: Some(message), places: at, served, tally }
+                }
+            };
+            publish_to_all(core, channel, begun, started, turn)
+        }
+    }
+}
+
+/// What came back from an inbox.
+enum Trouble<P> {
+    /// It is full.
+    Full(Message<P>),
+    /// Its end has been read: the message concerns nobody.
+    Void(Message<P>),
+}
+
+/// Delivers a message to a recipient, whose list no other publish works on.
+#[inline(always)]
+fn deliver<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Trouble<P>> {
+    send(recipient, payload, source).map_err(Trouble::Full)?;
+    if recipient.inbox.asks_after()
+        && let Some(message) = recipient.inbox.sent()
+    {
+        return Err(Trouble::Void(message));
+    }
+    add_exclusively(&recipient.entered, 1);
+    Ok(())
+}
+
+/// How far a publish has come.
+struct Begun<P> {
+    /// The payload, for the recipients to come.
+    payload: Option<P>,
+    /// To be dropped when the turn is over.
+    back: Option<Message<P>>,
+    /// How many places of exact subscribers it is past.
+    places: usize,
+    /// How many recipients those had.
+    served: usize,
+    tally: Tally,
+}
+
+impl<P> Begun<P> {
+    /// Not at all.
+    fn new(payload: P) -> Self {
+        Self { payload: Some(payload), back: None, places: 0, served: 0, tally: Tally::of_one(0) }
+    }
 }
 
 /// Publishes to any number of recipients, in their turn.
@@ -326,22 +442,21 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
 fn publish_to_all<P: Clone + Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
-    payload: P,
+    begun: Begun<P>,
     started: Option<Instant>,
     turn: Turn<'_, P>,
 ) -> (Receipt, usize) {
     // Locals are dropped from the last to the first, by unwinding too: what `after` holds runs user code then,
     // and must do so when the turn is over. So does the payload.
-    let mut slot = Some(payload);
+    let Begun { payload: mut slot, back: _back, places, served, tally } = begun;
     let mut after = After::new(core, Books::Entry(channel));
     after.started = started;
     let mut turn = turn;
     let patterns = &turn.patterns[..];
-    let mut commit = Commit { counters: &channel.counters, tally: Tally::default() };
-    commit.tally.published = 1;
+    let mut commit = Commit { counters: &channel.counters, tally };
     let takes_once = |recipients: &Recipients<P>| recipients.deduplicating() > 0;
     let exact = &turn.exact;
-    let mut remaining = exact.len();
+    let mut remaining = exact.len() - served;
     let mut blocking = exact.blocking();
     // One pattern is locked as it is; several are merged, in buffers used again.
     let mut single = None;
@@ -378,7 +493,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
     let mut serving =
         Serving { slot: &mut slot, remaining, seen, barring: false, tally: &mut commit.tally };
     if let Some(source) = &turn.source {
-        serving.serve(Segment::of(exact, source, false), &mut after);
+        serving.serve(Segment::of(exact, source, false).past(places), &mut after);
     }
     if let Some((recipients, source)) = &single {
         serving.serve(Segment::of(recipients, source, true), &mut after);
@@ -522,6 +637,16 @@ impl Drop for Commit<'_> {
     #[inline]
     fn drop(&mut self) {
         self.counters.add(self.tally);
+    }
+}
+
+/// Does, when it is dropped, what payloads dropped or cloned in a turn have left to be done.
+struct CatchUp<'a, P>(&'a Core<P>);
+
+impl<P> Drop for CatchUp<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.catch_up();
     }
 }
 
