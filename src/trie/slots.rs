@@ -72,6 +72,12 @@ impl<T: Hashed> Slots<T> {
         }
     }
 
+    /// The item that has this hash, and for which `is_it` holds.
+    #[inline]
+    pub(super) fn find(&self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<&T> {
+        self.find_map(hash, |_, item| is_it(item).then_some(item))
+    }
+
     /// Where the item lies that has this hash, and for which `is_it` holds.
     fn position(&self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<usize> {
         self.find_map(hash, |at, item| is_it(item).then_some(at))
@@ -110,11 +116,23 @@ impl<T: Hashed> Slots<T> {
                 gap = at;
             }
         }
-        if self.slots.len() > LEAST && 8 * self.len < self.slots.len() {
+        removed
+    }
+
+    /// Makes room for so many items more, which then come with no allocation.
+    pub(super) fn reserve(&mut self, more: usize) {
+        let items = self.len + more;
+        if 3 * items > 2 * self.slots.len() {
+            self.resize((3 * items).div_ceil(2).next_power_of_two().max(LEAST));
+        }
+    }
+
+    /// Gives memory back, if there is far more than is needed for the items and so many more.
+    pub(super) fn fit(&mut self, more: usize) {
+        if self.slots.len() > LEAST && 8 * (self.len + more) < self.slots.len() {
             // A quarter full, so that neither the next to come nor the next to go changes it again.
             self.resize(self.slots.len() / 2);
         }
-        removed
     }
 
     fn put(&mut self, item: T) {
@@ -164,6 +182,7 @@ mod tests {
                 proptest::prop_assert_eq!(slots.position(item.0, is_it).is_some(), model.contains(&item));
                 if !adds {
                     proptest::prop_assert_eq!(slots.remove(item.0, is_it).is_some(), model.remove(&item));
+                    slots.fit(item.1 as usize);
                 } else if model.insert(item) {
                     slots.insert(item);
                     proptest::prop_assert_eq!(slots.find_mut(item.0, is_it), Some(&mut { item }));
@@ -193,7 +212,22 @@ mod tests {
         assert!(slots.slots.len() <= 1 << 18);
         for n in 0..100_000 {
             assert_eq!(slots.remove(item(n).0, |&other| other == item(n)), Some(item(n)));
+            slots.fit(0);
             assert!(slots.slots.len() <= (8 * slots.len()).max(LEAST));
+        }
+    }
+
+    #[test]
+    fn what_room_was_made_for_comes_with_no_allocation() {
+        let item = |n: u32| Item(n.wrapping_mul(0x9e37_79b9), n);
+        for (before, more) in (0..40).flat_map(|before| (0..40).map(move |more| (before, more))) {
+            let mut slots = Slots::default();
+            (0..before).for_each(|n| slots.insert(item(n)));
+            slots.reserve(more as usize);
+            slots.fit(more as usize);
+            let room = slots.slots.len();
+            (before..before + more).for_each(|n| slots.insert(item(n)));
+            assert_eq!(slots.slots.len(), room, "{before} {more}");
         }
     }
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
-use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::channel::{Channel, Counters, Derived, Held, Route, Slot, Tally};
@@ -22,6 +21,7 @@ use super::clock::Clock;
 use super::fresh::{self, Fresh};
 use super::once::{Once, Room, Spare};
 use super::patterns::{PatternEntry, Patterns};
+use super::slots::{Hashed, Slots};
 use crate::source::{Handed, Label, PatternSource, Prepaid, Text};
 use crate::sync::{AtomicU64, Ordering, RwLock, RwLockWriteGuard};
 
@@ -62,7 +62,7 @@ struct Counted<P> {
 }
 
 struct Stripe<P> {
-    channels: HashTable<Arc<Channel<P>>>,
+    channels: Slots<Listed<P>>,
     /// Entries of names published once, of late, which nobody needs.
     fresh: Fresh<P>,
     /// The other recent names: entries in the table that nobody may need any more. Some have since been
@@ -72,6 +72,25 @@ struct Stripe<P> {
     /// What removed entries had counted, and publishes that had none.
     folded: Counters,
     closed: bool,
+}
+
+/// An entry in the table, with a part of its name's hash: nothing else is fetched for one that is another.
+struct Listed<P> {
+    hash: u32,
+    channel: Arc<Channel<P>>,
+}
+
+impl<P> Listed<P> {
+    fn new(channel: Arc<Channel<P>>) -> Self {
+        Self { hash: channel.hash as u32, channel }
+    }
+}
+
+impl<P> Hashed for Listed<P> {
+    #[inline]
+    fn hash(&self) -> u32 {
+        self.hash
+    }
 }
 
 /// Why an entry is wanted.
@@ -90,7 +109,7 @@ impl<P> Stripes<P> {
         let count = count.clamp(1, MOST_STRIPES).next_power_of_two();
         let names = fresh::NAMES / count;
         let stripe = || Stripe {
-            channels: HashTable::new(),
+            channels: Slots::default(),
             fresh: Fresh::new(names),
             clock: Clock::default(),
             once: Once::default(),
@@ -115,7 +134,7 @@ impl<P> Stripes<P> {
         state.finish()
     }
 
-    /// The table below uses the lowest and the highest bits; the stripe is chosen by others.
+    /// The table below uses the lower half of the hash; the stripe is chosen by bits of the other.
     #[inline]
     fn counted(&self, hash: u64) -> &Counted<P> {
         &self.stripes[(hash >> 32) as usize & (self.stripes.len() - 1)]
@@ -313,8 +332,7 @@ impl<P> Stripes<P> {
             let mut stripe = stripe.write();
             stripe.closed = true;
             let once = std::mem::take(&mut stripe.once);
-            let channels: Vec<_> =
-                stripe.channels.iter().chain(stripe.fresh.iter()).cloned().collect();
+            let channels: Vec<_> = stripe.entries().cloned().collect();
             let routes: Vec<_> =
                 channels.iter().filter_map(|channel| stripe.detach(channel)).collect();
             drop(stripe);
@@ -326,7 +344,7 @@ impl<P> Stripes<P> {
     /// Calls `each` for every entry, with the stripe's lock held for reading.
     pub(super) fn for_each(&self, mut each: impl FnMut(&Channel<P>)) {
         for Counted { stripe, .. } in self.stripes.iter().map(|stripe| &**stripe) {
-            stripe.read().channels.iter().for_each(|channel| each(channel));
+            stripe.read().channels.iter().for_each(|listed| each(&listed.channel));
         }
     }
 
@@ -338,7 +356,7 @@ impl<P> Stripes<P> {
             each(Tally { published: passed, delivered: passed, ..Tally::default() });
             let stripe = stripe.read();
             each(stripe.folded.read());
-            let channels = stripe.channels.iter().chain(stripe.fresh.iter());
+            let channels = stripe.entries();
             channels.for_each(|channel| each(channel.counters.read()));
         }
     }
@@ -408,9 +426,15 @@ struct Newcomer<'a, P> {
 }
 
 impl<P> Stripe<P> {
+    /// All entries.
+    fn entries(&self) -> impl Iterator<Item = &Arc<Channel<P>>> {
+        self.channels.iter().map(|listed| &listed.channel).chain(self.fresh.iter())
+    }
+
     #[inline]
     fn find(&self, name: &str, hash: u64) -> Option<&Arc<Channel<P>>> {
-        self.channels.find(hash, |channel| channel.is(name, hash))
+        let listed = self.channels.find(hash as u32, |listed| listed.channel.is(name, hash))?;
+        Some(&listed.channel)
     }
 
     /// Whether the table has this very entry.
@@ -479,7 +503,7 @@ impl<P> Stripe<P> {
                 self.clock_in(&channel, cost);
             }
         }
-        self.channels.insert_unique(hash, Arc::clone(&channel), |channel| channel.hash);
+        self.channels.insert(Listed::new(Arc::clone(&channel)));
         if !spared {
             self.reserve(0);
         }
@@ -530,7 +554,7 @@ impl<P> Stripe<P> {
     /// Brings an entry into the table if it is one of a fresh name.
     fn put_in_table(&mut self, channel: &Arc<Channel<P>>) {
         if let Some(fresh) = self.fresh.remove(channel) {
-            self.channels.insert_unique(fresh.hash, fresh, |channel| channel.hash);
+            self.channels.insert(Listed::new(fresh));
         }
     }
 
@@ -539,7 +563,7 @@ impl<P> Stripe<P> {
     fn reserve(&mut self, more: usize) {
         self.clock.trim();
         let names = self.fresh.len() + self.once.spares() + more;
-        self.channels.reserve(names, |channel| channel.hash);
+        self.channels.reserve(names);
         self.clock.reserve(names);
     }
 
@@ -565,25 +589,28 @@ impl<P> Stripe<P> {
         while self.clock.cost() + cost > goal && looks > 0 && removed.len() < most {
             looks -= 1;
             let Some((at, hash, size)) = self.clock.advance() else { break };
-            let is_it = |channel: &Arc<Channel<P>>| channel.slot() == Some(Slot::Clock(at));
-            let Ok(mut found) = self.channels.find_entry(hash, is_it) else {
+            let is_it = |listed: &Listed<P>| listed.channel.slot() == Some(Slot::Clock(at));
+            let Some(Listed { channel: found, .. }) = self.channels.find_mut(hash as u32, is_it)
+            else {
                 debug_assert!(false, "an entry leaves the clock before it leaves the table");
                 self.clock.remove(at);
                 continue;
             };
-            match Arc::get_mut(found.get_mut()) {
+            match Arc::get_mut(found) {
                 // In the table alone, where only readers who hold the stripe's lock can come by it: no publish is
                 // on its way, no topic and no subscription holds it.
                 Some(channel) => {
-                    if channel.cool() || size > budget.used {
-                        let channel = found.remove().0;
+                    if (channel.cool() || size > budget.used)
+                        && let Some(Listed { channel, .. }) =
+                            self.channels.remove(hash as u32, is_it)
+                    {
                         self.clock_out(&channel);
                         self.folded.add(channel.counters.read());
                         removed.push(channel);
                     }
                 }
                 None => {
-                    let channel = Arc::clone(found.get());
+                    let channel = Arc::clone(found);
                     if channel.is_needed() {
                         self.clock_out(&channel);
                     } else if size > budget.used && stuck.replace(at) != Some(at) {
@@ -650,15 +677,8 @@ impl<P> Stripe<P> {
         self.fresh.remove(channel);
         self.clock_out(channel);
         self.clock.trim();
-        if let Ok(entry) =
-            self.channels.find_entry(channel.hash, |other| Arc::ptr_eq(other, channel))
-        {
-            entry.remove();
-        }
-        if self.channels.capacity() > 64 && self.channels.len() < self.channels.capacity() / 4 {
-            let room = self.channels.len() * 2 + self.fresh.len() + self.once.spares();
-            self.channels.shrink_to(room, |channel| channel.hash);
-        }
+        self.channels.remove(channel.hash as u32, |other| Arc::ptr_eq(&other.channel, channel));
+        self.channels.fit(self.fresh.len() + self.once.spares());
     }
 }
 

@@ -1380,6 +1380,7 @@ impl<E: End> RunTable<E> {
         let hash = hash(hasher, run);
         let depth = self.depth;
         let removed = self.table.remove(hash, |slot| slot.read(depth).0 == run)?;
+        self.table.fit(0);
         if let Ok(at) = self.lengths.binary_search_by_key(&run.len(), |length| length.bytes) {
             self.lengths[at].runs -= 1;
             if self.lengths[at].runs == 0 {
