@@ -11,7 +11,7 @@ use crate::bus::check_capacity;
 use crate::core::Core;
 use crate::error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError};
 use crate::event::{Event, Message};
-use crate::inbox::{Settings, Until, Waited};
+use crate::inbox::{Glance, Settings, Until, Waited};
 use crate::limits::Overflow;
 use crate::listener::Listener;
 use crate::member::Member;
@@ -264,7 +264,11 @@ impl<P> Subscriber<P> {
     /// # Errors
     ///
     /// [`RecvError::Closed`] when it is closed and drained.
+    #[inline]
     pub fn recv(&self) -> Result<Event<P>, RecvError> {
+        if let Glance::Message(message) = self.member.inbox.glance() {
+            return Ok(message.into());
+        }
         // With no deadline, closing is all that ends the wait.
         self.wait(None).map_err(|_| RecvError::Closed)
     }
@@ -285,7 +289,11 @@ impl<P> Subscriber<P> {
     ///
     /// [`RecvTimeoutError::Timeout`] after `timeout`, not earlier; [`RecvTimeoutError::Closed`] when it
     /// is closed and drained.
+    #[inline]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Event<P>, RecvTimeoutError> {
+        if let Glance::Message(message) = self.member.inbox.glance() {
+            return Ok(message.into());
+        }
         self.wait(deadline_after(timeout))
     }
 
@@ -306,12 +314,12 @@ impl<P> Subscriber<P> {
     ///
     /// [`RecvError::Closed`] when it is closed and drained.
     #[doc(alias = "ignore_subscribe_messages")]
+    #[inline]
     pub fn recv_message(&self) -> Result<Message<P>, RecvError> {
-        loop {
-            if let Some(message) = self.recv()?.into_message() {
-                return Ok(message);
-            }
+        if let Glance::Message(message) = self.member.inbox.glance() {
+            return Ok(message);
         }
+        self.wait_for_message(None).map_err(|_| RecvError::Closed)
     }
 
     /// The next message, if there is one now; other events are skipped.
@@ -322,7 +330,12 @@ impl<P> Subscriber<P> {
     #[inline]
     pub fn try_recv_message(&self) -> Result<Message<P>, TryRecvError> {
         loop {
-            if let Some(message) = self.try_recv()?.into_message() {
+            match self.member.inbox.glance() {
+                Glance::Message(message) => return Ok(message),
+                Glance::Nothing => return Err(TryRecvError::Empty),
+                Glance::More => {}
+            }
+            if let Some(message) = self.member.inbox.more()?.into_message() {
                 return Ok(message);
             }
         }
@@ -334,8 +347,15 @@ impl<P> Subscriber<P> {
     ///
     /// As [`recv_timeout`](Self::recv_timeout).
     #[doc(alias = "get_message")]
+    #[inline]
     pub fn recv_message_timeout(&self, timeout: Duration) -> Result<Message<P>, RecvTimeoutError> {
-        let deadline = deadline_after(timeout);
+        if let Glance::Message(message) = self.member.inbox.glance() {
+            return Ok(message);
+        }
+        self.wait_for_message(deadline_after(timeout))
+    }
+
+    fn wait_for_message(&self, deadline: Option<Instant>) -> Result<Message<P>, RecvTimeoutError> {
         loop {
             if let Some(message) = self.wait(deadline)?.into_message() {
                 return Ok(message);
@@ -353,7 +373,13 @@ impl<P> Subscriber<P> {
     /// Waits for the next event, or until `stop` is set and the thread unparked; `None` for that, and
     /// when it is closed and drained.
     pub(crate) fn recv_until(&self, stop: &AtomicBool) -> Option<Event<P>> {
-        self.member.inbox.wait(Until { deadline: None, stop: Some(stop) }).ok()
+        let until = Until { deadline: None, stop: Some(stop) };
+        if !until.is_stopped()
+            && let Glance::Message(message) = self.member.inbox.glance()
+        {
+            return Some(message.into());
+        }
+        self.member.inbox.wait(until).ok()
     }
 
     /// An iterator over events that waits for each; it ends when the subscriber is closed and drained,
@@ -640,6 +666,7 @@ pub struct IntoIter<P = Arc<str>> {
 impl<P> Iterator for Iter<'_, P> {
     type Item = Event<P>;
 
+    #[inline]
     fn next(&mut self) -> Option<Event<P>> {
         self.subscriber.recv().ok()
     }
@@ -648,6 +675,7 @@ impl<P> Iterator for Iter<'_, P> {
 impl<P> Iterator for TryIter<'_, P> {
     type Item = Event<P>;
 
+    #[inline]
     fn next(&mut self) -> Option<Event<P>> {
         self.subscriber.try_recv().ok()
     }
@@ -656,6 +684,7 @@ impl<P> Iterator for TryIter<'_, P> {
 impl<P> Iterator for Messages<'_, P> {
     type Item = Message<P>;
 
+    #[inline]
     fn next(&mut self) -> Option<Message<P>> {
         self.subscriber.recv_message().ok()
     }
@@ -664,6 +693,7 @@ impl<P> Iterator for Messages<'_, P> {
 impl<P> Iterator for IntoIter<P> {
     type Item = Event<P>;
 
+    #[inline]
     fn next(&mut self) -> Option<Event<P>> {
         self.subscriber.recv().ok()
     }

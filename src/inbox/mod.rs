@@ -176,6 +176,14 @@ impl<P> From<Lifecycle> for Event<P> {
     }
 }
 
+/// What there is to read, at first sight.
+pub(crate) enum Glance<P> {
+    Message(Message<P>),
+    Nothing,
+    /// That is for `more` to say.
+    More,
+}
+
 /// What is to be done with a message that found the inbox full.
 pub(crate) enum Overflowed<P> {
     /// An older one has been evicted: send it again.
@@ -537,43 +545,60 @@ impl<P> Inbox<P> {
     // ---- receiving -----------------------------------------------------------------------------
 
     /// What is there to be read, in the order: losses, lifecycle events that are due, a message.
-    ///
-    /// Where nothing but messages is there, which is nearly always, it is done right here, in the caller's
-    /// code: an event that a call hands back in memory is read in other pieces than it was written in, for
-    /// which the processor waits, at every receive, until they have reached its cache.
     #[inline]
     pub(crate) fn poll(&self) -> Result<Event<P>, TryRecvError> {
+        match self.glance() {
+            Glance::Message(message) => Ok(message.into()),
+            Glance::Nothing => Err(TryRecvError::Empty),
+            Glance::More => self.more(),
+        }
+    }
+
+    /// The next message, where there is nothing else, which is nearly always.
+    ///
+    /// It is done right here, in the caller's code: what a call hands back in memory, or what is one of several things
+    /// that have different shapes, is read in other pieces than it was written in, for which the processor waits, at
+    /// every receive, until they have reached its cache.
+    #[inline(always)]
+    pub(crate) fn glance(&self) -> Glance<P> {
         // Acquire and SeqCst: as in `take`.
         if self.attention.load(Ordering::Acquire) & FIRST != 0 {
-            return self.take(false);
+            return Glance::More;
         }
         let depth = self.queue.len();
         if depth == 0 {
-            return Err(TryRecvError::Empty);
+            return Glance::Nothing;
         }
         self.sample(depth);
-        // Taken apart at once, so that it stays in registers until it is an event; no call comes between.
+        // Taken apart at once, so that it stays in registers; no call comes between.
         let Ok(Message { payload, source }) = self.queue.try_recv() else {
-            return Err(TryRecvError::Empty);
+            return Glance::Nothing;
         };
         // SeqCst: as in `take` and in `made_room`.
         if self.attention.load(Ordering::SeqCst) & (EVENTS | CROWDED) != 0 {
-            return self.poll_attended(Message { payload, source });
-        }
-        Ok(Message { payload, source }.into())
-    }
-
-    /// Goes on with a message that was taken while events were told, or publishers wait for room.
-    #[cold]
-    fn poll_attended(&self, message: Message<P>) -> Result<Event<P>, TryRecvError> {
-        if self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
-            return match self.reconcile(message) {
-                Some(message) => Ok(message.into()),
-                None => self.take(false),
+            return match self.attended(Message { payload, source }) {
+                Some(message) => Glance::Message(message),
+                None => Glance::More,
             };
         }
+        Glance::Message(Message { payload, source })
+    }
+
+    /// Goes on with a message that was taken while events were told, or publishers wait for room. It is gone where it is
+    /// set aside.
+    #[cold]
+    fn attended(&self, message: Message<P>) -> Option<Message<P>> {
+        if self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
+            return self.reconcile(message);
+        }
         self.made_room();
-        Ok(message.into())
+        Some(message)
+    }
+
+    /// What there is beside messages that may come first, or a message after all.
+    #[cold]
+    pub(crate) fn more(&self) -> Result<Event<P>, TryRecvError> {
+        self.take(false)
     }
 
     /// What is there to be read; where `evicting`, the oldest message and nothing else, and the mailbox is
@@ -813,7 +838,7 @@ pub(crate) enum Waited {
 }
 
 impl Until<'_> {
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         // Acquire: what was done before stopping is seen by who was stopped.
         self.stop.is_some_and(|stop| stop.load(Ordering::Acquire))
     }
