@@ -349,6 +349,9 @@ fn publish_to_exact<P: Clone + Send + 'static>(
         let Some(place) = places.get(at) else { unreachable!("`remaining` are to come") };
         at += 1;
         let Some(recipient) = place else { continue };
+        if let Some(Some(later)) = places.get(at + 3) {
+            later.inbox.prefetch();
+        }
         remaining -= 1;
         if remaining == 0 {
             break deliver(recipient, payload, source.get()).map_err(|trouble| (None, trouble));

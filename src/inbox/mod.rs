@@ -22,6 +22,7 @@ use crate::error::TryRecvError;
 use crate::event::{Event, Message};
 use crate::limits::Overflow;
 use crate::stats::CloseReason;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 use waiter::{Waiter, park};
 
@@ -497,6 +498,12 @@ impl<P> Inbox<P> {
     }
 
     // ---- waking receivers ----------------------------------------------------------------------
+
+    /// Has what `asks_after` reads brought into the cache.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.attention);
+    }
 
     /// Whether `sent` must be called for a message that has just been sent.
     #[inline]
