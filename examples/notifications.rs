@@ -443,6 +443,13 @@ fn run(args: &Args) -> Result<Report, Box<dyn Error>> {
     });
     let text = if args.json { serde_json::to_string(&report)? } else { report.to_string() };
     writeln!(io::stdout(), "{text}")?;
+    if !args.json && report.imbalances.is_empty() {
+        let matched = HumanCount(report.matched);
+        writeln!(
+            io::stdout(),
+            "audit: {matched} of {matched} messages accounted for, read or missed"
+        )?;
+    }
     Ok(report)
 }
 

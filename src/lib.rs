@@ -3,9 +3,9 @@
 //!
 //! - Publishing fans out without allocating, and without a lock that another channel's publish takes (a
 //!   pattern that matches both apart, whose subscribers both publish to).
-//! - A slow subscriber loses its own messages, or waits by its own choice; it never delays the others,
-//!   and no loss is silent.
-//! - A publish does not feel how many patterns are on the bus.
+//! - A slow subscriber loses its own messages, and is told; or publishers wait for it, if it asked for that, when
+//!   all others have got theirs.
+//! - A publish to a channel in use does not feel how many patterns are on the bus.
 //! - Every inbox sees the messages of a channel in the same order.
 //! - No lock is held while user code runs.
 //! - It opens no socket, writes no file, and persists nothing: what is published while nobody listens

@@ -563,23 +563,29 @@ type Shown = (&'static str, [&'static str; 3]);
 
 #[test]
 fn every_row_of_the_readmes_table_is_so() {
-    const REDIS: [Shown; 7] = [
+    const REDIS: [Shown; 9] = [
         ("any run of bytes", ["sensors/*/temp", "sensors/eu/attic/temp", "sensors/temp"]),
         ("one byte (`é` is two)", ["level/?", "level//", "level/12"]),
         ("one byte (`é` is two)", ["h??llo", "héllo", "hello"]),
-        ("one of a class", ["[abc][a-f]", "be", "bg"]),
+        ("one of a class of bytes", ["[abc][a-f]", "be", "bg"]),
         ("one outside a class", ["[^abc]", "!", "a"]),
+        ("one outside a class", ["[^abc]", "/", "c"]),
+        ("one outside a class", ["[!abc]", "!", "d"]),
         ("the character itself", ["\\*x", "*x", "ax"]),
         ("a choice", ["{temp,hum}", "{temp,hum}", "hum"]),
     ];
-    const SHELL: [Shown; 10] = [
+    const SHELL: [Shown; 14] = [
         ("any run of bytes", ["sensors/*/temp", "sensors/eu/temp", "sensors/eu/attic/temp"]),
         ("any run of bytes", ["sensors/**/temp", "sensors/eu/attic/temp", "sensors/eu/hum"]),
         ("any run of bytes", ["a**b", "axxb", "a/b"]),
         ("one byte (`é` is two)", ["level/?", "level/1", "level//"]),
-        ("one of a class", ["[abc][a-f]", "be", "bg"]),
+        ("any run of bytes", ["sensors/**/temp", "sensors/temp", "sensors/x"]),
+        ("one of a class of bytes", ["[abc][a-f]", "be", "bg"]),
+        ("one of a class of bytes", ["x[.-0]y", "x.y", "x/y"]),
         ("one outside a class", ["[!abc]", "d", "a"]),
         ("one outside a class", ["[^abc]", "d", "a"]),
+        ("one outside a class", ["x[!a]y", "xby", "x/y"]),
+        ("the empty channel", ["*", "", "a/b"]),
         ("a choice", ["{temp,hum}", "hum", "{temp,hum}"]),
         ("the character itself", ["\\*x", "*x", "ax"]),
         ("a choice", ["{a,b}/x", "b/x", "c/x"]),
@@ -597,6 +603,8 @@ fn every_row_of_the_readmes_table_is_so() {
         assert!(pattern.is_match("game:7:x:events"), "{pattern:?}");
     }
     assert!(Pattern::redis("").is_match("") && !Pattern::redis("*").is_match(""));
+    assert!(Pattern::glob("**").unwrap().is_match(""));
+    assert_ne!(Pattern::redis("sensors/*"), Pattern::glob("sensors/*").unwrap());
     // "a text that does not parse".
     assert_eq!(Pattern::glob("a[b").unwrap_err().offset(), Some(1));
 
@@ -608,7 +616,7 @@ fn every_row_of_the_readmes_table_is_so() {
         .take_while(|line| line.starts_with('|'))
         .map(|line| line.split('|').nth(1).unwrap().trim())
         .collect();
-    assert_eq!(rows.len(), 7);
+    assert_eq!(rows.len(), 8);
     for row in rows {
         let shown = SHELL.iter().any(|(shown, _)| *shown == row);
         assert!(shown || row == "a text that does not parse", "a row that nothing shows: {row}");

@@ -21,8 +21,8 @@ use crossbeam_utils::Backoff;
 use crate::error::TryRecvError;
 use crate::event::{Event, Message};
 use crate::limits::Overflow;
-use crate::stats::CloseReason;
 use crate::prefetch::prefetch;
+use crate::stats::CloseReason;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 use waiter::{Waiter, park};
 
