@@ -6,8 +6,8 @@
 //! takes [`BATCH`] references at once and hands them out one by one, with no atomic operation at all
 //! ([`Prepaid`]). What it has not handed out it gives back when it goes.
 //!
-//! This is the one module with unsafe code. It owns the block that the pointers share, and nothing else
-//! reaches it.
+//! But for a hint to the processor, all unsafe code is in this module. It owns the block that the pointers share,
+//! and nothing else reaches it.
 
 #![allow(unsafe_code)]
 

@@ -124,7 +124,7 @@ impl<P: Send + 'static> Derived<P> {
         Self::with(name, patterns, |_| ())
     }
 
-    /// The same. `meanwhile` is what `Patterns::matching` calls so.
+    /// The same, with something to be done while patterns are fetched from memory: see `Patterns::matching`.
     #[inline]
     pub(super) fn with(name: &str, patterns: &Patterns<P>, meanwhile: impl FnOnce(usize)) -> Self {
         let stamp = patterns.stamp(name.as_bytes());

@@ -13,8 +13,8 @@
 //! 4. a mailbox (in `inbox`).
 //!
 //! The locks of two pattern trees, at most, are taken one after the other, alone or in a turn to derive a route. Under
-//! them, and in no turn then, the stripe of a name never seen is locked; nothing else is, and nobody who has a stripe
-//! waits for a tree.
+//! them, and in no turn then, the stripe of a name never seen is tried; nothing else is locked, and nobody who has a
+//! stripe waits for a tree.
 //!
 //! User code runs under none of them, a payload's `Clone` excepted, which runs under a turn and the
 //! recipients of patterns: every way in here panics when it comes from there ([`turn::forbid`]).
@@ -193,10 +193,19 @@ impl<P> Trie<P> {
         let Some(label) = Label::new(name) else {
             return Passed::Entry(Some(Derived::new(name, &self.patterns)));
         };
-        let mut met = None;
-        // While the pattern is fetched from memory that matches. Where several may, the name is to have an entry.
-        let meet = |most| met = if most <= 1 { self.stripes.meet(hash) } else { None };
-        let derived = Derived::with(name, &self.patterns, meet);
+        let mut asked = None;
+        let derived = Derived::with(name, &self.patterns, |most| {
+            // One that is to have an entry is not met. And nobody waits for a stripe here, with the locks of pattern
+            // trees held: whoever subscribes a pattern waits for those, and everybody else for him.
+            if most <= 1 {
+                asked = self.stripes.try_meet(hash);
+            }
+        });
+        let met = match asked {
+            Some(met) => met,
+            None if derived.is_light() => self.stripes.meet(hash),
+            None => None,
+        };
         let Some(met) = met else { return Passed::Entry(Some(derived)) };
         match met.pass(label, derived) {
             Ok(None) => Passed::Nobody,
@@ -638,6 +647,18 @@ mod tests {
         drop(trie.enter("name:99", trie.hash("name:99"), Some(derived)).unwrap());
         assert_eq!(trie.stripes.census().0, 1);
         assert!(matches!(pass("name:100"), Passed::Entry(Some(_))), "nobody knows whom it reaches");
+        // It has not been met, so it is a fresh name, and no spare entry is taken for it.
+        drop(visit(&trie, "name:100").unwrap());
+        assert!(trie.stripes.is_fresh("name:100") && !trie.stripes.is_fresh("name:99"));
+        // The same where its stripe was locked while it was matched.
+        let busy = |name: &str| {
+            let _looking = trie.stripes.look(name);
+            Derived::with(name, &trie.patterns, |most| {
+                assert_eq!(most, 1);
+                assert!(trie.stripes.try_meet(trie.hash(name)).is_none());
+            })
+        };
+        assert!(!busy("name:103").is_light());
         entry.set_len(1);
         let Passed::One(handed) = pass("name:101") else { panic!("it is new") };
         assert!(std::ptr::eq(&*handed.pattern, &*entry));

@@ -156,11 +156,12 @@ impl<P> Once<P> {
         let when = self.arrive(room).wrapping_sub(room.spares as u32);
         if let Some(at) = self.set(hash) {
             let set = &mut self.sets[at];
-            let later = |way: usize| {
+            // Behind those for which a spare entry is kept.
+            let has_spare = |way: usize| {
                 set.marks[way] != 0
                     && self.arrivals.wrapping_sub(set.when[way]) < room.spares as u32
             };
-            let way = (0..WAYS - 1).find(|&way| !later(way)).unwrap_or(WAYS - 1);
+            let way = (0..WAYS - 1).find(|&way| !has_spare(way)).unwrap_or(WAYS - 1);
             set.insert(way, Self::mark(hash), when);
         }
     }
@@ -279,6 +280,23 @@ mod tests {
             for back in 0..(WAYS as u64).min(n + 1) {
                 assert!(once.remembers(hash(n - back)), "{n} - {back}");
             }
+        }
+    }
+
+    #[test]
+    fn one_that_is_gone_comes_behind_those_that_came_last() {
+        let room = Room::new(1, 1 << 10);
+        // All in one set.
+        let hash = |n| hash(n) & !0xf;
+        for gone in 1..WAYS as u64 {
+            let mut once = Once::<u32>::default();
+            let others = WAYS as u64 - gone;
+            (100..100 + gone).for_each(|n| once.remember_gone(hash(n), room));
+            (0..others).for_each(|n| once.remember(hash(n), room));
+            // They take the places of one another.
+            (200..220).for_each(|n| once.remember_gone(hash(n), room));
+            (0..others).for_each(|n| assert!(once.remembers(hash(n)), "{gone}: {n} of {others}"));
+            assert!(once.remembers(hash(219)));
         }
     }
 

@@ -249,7 +249,7 @@ impl<P> Patterns<P> {
     /// shell glob was asked, or memory was allocated.
     ///
     /// In between, while what the last of them point to is fetched from memory, it calls `meanwhile`, with the locks of
-    /// pattern trees held, and tells how many patterns match at most.
+    /// pattern trees held, and tells how many patterns match at most. (Some may not match, and one may be counted twice.)
     #[inline]
     pub(crate) fn matching(
         &self,

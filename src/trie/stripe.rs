@@ -7,7 +7,8 @@
 //! and stir up nothing else.
 //!
 //! A stripe's lock is held for a look-up, an insertion or a removal, never while anyone waits: under
-//! it, a channel's turn is only tried. So no publish, however long, holds up another channel.
+//! it, a channel's turn is only tried, and one pattern at most is looked at. So no publish, however long, holds up
+//! another channel.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -190,17 +191,27 @@ impl<P> Stripes<P> {
 
     /// Remembers a name that was found to have no entry. `None` where it came before of late, and is to have one; and
     /// where the bus is closed.
-    #[inline]
     pub(super) fn meet(&self, hash: u64) -> Option<Met<'_, P>> {
+        self.met(hash, self.stripe(hash).write())
+    }
+
+    /// The same, unless the stripe is locked: then `None`.
+    #[inline]
+    pub(super) fn try_meet(&self, hash: u64) -> Option<Option<Met<'_, P>>> {
+        Some(self.met(hash, self.stripe(hash).try_write()?))
+    }
+
+    #[inline]
+    fn met<'a>(
+        &self,
+        hash: u64,
+        mut stripe: RwLockWriteGuard<'a, Stripe<P>>,
+    ) -> Option<Met<'a, P>> {
         let room = self.budget.once;
-        let mut stripe = self.stripe(hash).write();
         if stripe.closed || stripe.once.remembers(hash) {
             return None;
         }
         stripe.once.remember(hash, room);
-        if stripe.once.make_spare(room) {
-            stripe.reserve(0);
-        }
         stripe.once.prefetch();
         Some(Met { stripe, hash, room })
     }
@@ -361,6 +372,19 @@ impl<P> Stripes<P> {
         }
     }
 
+    /// Whether `name` is one of the fresh ones.
+    #[cfg(test)]
+    pub(super) fn is_fresh(&self, name: &str) -> bool {
+        let hash = self.hash(name);
+        self.stripe(hash).read().fresh.find(name, hash).is_some()
+    }
+
+    /// Has the stripe of `name` locked by somebody who looks in.
+    #[cfg(test)]
+    pub(super) fn look(&self, name: &str) -> impl Sized {
+        self.stripe(self.hash(name)).read()
+    }
+
     /// Entries, and what is counted for those that nobody may need, in bytes.
     #[cfg(test)]
     pub(super) fn census(&self) -> (usize, usize) {
@@ -376,7 +400,8 @@ impl<P> Stripes<P> {
     }
 }
 
-/// A name that has been met, and its stripe, held until it is known what matches.
+/// A name that has been met, and its stripe, held until it is known what matches: until one pattern at most has been
+/// looked at, which takes no longer than an insertion.
 pub(super) struct Met<'a, P> {
     stripe: RwLockWriteGuard<'a, Stripe<P>>,
     hash: u64,
@@ -396,6 +421,9 @@ impl<P: Send + 'static> Met<'_, P> {
         if !derived.is_light() {
             stripe.once.recall(self.hash, self.room);
             return Err(derived);
+        }
+        if stripe.once.make_spare(self.room) {
+            stripe.reserve(0);
         }
         let Some(pattern) = derived.pop() else {
             stripe.folded.add(Tally::of_one(0));
