@@ -141,11 +141,21 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
 
 /// Sends a message to a recipient; it comes back where there is no room.
 ///
-/// All of crossbeam's sending is inlined here and nowhere else. A message of several words that is handed on through
-/// memory is read in other pieces than it was written in, for which the processor waits until they have reached its
-/// cache; so it comes in registers, as far as it can, and is made right where it is written into the queue.
+/// A message of several words that is handed on through memory is read in other pieces than it was written in, for which
+/// the processor waits until they have reached its cache; so here it comes in registers, as far as it can.
 #[inline(never)]
 fn send<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Message<P>> {
+    send_here(recipient, payload, source)
+}
+
+/// The same in the caller's code: in a loop, where the processor does other things while it waits, there is less to be
+/// done.
+#[inline(always)]
+fn send_here<P>(
+    recipient: &Recipient<P>,
+    payload: P,
+    source: SourceRef,
+) -> Result<(), Message<P>> {
     recipient.to.try_send(Message { payload, source }).map_err(TrySendError::into_inner)
 }
 
@@ -410,7 +420,7 @@ enum Trouble<P> {
 /// Delivers a message to a recipient, whose list no other publish works on.
 #[inline(always)]
 fn deliver<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Trouble<P>> {
-    send(recipient, payload, source).map_err(Trouble::Full)?;
+    send_here(recipient, payload, source).map_err(Trouble::Full)?;
     if recipient.inbox.asks_after()
         && let Some(message) = recipient.inbox.sent()
     {
