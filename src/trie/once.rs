@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::channel::Channel;
 use super::patterns::PatternEntry;
+use crate::prefetch::prefetch;
 use crate::source::{Handed, PatternSource, Prepaid, Renewed, Text};
 use crate::sync::Mutex;
 
@@ -134,6 +135,14 @@ impl<P> Once<P> {
     #[inline]
     fn mark(hash: u64) -> u32 {
         (hash >> 44 << 12 | hash >> 16 & 0xfff) as u32 | 1
+    }
+
+    /// Has what tells whether a name is remembered brought into the cache.
+    #[inline]
+    pub(super) fn prefetch_name(&self, hash: u64) {
+        if let Some(set) = self.set(hash) {
+            prefetch(&self.sets[set]);
+        }
     }
 
     /// Whether a name is remembered.

@@ -161,7 +161,11 @@ impl<P> Stripes<P> {
                 channel.pin_for(purpose);
                 return Some(Arc::clone(channel));
             }
-            stripe.fresh.find(name, hash).is_some()
+            let is_fresh = stripe.fresh.find(name, hash).is_some();
+            if !is_fresh {
+                stripe.once.prefetch_name(hash);
+            }
+            is_fresh
         };
         if is_fresh { self.promote(name, hash, purpose) } else { None }
     }
