@@ -135,6 +135,9 @@ pub enum Event<P = Arc<str>> {
     /// A message that came by a pattern.
     PMessage(Message<P>),
     /// Messages were lost since the last `Lagged`. The sum of all of them is exact.
+    ///
+    /// It comes at the receive that follows the loss, before messages that are queued still and may be older: it
+    /// says how many are missing, not where.
     Lagged {
         /// How many messages.
         missed: u64,

@@ -137,7 +137,8 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// is closed.
     ///
     /// A publish that begins after this has returned does not reach the subscriber. Messages queued
-    /// before stay, and precede the [`Event::Unsubscribe`].
+    /// before stay, and precede the [`Event::Unsubscribe`]. As with Redis, there is such an event for a channel
+    /// that is not held, too; `count` tells.
     ///
     /// # Panics
     ///
@@ -153,6 +154,9 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
 
     /// Unsubscribes from `pattern`, and tells how many channels and patterns are still held; 0 where it
     /// is closed.
+    ///
+    /// A string is the Redis glob of that text. To end the subscription of a shell glob, pass that:
+    /// [`Pattern::glob`] again, or the `Pattern` from [`patterns`](Self::patterns).
     ///
     /// # Panics
     ///

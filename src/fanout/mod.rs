@@ -151,11 +151,7 @@ fn send<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<()
 /// The same in the caller's code: in a loop, where the processor does other things while it waits, there is less to be
 /// done.
 #[inline(always)]
-fn send_here<P>(
-    recipient: &Recipient<P>,
-    payload: P,
-    source: SourceRef,
-) -> Result<(), Message<P>> {
+fn send_here<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Message<P>> {
     recipient.to.try_send(Message { payload, source }).map_err(TrySendError::into_inner)
 }
 
