@@ -320,6 +320,26 @@ fn recent_names_that_come_into_use_by_a_pattern() {
 
 /// However many stripes share the memory of recent names.
 #[test]
+fn recent_names_amid_subscribers_that_come_and_go() {
+    // With one recipient they have no entry until they come again; with two they are among the fresh ones.
+    for (recipients, count) in [(1, 200), (2, 30)] {
+        let bus: Bus<u64> = Bus::builder().stripes(1).build();
+        let monitor = || bus.subscriber_builder().capacity(4_096).lifecycle_events(false);
+        let _monitors: Vec<_> =
+            (0..recipients).map(|_| monitor().psubscribe("user:*").unwrap()).collect();
+        if recipients == 1 {
+            (0..2_000_u64).for_each(|i| _ = bus.publish(&format!("user:early:{i}"), i));
+        }
+        let names: Vec<String> = (0..count).map(|i| format!("user:{i}")).collect();
+        names.iter().for_each(|name| _ = bus.publish(name, 1_u64));
+        (0..12).for_each(|i| drop(bus.subscribe(&format!("other:{i}")).unwrap()));
+        for name in &names {
+            assert_eq!(allocations(|| bus.publish(name, 2_u64)), 0, "{recipients} {name}");
+        }
+    }
+}
+
+#[test]
 fn recent_names_with_any_number_of_stripes() {
     for stripes in [1, 64, 4_096, 1 << 20, usize::MAX] {
         let bus: Bus<Payload> = Bus::builder().stripes(stripes).build();

@@ -1240,6 +1240,42 @@ fn what_a_dropped_inbox_held_leaves_with_it() -> Outcome {
 // ---- high_water ------------------------------------------------------------------------------------
 
 #[test]
+fn high_water_reaches_the_capacity_without_an_overflow() -> Outcome {
+    let bus: Bus<u32> = Bus::new();
+    let sub = silent(&bus, 3, Overflow::DropOldest).subscribe("a")?;
+    (0..2).for_each(|n| _ = bus.publish("a", n as u32));
+    sub.recv()?;
+    (0..2).for_each(|n| _ = bus.publish("a", n as u32));
+    sub.recv()?;
+    assert_eq!(sub.info().high_water, 3);
+    Ok(())
+}
+
+#[test]
+fn a_full_inbox_costs_no_copy_of_the_payload_more() -> Outcome {
+    struct Counted(Arc<AtomicUsize>);
+    impl Clone for Counted {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Self(Arc::clone(&self.0))
+        }
+    }
+    for full in 0..4 {
+        let bus: Bus<Counted> = Bus::new();
+        let capacity = |at| if at == full { 1 } else { 9 };
+        let _subs: Vec<_> = (0..4)
+            .map(|at| silent(&bus, capacity(at), Overflow::DropNewest).subscribe("a").unwrap())
+            .collect();
+        for copies in [3, 6] {
+            let counted = Arc::new(AtomicUsize::new(copies - 3));
+            bus.publish("a", Counted(Arc::clone(&counted)));
+            assert_eq!(counted.load(Ordering::SeqCst), copies, "{full}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn high_water_is_the_largest_depth_seen() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     let sub = silent(&bus, 10, Overflow::DropOldest).subscribe("a")?;

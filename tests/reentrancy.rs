@@ -969,6 +969,107 @@ fn a_drop_that_panics_harms_that_call_alone() {
     });
 }
 
+/// A payload each of whose copies panics when it is dropped.
+struct Explosive;
+
+impl Clone for Explosive {
+    fn clone(&self) -> Self {
+        Self
+    }
+}
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            panic!("a drop of many");
+        }
+        // Where the thread is unwinding already, a second panic would end the process: that is the engine's to avoid.
+        DROPPED_WHILE_UNWINDING.store(true, Ordering::SeqCst);
+    }
+}
+
+static DROPPED_WHILE_UNWINDING: AtomicBool = AtomicBool::new(false);
+
+#[test]
+fn drops_that_panic_do_not_meet() {
+    watched(|| {
+        for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect] {
+            for subscribers in 1..4 {
+                let bus: Bus<Explosive> = Bus::new();
+                let subscribe = || {
+                    bus.subscriber_builder().lifecycle_events(false).capacity(1).overflow(overflow)
+                };
+                let subs: Vec<_> =
+                    (0..subscribers).map(|_| subscribe().subscribe("c").unwrap()).collect();
+                assert_eq!(bus.publish("c", Explosive).delivered, subscribers);
+                assert_eq!(
+                    panic_of(|| bus.publish("c", Explosive)),
+                    "a drop of many",
+                    "{overflow:?}"
+                );
+                assert!(
+                    !DROPPED_WHILE_UNWINDING.load(Ordering::SeqCst),
+                    "{overflow:?} {subscribers}"
+                );
+                for sub in &subs {
+                    while let Ok(message) = sub.try_recv_message() {
+                        std::mem::forget(message);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// The original goes when the turn is over, where a `Clone` has panicked, too.
+#[test]
+fn a_payload_whose_clone_panics_is_dropped_outside_the_turn() {
+    watched(|| {
+        for (subscribers, blows_at, full) in [(3, 0, 9), (3, 1, 9), (3, 1, 0), (3, 1, 1), (2, 0, 1)]
+        {
+            struct Payload {
+                left: Arc<AtomicU32>,
+                on_drop: Option<Bus<Payload>>,
+            }
+            impl Clone for Payload {
+                fn clone(&self) -> Self {
+                    assert_ne!(self.left.fetch_sub(1, Ordering::SeqCst), 0, "the fuse has blown");
+                    Self { left: Arc::clone(&self.left), on_drop: None }
+                }
+            }
+            impl Drop for Payload {
+                fn drop(&mut self) {
+                    if let Some(bus) = self.on_drop.take() {
+                        bus.publish("c", Payload::plain());
+                    }
+                }
+            }
+            impl Payload {
+                fn plain() -> Self {
+                    Self { left: Arc::new(AtomicU32::new(u32::MAX)), on_drop: None }
+                }
+            }
+            let bus: Bus<Payload> = Bus::new();
+            let subs: Vec<_> = (0..subscribers)
+                .map(|at| {
+                    let capacity = if at == full { 1 } else { 9 };
+                    let builder =
+                        bus.subscriber_builder().lifecycle_events(false).capacity(capacity);
+                    builder.subscribe("c").unwrap()
+                })
+                .collect();
+            bus.publish("c", Payload::plain());
+            let payload =
+                Payload { left: Arc::new(AtomicU32::new(blows_at)), on_drop: Some(bus.clone()) };
+            let text = panic_of(|| bus.publish("c", payload));
+            assert!(text.contains("the fuse has blown"));
+            // What its drop published has reached all.
+            let last = subs.last().unwrap();
+            assert_eq!(last.len(), if full == subscribers - 1 { 1 } else { 2 });
+        }
+    });
+}
+
 /// The drop of an evicted payload panics while a full inbox of the same publish still waits for room.
 #[test]
 fn a_drop_that_panics_keeps_the_books_of_those_that_wait() {

@@ -242,8 +242,14 @@ fn overflow_unlisted<P: Clone + Send + 'static>(
     let source = source.into();
     let segment = Segment::of(&recipients, &source, true);
     // The last one gets the payload itself: no user code runs.
-    let mut serving =
-        Serving { slot: &mut slot, remaining: 1, seen: None, barring: false, tally: &mut tally };
+    let mut serving = Serving {
+        slot: &mut slot,
+        again: &mut None,
+        remaining: 1,
+        seen: None,
+        barring: false,
+        tally: &mut tally,
+    };
     serving.serve(segment, &mut after);
     drop(recipients);
     core.trie.count_unlisted(hash, tally);
@@ -283,7 +289,7 @@ fn publish_to_any<P: Clone + Send + 'static>(
 ) -> (Receipt, usize) {
     let exact = &turn.exact;
     match turn.patterns.len() {
-        0 if exact.len() > 1 && exact.deduplicating() == 0 && exact.blocking() == 0 => {
+        0 if exact.len() > 1 && exact.blocking() == 0 => {
             publish_to_exact(core, channel, payload, started, turn)
         }
         1 if exact.len() == 0 => publish_by_pattern(core, channel, payload, started, turn),
@@ -340,7 +346,7 @@ fn publish_to_exact<P: Clone + Send + 'static>(
     started: Option<Instant>,
     turn: Turn<'_, P>,
 ) -> (Receipt, usize) {
-    // Dropped in this order, by unwinding too, when the turn is over.
+    // Dropped from the last to the first, by unwinding too: the payload when the turn is over.
     let payload = payload;
     let _catch_up = CatchUp(core);
     let turn = turn;
@@ -380,26 +386,11 @@ fn publish_to_exact<P: Clone + Send + 'static>(
             let tally = mem::take(&mut commit.tally);
             drop(commit);
             let served = turn.exact.len() - remaining;
-            let begun = match (trouble, payload) {
-                // It is served again. For the last one there is no other payload.
-                (Trouble::Full(Message { payload, .. }), None) => Begun {
-                    payload: Some(payload),
-                    back: None,
-                    places: at - 1,
-                    served: served - 1,
-                    tally,
-                },
-                (Trouble::Full(message), payload) => Begun {
-                    payload,
-                    back: Some(message),
-                    places: at - 1,
-                    served: served - 1,
-                    tally,
-                },
-                (Trouble::Void(message), payload) => {
-                    Begun { payload, back: Some(message), places: at, served, tally }
-                }
+            let (again, void, places, served) = match trouble {
+                Trouble::Full(message) => (Some(message), None, at - 1, served - 1),
+                Trouble::Void(message) => (None, Some(message), at, served),
             };
+            let begun = Begun { payload, again, void, places, served, tally };
             publish_to_all(core, channel, begun, started, turn)
         }
     }
@@ -430,8 +421,10 @@ fn deliver<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result
 struct Begun<P> {
     /// The payload, for the recipients to come.
     payload: Option<P>,
+    /// What the next recipient is to get, and found no room for.
+    again: Option<Message<P>>,
     /// To be dropped when the turn is over.
-    back: Option<Message<P>>,
+    void: Option<Message<P>>,
     /// How many places of exact subscribers it is past.
     places: usize,
     /// How many recipients those had.
@@ -442,7 +435,8 @@ struct Begun<P> {
 impl<P> Begun<P> {
     /// Not at all.
     fn new(payload: P) -> Self {
-        Self { payload: Some(payload), back: None, places: 0, served: 0, tally: Tally::of_one(0) }
+        let (payload, tally) = (Some(payload), Tally::of_one(0));
+        Self { payload, again: None, void: None, places: 0, served: 0, tally }
     }
 }
 
@@ -457,8 +451,11 @@ fn publish_to_all<P: Clone + Send + 'static>(
 ) -> (Receipt, usize) {
     // Locals are dropped from the last to the first, by unwinding too: what `after` holds runs user code then,
     // and must do so when the turn is over. So does the payload.
-    let Begun { payload: mut slot, back: _back, places, served, tally } = begun;
+    let Begun { payload: mut slot, mut again, void, places, served, tally } = begun;
     let mut after = After::new(core, Books::Entry(channel));
+    if let Some(message) = void {
+        after.void(message);
+    }
     after.started = started;
     let mut turn = turn;
     let patterns = &turn.patterns[..];
@@ -499,8 +496,14 @@ fn publish_to_all<P: Clone + Send + 'static>(
         after.started.get_or_insert_with(Instant::now);
     }
     let mark = Mark::set();
-    let mut serving =
-        Serving { slot: &mut slot, remaining, seen, barring: false, tally: &mut commit.tally };
+    let mut serving = Serving {
+        slot: &mut slot,
+        again: &mut again,
+        remaining,
+        seen,
+        barring: false,
+        tally: &mut commit.tally,
+    };
     if let Some(source) = &turn.source {
         serving.serve(Segment::of(exact, source, false).past(places), &mut after);
     }
@@ -533,6 +536,8 @@ fn publish_to_all<P: Clone + Send + 'static>(
 struct Serving<'a, P> {
     /// The payload, until the last recipient gets it.
     slot: &'a mut Option<P>,
+    /// What the first recipient gets, if that is made already.
+    again: &'a mut Option<Message<P>>,
     /// Recipients to come.
     remaining: usize,
     /// Inboxes served, by address, where some take a message once.
@@ -575,7 +580,7 @@ trait Desk<P> {
 impl<P: Clone> Serving<'_, P> {
     /// Sends to the recipients of `segment`.
     ///
-    /// One function for all, not inlined: its caller has segments of three kinds, and this is the hot loop.
+    /// One function for all, not inlined: its caller has segments of three kinds.
     #[inline(never)]
     fn serve(&mut self, segment: Segment<'_, P>, desk: &mut dyn Desk<P>) {
         'recipients: for (at, place) in segment.places.iter().enumerate() {
@@ -589,11 +594,16 @@ impl<P: Clone> Serving<'_, P> {
                 continue;
             }
             let barred = self.barring && desk.bars(inbox);
-            // The last one gets the payload itself.
-            let last = self.remaining == 0;
-            let payload = if last { self.slot.take() } else { self.slot.clone() };
-            let Some(mut payload) = payload else { return };
-            let mut source = segment.source.get();
+            let (mut payload, mut source) = match self.again.take() {
+                Some(Message { payload, source }) => (payload, source),
+                None => {
+                    // The last one gets the payload itself.
+                    let last = self.remaining == 0;
+                    let payload = if last { self.slot.take() } else { self.slot.clone() };
+                    let Some(payload) = payload else { return };
+                    (payload, segment.source.get())
+                }
+            };
             loop {
                 let message = if barred {
                     Message { payload, source }
@@ -827,7 +837,9 @@ fn send_again<P: Clone + 'static>(
         source: &source.into(),
         shared: false,
     };
-    let mut serving = Serving { slot: &mut slot, remaining: 1, seen: None, barring: false, tally };
+    let again = &mut None;
+    let mut serving =
+        Serving { slot: &mut slot, again, remaining: 1, seen: None, barring: false, tally };
     serving.serve(segment, &mut back);
     back.0
 }

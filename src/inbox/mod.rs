@@ -3,7 +3,7 @@
 //!
 //! Publishers reach an inbox through the `Sender` in their route, and while it has room they only read
 //! one word here, [`Inbox::attention`], to see whether a receiver sleeps. Receivers read the same word
-//! before and after each message; all else is off that path.
+//! before and after each message, and how full the queue has been at most; all else is off that path.
 //!
 //! One lock is taken in this module, the mailbox's. It is the innermost of the engine: whoever holds it
 //! takes no other and runs no user code.
@@ -705,7 +705,11 @@ impl<P> Inbox<P> {
             return None;
         }
         // Whether an event that has come meanwhile counts on this message cannot be told. It is not
-        // counted: such an event comes one message later, never one too early.
+        // counted: such an event comes one message later, never one too early. But where nothing is queued any more
+        // it is due, and whoever sleeps is to read it.
+        if !rare.events.is_empty() && (rare.is_first_due() || self.queue.is_empty()) {
+            self.wake_next(rare);
+        }
         drop(mailbox);
         self.taken();
         Some(message)

@@ -923,6 +923,15 @@ mod tests {
     }
 
     #[test]
+    fn tables_follow_what_is_there() {
+        let trie = Trie::<u32>::new(4);
+        let topics: Vec<_> = (0..20_000).map(|i| trie.pin(&format!("topic:{i}"))).collect();
+        assert!(trie.stripes.places() >= 20_000);
+        topics.iter().for_each(|channel| trie.unpin(channel));
+        assert!(trie.stripes.places() < 10_000, "{}", trie.stripes.places());
+    }
+
+    #[test]
     fn a_topic_leaves_nothing() {
         let trie = Trie::<u32>::new(4);
         for i in 0..1_000 {

@@ -40,6 +40,12 @@ impl<T> Slots<T> {
         self.slots.into_iter().flatten()
     }
 
+    /// Places, taken or not.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.slots.len()
+    }
+
     #[inline]
     fn mask(&self) -> usize {
         self.slots.len().wrapping_sub(1)

@@ -376,6 +376,12 @@ impl<P> Stripes<P> {
         }
     }
 
+    /// Places in the tables.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.stripes.iter().map(|stripe| stripe.stripe.read().channels.places()).sum()
+    }
+
     /// Whether `name` is one of the fresh ones.
     #[cfg(test)]
     pub(super) fn is_fresh(&self, name: &str) -> bool {

@@ -1554,6 +1554,19 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_runs_follows_what_is_there() {
+        let texts: Vec<String> = (0..10_000).map(|i| format!("k{i}:*")).collect();
+        let mut tree = tree(&texts);
+        let places = |tree: &Tree| match &tree.root.runs {
+            Runs::Many(many) => many.table.places(),
+            _ => 0,
+        };
+        assert!(places(&tree) >= 10_000);
+        texts[10..].iter().for_each(|text| assert!(remove(&mut tree, text).is_some()));
+        assert!(places(&tree) <= 128, "{}", places(&tree));
+    }
+
+    #[test]
     fn patterns_that_compile_to_the_same_are_kept_apart() {
         let mut tree = tree(["a*b", "a**b", "[a]*b", "\\a*b"]);
         assert_eq!(matches(&tree, "ab").0, ["[a]*b", "\\a*b", "a**b", "a*b"]);
