@@ -12,7 +12,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::TrySendError;
+use crossbeam_channel::{Sender, TrySendError};
 use hashbrown::HashSet;
 
 use crate::core::Core;
@@ -140,19 +140,27 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
 }
 
 /// Sends a message to a recipient; it comes back where there is no room.
-///
-/// A message of several words that is handed on through memory is read in other pieces than it was written in, for which
-/// the processor waits until they have reached its cache; so here it comes in registers, as far as it can.
-#[inline(never)]
+#[inline(always)]
 fn send<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Message<P>> {
-    send_here(recipient, payload, source)
+    recipient.to.send_message(payload, source)
 }
 
-/// The same in the caller's code: in a loop, where the processor does other things while it waits, there is less to be
-/// done.
-#[inline(always)]
-fn send_here<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Message<P>> {
-    recipient.to.try_send(Message { payload, source }).map_err(TrySendError::into_inner)
+trait SendMessage<P> {
+    /// Sends a message of these parts; it comes back where there is no room.
+    fn send_message(&self, payload: P, source: SourceRef) -> Result<(), Message<P>>;
+}
+
+/// The one call of `try_send`, so that crossbeam's code is inlined here. A message of several words that is handed on
+/// through memory is read in other pieces than it was written in, for which the processor waits until they have reached
+/// its cache; so it comes in registers, as far as it can, and is made right where it is written into the queue.
+///
+/// It is a method of crossbeam's own type because the compiler divides a program by the modules that types are defined
+/// in, and inlines nothing large across: this it compiles together with `try_send`.
+impl<P> SendMessage<P> for Sender<Message<P>> {
+    #[inline(never)]
+    fn send_message(&self, payload: P, source: SourceRef) -> Result<(), Message<P>> {
+        self.try_send(Message { payload, source }).map_err(TrySendError::into_inner)
+    }
 }
 
 /// Ends a publish that has sent to the one recipient there is, and is to ask after it.
@@ -407,7 +415,7 @@ enum Trouble<P> {
 /// Delivers a message to a recipient, whose list no other publish works on.
 #[inline(always)]
 fn deliver<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Trouble<P>> {
-    send_here(recipient, payload, source).map_err(Trouble::Full)?;
+    send(recipient, payload, source).map_err(Trouble::Full)?;
     if recipient.inbox.asks_after()
         && let Some(message) = recipient.inbox.sent()
     {
