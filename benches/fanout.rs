@@ -137,6 +137,8 @@ struct Ours {
     topic: Topic<Payload>,
     inboxes: Vec<Subscriber<Payload>>,
     by_name: bool,
+    /// Whether all events are read, and not messages alone.
+    events: bool,
 }
 
 impl Ours {
@@ -147,7 +149,7 @@ impl Ours {
             builder.subscribe(CHANNEL).expect("the bus is open and has no limits")
         };
         let inboxes = (0..inboxes).map(|_| inbox()).collect();
-        Self { topic: bus.topic(CHANNEL), bus, inboxes, by_name }
+        Self { topic: bus.topic(CHANNEL), bus, inboxes, by_name, events: false }
     }
 }
 
@@ -165,9 +167,16 @@ impl Way for Ours {
     fn drain(&self) -> usize {
         let mut taken = 0;
         for inbox in &self.inboxes {
-            while let Ok(event) = inbox.try_recv() {
-                black_box(event);
-                taken += 1;
+            if self.events {
+                while let Ok(event) = inbox.try_recv() {
+                    black_box(event);
+                    taken += 1;
+                }
+            } else {
+                while let Ok(message) = inbox.try_recv_message() {
+                    black_box(message.payload);
+                    taken += 1;
+                }
             }
         }
         taken
@@ -262,15 +271,20 @@ fn main() {
         });
     }
     common::print_numbers("Fan-out", &numbers);
+    let drained = |ours: &dyn Way, raw: &dyn Way| {
+        in_turns(rounds, || ours.publishing_and_draining(), || raw.publishing_and_draining()).ratio
+    };
+    let events = wide.map(|(inboxes, capacity)| {
+        let ours = Ours { events: true, ..Ours::new(inboxes, capacity, false) };
+        format!("{:.2}", drained(&ours, &Raw::<Payload>::new(inboxes, capacity)))
+    });
+    println!(
+        "Publish and drain with `try_recv`, as events, 10 / 100 / 1,000: {} × raw",
+        events.join(" / ")
+    );
     let floors = wide.map(|(inboxes, capacity)| {
-        let (pointed, raw) =
-            (Raw::<Pointed>::new(inboxes, capacity), Raw::<Payload>::new(inboxes, capacity));
-        let pair = in_turns(
-            rounds,
-            || pointed.publishing_and_draining(),
-            || raw.publishing_and_draining(),
-        );
-        format!("{:.2}", pair.ratio)
+        let raw = Raw::<Payload>::new(inboxes, capacity);
+        format!("{:.2}", drained(&Raw::<Pointed>::new(inboxes, capacity), &raw))
     });
     println!(
         "Plain channels that carry a pointer beside the payload, publish and drain, 10 / 100 / 1,000: {} × those \
