@@ -935,3 +935,50 @@ impl<P> Drop for Wait<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_falls_due_by_a_receive_that_looked_before_it_wakes_a_sleeper() {
+        let settings = Settings {
+            label: None,
+            capacity: 4,
+            overflow: Overflow::DropOldest,
+            lifecycle_events: true,
+            dedupe: false,
+        };
+        let inbox = Inbox::<u32>::new(0, settings);
+        let sender = inbox.sender().unwrap();
+        let wait = || {
+            let (started, patience) = (Instant::now(), Duration::from_secs(20));
+            let until = Until { deadline: Some(started + patience), stop: None };
+            // At its deadline it would find the event by itself.
+            inbox.wait(until).ok().filter(|_| started.elapsed() < patience)
+        };
+        thread::scope(|scope| {
+            let sleepers = [1, 2].map(|count| {
+                let sleeper = scope.spawn(wait);
+                let parked =
+                    || inbox.mailbox.lock().rare.as_ref().map_or(0, |rare| rare.parked.len());
+                while parked() < count {
+                    thread::yield_now();
+                }
+                sleeper
+            });
+            // Two messages, of which nobody is told; then an event, of which the first sleeper is.
+            (1..=2).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+            inbox.tell(Kind::Unsubscribe, &Arc::from("c"), 0);
+            let [first, second] = sleepers;
+            assert_eq!(first.join().unwrap().and_then(Event::into_message).unwrap().payload, 1);
+            // A receive that had looked before there was the event takes the last message.
+            let message = inbox.attended(inbox.queue.try_recv().unwrap());
+            assert_eq!(message.unwrap().payload, 2);
+            assert!(
+                matches!(second.join().unwrap(), Some(Event::Unsubscribe { .. })),
+                "it sleeps on"
+            );
+        });
+    }
+}
