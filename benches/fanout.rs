@@ -222,10 +222,14 @@ fn main() {
     let rounds = scaled(801, 1);
     let wide = [10, 100, 1_000].map(|inboxes| (scaled(inboxes, inboxes.min(10)), CAPACITY));
     let widest = (wide[2].0, DEFAULT_CAPACITY);
-    for (name, what, aim) in [("N1", "Topic::publish", 1.15), ("N2", "publish and drain", 1.2)] {
+    for (name, what, aim, events) in [
+        ("N1", "Topic::publish", 1.15, false),
+        ("N2", "publish and drain", 1.2, false),
+        ("N2", "the same, as events", 1.2, true),
+    ] {
         for (inboxes, capacity) in wide.into_iter().chain([widest]) {
-            let (ours, raw) =
-                (Ours::new(inboxes, capacity, false), Raw::<Payload>::new(inboxes, capacity));
+            let ours = Ours { events, ..Ours::new(inboxes, capacity, false) };
+            let raw = Raw::<Payload>::new(inboxes, capacity);
             let pair = match name {
                 "N1" => in_turns(rounds, || ours.publishing(), || raw.publishing()),
                 _ => in_turns(
@@ -271,20 +275,15 @@ fn main() {
         });
     }
     common::print_numbers("Fan-out", &numbers);
-    let drained = |ours: &dyn Way, raw: &dyn Way| {
-        in_turns(rounds, || ours.publishing_and_draining(), || raw.publishing_and_draining()).ratio
-    };
-    let events = wide.map(|(inboxes, capacity)| {
-        let ours = Ours { events: true, ..Ours::new(inboxes, capacity, false) };
-        format!("{:.2}", drained(&ours, &Raw::<Payload>::new(inboxes, capacity)))
-    });
-    println!(
-        "Publish and drain with `try_recv`, as events, 10 / 100 / 1,000: {} × raw",
-        events.join(" / ")
-    );
     let floors = wide.map(|(inboxes, capacity)| {
-        let raw = Raw::<Payload>::new(inboxes, capacity);
-        format!("{:.2}", drained(&Raw::<Pointed>::new(inboxes, capacity), &raw))
+        let (pointed, raw) =
+            (Raw::<Pointed>::new(inboxes, capacity), Raw::<Payload>::new(inboxes, capacity));
+        let pair = in_turns(
+            rounds,
+            || pointed.publishing_and_draining(),
+            || raw.publishing_and_draining(),
+        );
+        format!("{:.2}", pair.ratio)
     });
     println!(
         "Plain channels that carry a pointer beside the payload, publish and drain, 10 / 100 / 1,000: {} × those \

@@ -177,8 +177,9 @@ fn asked_after<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Receipt {
     Receipt { matched: delivered, delivered, dropped: 0 }
 }
 
-/// Counts a message that was sent to the only recipient, under its lock, and asks after it. How often it was
+/// Counts a message that was sent to a recipient, under its lock, and asks after it. How often it was
 /// delivered; where it concerned nobody, a message comes back, to be dropped when the lock is free.
+#[inline(always)]
 fn sent_to_one<P>(recipient: &Recipient<P>, shared: bool) -> (usize, Option<Message<P>>) {
     let asked = recipient.inbox.asks_after();
     let void = if asked { recipient.inbox.sent() } else { None };
@@ -416,13 +417,10 @@ enum Trouble<P> {
 #[inline(always)]
 fn deliver<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Trouble<P>> {
     send(recipient, payload, source).map_err(Trouble::Full)?;
-    if recipient.inbox.asks_after()
-        && let Some(message) = recipient.inbox.sent()
-    {
-        return Err(Trouble::Void(message));
+    match sent_to_one(recipient, false) {
+        (_, None) => Ok(()),
+        (_, Some(message)) => Err(Trouble::Void(message)),
     }
-    add_exclusively(&recipient.entered, 1);
-    Ok(())
 }
 
 /// How far a publish has come.
