@@ -4,7 +4,7 @@
 mod support;
 
 use std::panic::resume_unwind;
-use std::sync::{Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -1067,4 +1067,60 @@ fn closing_takes_bounded_time_while_publishers_hammer() {
             assert!(sub.receiver().recv_timeout(WATCHDOG).is_err());
         }
     });
+}
+
+/// Says that a copy is being made, and waits until it may be.
+type Gates = (mpsc::Sender<()>, mpsc::Receiver<()>);
+
+/// A payload whose first copy waits, once.
+struct Held {
+    gate: Arc<Mutex<Option<Gates>>>,
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        if let Some((reached, go)) = self.gate.lock().unwrap().take() {
+            reached.send(()).unwrap();
+            go.recv().unwrap();
+        }
+        Self { gate: Arc::clone(&self.gate) }
+    }
+}
+
+#[test]
+fn one_of_several_that_is_closed_and_read_to_its_end_meanwhile_gets_nothing_and_counts_for_nothing()
+{
+    for subscribers in 2..5 {
+        for ended in 1..subscribers {
+            let bus: Bus<Held> = Bus::new();
+            let subs: Vec<_> = (0..subscribers)
+                .map(|_| bus.subscriber_builder().lifecycle_events(false).subscribe("a").unwrap())
+                .collect();
+            let ((reached, has_reached), (go, may_go)) = (mpsc::channel(), mpsc::channel());
+            let gate = Arc::new(Mutex::new(Some((reached, may_go))));
+            let receipt = thread::scope(|scope| {
+                let publisher = scope.spawn(|| bus.publish("a", Held { gate: Arc::clone(&gate) }));
+                has_reached.recv().unwrap();
+                // It is closed at once, and leaves the channel when the turn is over.
+                let closer = scope.spawn(|| subs[ended].close());
+                assert!(subs[ended].recv().is_err());
+                go.send(()).unwrap();
+                closer.join().unwrap();
+                publisher.join().unwrap()
+            });
+            let reached = subscribers - 1;
+            assert_eq!(
+                (receipt.matched, receipt.delivered, receipt.dropped),
+                (reached, reached, 0),
+                "{ended} of {subscribers}"
+            );
+            let read: Vec<usize> = subs.iter().map(|sub| sub.try_iter().count()).collect();
+            let expected: Vec<usize> =
+                (0..subscribers).map(|at| usize::from(at != ended)).collect();
+            assert_eq!(read, expected);
+            assert_eq!(bus.stats().delivered, reached as u64);
+            // The copies are gone, the one that concerned nobody as well.
+            assert_eq!(Arc::strong_count(&gate), 1);
+        }
+    }
 }
