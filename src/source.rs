@@ -4,7 +4,8 @@
 //! would pay an atomic increment, 5.5 of the 15 ns that a bare crossbeam channel takes for all of it. But
 //! increments can be paid for in advance: the route of a channel, which one publish at a time works on,
 //! takes [`BATCH`] references at once and hands them out one by one, with no atomic operation at all
-//! ([`Prepaid`]). What it has not handed out it gives back when it goes.
+//! ([`Prepaid`]). What it has not handed out it gives back when it goes. Nor does each message that is dropped pay: a
+//! thread that drops one after the other of the same channel gives their pointers up together ([`Returned`]).
 //!
 //! But for a hint to the processor, all unsafe code is in this module. It owns the block that the pointers share,
 //! and nothing else reaches it.
@@ -17,7 +18,7 @@ use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::process::abort;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::inline::Inline;
@@ -140,12 +141,16 @@ struct Block {
     /// Pointers to this block, those paid for in advance included. The last one to go frees it.
     count: AtomicUsize,
     source: Source,
+    /// Whether many messages may point to it before it is gone, or given to another source.
+    lasting: bool,
 }
 
 /// A counted pointer to a [`Source`]; equal and hashed by what it points to.
 pub(crate) struct SourceRef {
-    /// Out of a `Box`. It is valid as long as this pointer exists, which is counted in it.
-    block: NonNull<Block>,
+    /// Out of a `Box`, and not null. It is valid as long as this pointer exists, which is counted in it.
+    ///
+    /// No `NonNull`, so that there is no value that this cannot have: see [`Message`](crate::Message).
+    block: *mut Block,
 }
 
 // SAFETY: a `SourceRef` gives shared access to a `Source`, which is `Send + Sync`, and to the count, which is
@@ -157,26 +162,28 @@ unsafe impl Sync for SourceRef {}
 
 impl SourceRef {
     pub(crate) fn new(source: Source) -> Self {
-        Self::counting(1, source)
+        Self::counting(1, source, false)
     }
 
     /// A pointer to a block that counts so many, of which the caller owns the others.
-    fn counting(pointers: usize, source: Source) -> Self {
-        let block = Box::new(Block { count: AtomicUsize::new(pointers), source });
-        Self { block: NonNull::from(Box::leak(block)) }
+    fn counting(pointers: usize, source: Source, lasting: bool) -> Self {
+        let block = Box::new(Block { count: AtomicUsize::new(pointers), source, lasting });
+        Self { block: Box::into_raw(block) }
     }
 
     fn block(&self) -> &Block {
         // SAFETY: `self` is counted, so the block has not been freed, and cannot be while `self` is borrowed.
         // The one place that writes to it, `Prepaid::get_mut`, has made sure that no other pointer exists.
-        unsafe { self.block.as_ref() }
+        unsafe { &*self.block }
     }
+}
 
+impl Block {
     /// Counts so many pointers more, which the caller then owns.
     fn count_more(&self, pointers: usize) {
         // Relaxed: a new pointer comes of one that exists, so that no thread can free the block meanwhile,
         // and whatever hands the new one to another thread makes the block visible to it.
-        if self.block().count.fetch_add(pointers, Ordering::Relaxed) > MOST {
+        if self.count.fetch_add(pointers, Ordering::Relaxed) > MOST {
             abort();
         }
     }
@@ -184,7 +191,7 @@ impl SourceRef {
 
 impl Clone for SourceRef {
     fn clone(&self) -> Self {
-        self.count_more(1);
+        self.block().count_more(1);
         Self { block: self.block }
     }
 }
@@ -192,8 +199,16 @@ impl Clone for SourceRef {
 impl Drop for SourceRef {
     #[inline]
     fn drop(&mut self) {
-        self.count_less(1);
+        if !RETURNED.with(|returned| returned.take(self)) {
+            self.count_less(1);
+        }
     }
+}
+
+/// Gives up so many pointers that are counted in `block`, and that the caller owns.
+#[inline]
+fn give_up(block: *mut Block, pointers: usize) {
+    ManuallyDrop::new(SourceRef { block }).count_less(pointers);
 }
 
 impl SourceRef {
@@ -213,7 +228,74 @@ impl SourceRef {
         fence(Ordering::Acquire);
         // SAFETY: the count has come to 0, so that `self`, which is being dropped, is the only pointer left,
         // and no other can be made. The block came out of a `Box` in `counting`.
-        drop(unsafe { Box::from_raw(self.block.as_ptr()) });
+        drop(unsafe { Box::from_raw(self.block) });
+    }
+}
+
+#[cfg(not(loom))]
+thread_local! {
+    static RETURNED: Returned = const { Returned::new() };
+    static AT_END: AtEnd = const { AtEnd };
+}
+#[cfg(loom)]
+loom::thread_local! {
+    static RETURNED: Returned = Returned::new();
+    static AT_END: AtEnd = AtEnd;
+}
+
+/// Pointers to one block that a thread has dropped and not yet given up.
+///
+/// Whoever reads a channel drops one pointer to the same block after the other. They are counted here, with no atomic
+/// operation and without the block's count going from one reader's processor to the next's, until a pointer to
+/// another such block is dropped, or the thread ends. The first in a row is not kept: what comes once is freed
+/// at once.
+struct Returned {
+    /// That of the pointer that was dropped last, of those that last. It may have been freed if `pointers` is 0.
+    block: Cell<*mut Block>,
+    /// How many are counted in the block.
+    pointers: Cell<usize>,
+}
+
+impl Returned {
+    const fn new() -> Self {
+        Self { block: Cell::new(ptr::null_mut()), pointers: Cell::new(0) }
+    }
+
+    /// Takes a pointer over that is being dropped, and must not be used again; or not, and then it is to be given up.
+    #[inline]
+    fn take(&self, pointer: &SourceRef) -> bool {
+        let block = pointer.block;
+        if self.block.get() != block {
+            if pointer.block().lasting {
+                self.turn_to(block);
+            }
+            return false;
+        }
+        self.pointers.set(self.pointers.get() + 1);
+        if self.pointers.get() == BATCH {
+            give_up(block, self.pointers.take());
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn turn_to(&self, block: *mut Block) {
+        // A thread that is at its end keeps nothing.
+        let block = AT_END.try_with(|_| block).unwrap_or(ptr::null_mut());
+        let (before, pointers) = (self.block.replace(block), self.pointers.take());
+        // It may free what drops others: they find this in order.
+        if pointers > 0 {
+            give_up(before, pointers);
+        }
+    }
+}
+
+/// Dropped when a thread ends. Apart from what is kept, so that nobody asks whether that is there still.
+struct AtEnd;
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        RETURNED.with(|returned| returned.turn_to(ptr::null_mut()));
     }
 }
 
@@ -242,16 +324,35 @@ impl Hash for SourceRef {
 
 /// A source that hands out pointers paid for in advance. Its owner alone uses it: it is not `Sync`.
 pub(crate) struct Prepaid {
-    /// Given up in `drop`, together with those that nobody got.
-    own: ManuallyDrop<SourceRef>,
+    /// A pointer of its own, given up in `drop` together with those that nobody got.
+    own: NonNull<Block>,
     /// Pointers that are counted in the block and that nobody has yet.
     left: Cell<usize>,
 }
 
+// SAFETY: it stands for pointers of type `SourceRef`, its own and those that are left, and those are `Send`.
+unsafe impl Send for Prepaid {}
+
 impl Prepaid {
     pub(crate) fn new(source: Source) -> Self {
-        let own = ManuallyDrop::new(SourceRef::counting(1 + BATCH, source));
-        Self { own, left: Cell::new(BATCH) }
+        Self::lasting(source, true)
+    }
+
+    fn lasting(source: Source, lasting: bool) -> Self {
+        Self::with(SourceRef::counting(1 + BATCH, source, lasting), BATCH)
+    }
+
+    /// Makes `own` its own pointer, in whose block so many others are counted that nobody has.
+    fn with(own: SourceRef, left: usize) -> Self {
+        let Some(own) = NonNull::new(ManuallyDrop::new(own).block) else {
+            unreachable!("it points to a block")
+        };
+        Self { own, left: Cell::new(left) }
+    }
+
+    fn block(&self) -> &Block {
+        // SAFETY: the block counts a pointer of this one's own until `drop`. As in `SourceRef::block`.
+        unsafe { self.own.as_ref() }
     }
 
     /// A pointer to the source.
@@ -259,14 +360,14 @@ impl Prepaid {
     pub(crate) fn get(&self) -> SourceRef {
         let left = match self.left.get() {
             0 => {
-                self.own.count_more(BATCH);
+                self.block().count_more(BATCH);
                 BATCH
             }
             left => left,
         };
         self.left.set(left - 1);
         // One of those that are counted and that nobody had: `left` was greater than 0 and is one less now.
-        SourceRef { block: self.own.block }
+        SourceRef { block: self.own.as_ptr() }
     }
 }
 
@@ -283,12 +384,12 @@ impl Prepaid {
     fn get_mut(&mut self) -> Option<&mut Source> {
         // Acquire: partner of the Releases in `count_less`. What others did with the block, whose pointers are
         // all gone, comes before it is written to.
-        if self.own.block().count.load(Ordering::Acquire) != 1 + self.left.get() {
+        if self.block().count.load(Ordering::Acquire) != 1 + self.left.get() {
             return None;
         }
         // SAFETY: all pointers that the block counts are this one's own and those that it has not handed out,
         // so no other exists, and none can be made of one: `self` is borrowed exclusively.
-        Some(unsafe { &mut self.own.block.as_mut().source })
+        Some(unsafe { &mut self.own.as_mut().source })
     }
 
     /// Puts `source` in the place of the one that it has, which comes back; where messages point to that still,
@@ -303,15 +404,14 @@ impl Prepaid {
 
 impl From<SourceRef> for Prepaid {
     fn from(own: SourceRef) -> Self {
-        Self { own: ManuallyDrop::new(own), left: Cell::new(0) }
+        Self::with(own, 0)
     }
 }
 
 impl Drop for Prepaid {
     fn drop(&mut self) {
-        // Its own pointer and those that nobody got, by one operation; `own` is not dropped after this.
-        let pointers = 1 + self.left.get();
-        self.own.count_less(pointers);
+        // Its own pointer and those that nobody got, by one operation.
+        give_up(self.own.as_ptr(), 1 + self.left.get());
     }
 }
 
@@ -329,8 +429,17 @@ unsafe impl<T: Send + Sync> Send for PatternSource<T> {}
 
 impl<T: Named + 'static> PatternSource<T> {
     pub(crate) fn new(channel: Text, pattern: Arc<T>) -> Self {
+        Self::lasting(channel, pattern, true)
+    }
+
+    /// One that is to be of another channel very soon.
+    pub(crate) fn passing(channel: Text, pattern: Arc<T>) -> Self {
+        Self::lasting(channel, pattern, false)
+    }
+
+    fn lasting(channel: Text, pattern: Arc<T>, lasting: bool) -> Self {
         let at = NonNull::from(&*pattern);
-        let prepaid = Prepaid::new(Source::new(channel, Some(pattern)));
+        let prepaid = Prepaid::lasting(Source::new(channel, Some(pattern)), lasting);
         Self { prepaid, pattern: at }
     }
 
@@ -349,7 +458,10 @@ impl<T: Named + 'static> PatternSource<T> {
         let at = NonNull::from(&*pattern);
         let before = match self.prepaid.replace(Source::new(channel, Some(pattern))) {
             Ok(before) => Renewed::InPlace(before),
-            Err(source) => Renewed::Anew(mem::replace(&mut self.prepaid, Prepaid::new(source))),
+            Err(source) => {
+                let anew = Prepaid::lasting(source, self.prepaid.block().lasting);
+                Renewed::Anew(mem::replace(&mut self.prepaid, anew))
+            }
         };
         self.pattern = at;
         before
@@ -360,7 +472,7 @@ impl<T> PatternSource<T> {
     /// Has what `renew` is going to touch brought into the cache.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        prefetch(self.prepaid.own.block.as_ptr());
+        prefetch(self.prepaid.own.as_ptr());
         // The counter of the `Arc`, in front of what it has.
         prefetch(self.pattern.as_ptr().cast::<usize>().wrapping_sub(2));
     }
@@ -430,6 +542,11 @@ mod tests {
         Source::new(Text::Shared(Arc::clone(channel)), None)
     }
 
+    /// Has this thread give up what it keeps. (One of loom's does so at its end, but then it has been joined already.)
+    fn turn_to_another() {
+        drop(Prepaid::new(Source::new(Text::new("another"), None)).get());
+    }
+
     #[cfg(not(loom))]
     #[test]
     fn the_last_pointer_frees_the_source_whichever_it_is() {
@@ -449,6 +566,7 @@ mod tests {
                     drop(pointers);
                     drop(owner);
                 }
+                turn_to_another();
                 assert_eq!(Arc::strong_count(&name), 2, "the copy has it still");
                 drop(copy);
                 assert_eq!(Arc::strong_count(&name), 1);
@@ -501,7 +619,7 @@ mod tests {
     fn what_was_handed_out_keeps_the_pattern() {
         let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
         let text = || Text::new("channel");
-        let mut source = PatternSource::of(Prepaid::blank(), text(), Arc::clone(&patterns[0]));
+        let mut source = PatternSource::passing(text(), Arc::clone(&patterns[0]));
         let Handed { source: message, pattern } = source.hand_out();
         // The message may be gone long before the publish is done with the pattern.
         drop(message);
@@ -541,19 +659,83 @@ mod tests {
         let name: Arc<str> = Arc::from("channel");
         for _ in 0..200 {
             let owner = Prepaid::new(source(&name));
-            std::thread::scope(|scope| {
-                for _ in 0..4 {
-                    let pointers: Vec<_> = (0..BATCH / 2).map(|_| owner.get()).collect();
-                    scope.spawn(move || {
-                        let copies: Vec<_> = pointers.iter().take(9).cloned().collect();
-                        drop(pointers);
-                        assert!(copies.iter().all(|copy| copy.channel().as_str() == "channel"));
-                    });
-                }
-                drop(owner);
+            let threads = [(); 4].map(|()| {
+                let pointers: Vec<_> = (0..BATCH / 2).map(|_| owner.get()).collect();
+                std::thread::spawn(move || {
+                    let copies: Vec<_> = pointers.iter().take(9).cloned().collect();
+                    drop(pointers);
+                    assert!(copies.iter().all(|copy| copy.channel().as_str() == "channel"));
+                })
             });
+            drop(owner);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
             assert_eq!(Arc::strong_count(&name), 1);
         }
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn pointers_to_one_source_in_a_row_are_given_up_together() {
+        let name: Arc<str> = Arc::from("channel");
+        let counted = |owner: &Prepaid| owner.block().count.load(Ordering::Relaxed);
+        let owner = Prepaid::new(source(&name));
+        let mut pointers: Vec<_> = (0..2 * BATCH).map(|_| owner.get()).collect();
+        assert_eq!(counted(&owner), 1 + 2 * BATCH);
+        pointers.pop();
+        assert_eq!(counted(&owner), 2 * BATCH, "the first one at once");
+        pointers.truncate(BATCH);
+        assert_eq!(counted(&owner), 2 * BATCH, "the others not yet");
+        pointers.pop();
+        assert_eq!(counted(&owner), BATCH, "as many as are taken at once");
+        pointers.truncate(7);
+        drop(owner);
+        drop(pointers);
+        assert_eq!(Arc::strong_count(&name), 2, "the thread keeps some");
+        turn_to_another();
+        assert_eq!(Arc::strong_count(&name), 1);
+        // Those of names that come once are not kept, and do not drive out the others.
+        let owner = Prepaid::new(source(&name));
+        let pointers: Vec<_> = (0..8).map(|_| owner.get()).collect();
+        for pointer in pointers {
+            let once: Arc<str> = Arc::from("once");
+            let (one, other) = (SourceRef::new(source(&once)), SourceRef::new(source(&once)));
+            drop((pointer, one.clone(), one, other));
+            assert_eq!(Arc::strong_count(&once), 1);
+        }
+        // (Its block may lie where the other's lay. Then the first one is kept, too.)
+        assert!(counted(&owner) >= BATCH, "all but the first");
+        drop(owner);
+        assert_eq!(Arc::strong_count(&name), 2);
+        turn_to_another();
+        assert_eq!(Arc::strong_count(&name), 1);
+    }
+
+    #[cfg(not(loom))]
+    #[test]
+    fn a_thread_that_ends_gives_up_what_it_keeps() {
+        thread_local! {
+            static LATE: Cell<Option<[SourceRef; 3]>> = const { Cell::new(None) };
+        }
+        let name: Arc<str> = Arc::from("channel");
+        let owner = Prepaid::new(source(&name));
+        let three = || [owner.get(), owner.get(), owner.get()];
+        for late_first in [true, false] {
+            let (early, late) = (three(), three());
+            let thread = std::thread::spawn(move || {
+                // What is used first is destroyed last: in one of the two cases nothing can be kept any more.
+                if late_first {
+                    LATE.set(Some(late));
+                    drop(early);
+                } else {
+                    drop(early);
+                    LATE.set(Some(late));
+                }
+            });
+            thread.join().unwrap();
+            assert_eq!(owner.block().count.load(Ordering::Relaxed), 1 + owner.left.get());
+        }
+        drop(owner);
+        assert_eq!(Arc::strong_count(&name), 1);
     }
 
     /// `RUSTFLAGS="--cfg loom" cargo test --release --lib source`
@@ -565,17 +747,49 @@ mod tests {
             let owner = Prepaid::new(source(&name));
             let (one, other) = (owner.get(), owner.get());
             let threads = [
-                loom::thread::spawn(move || assert_eq!(one.channel().as_str(), "channel")),
+                loom::thread::spawn(move || {
+                    assert_eq!(one.channel().as_str(), "channel");
+                    drop(one);
+                    turn_to_another();
+                }),
                 loom::thread::spawn(move || {
                     let copy = other.clone();
                     drop(other);
                     assert_eq!(copy.channel().as_str(), "channel");
+                    drop(copy);
+                    turn_to_another();
                 }),
             ];
             drop(owner);
             for thread in threads {
                 thread.join().unwrap();
             }
+            turn_to_another();
+            assert_eq!(Arc::strong_count(&name), 1);
+        });
+    }
+
+    /// As above.
+    #[cfg(loom)]
+    #[test]
+    fn no_interleaving_frees_what_is_kept() {
+        loom::model(|| {
+            let name: Arc<str> = Arc::from("channel");
+            let owner = Prepaid::new(source(&name));
+            let threads = [[owner.get(), owner.get()], [owner.get(), owner.get()]].map(|pair| {
+                loom::thread::spawn(move || {
+                    let [first, second] = pair;
+                    drop(first);
+                    assert_eq!(second.channel().as_str(), "channel");
+                    drop(second);
+                    turn_to_another();
+                })
+            });
+            drop(owner);
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            turn_to_another();
             assert_eq!(Arc::strong_count(&name), 1);
         });
     }
@@ -592,11 +806,14 @@ mod tests {
                 let copy = pointer.clone();
                 drop(pointer);
                 assert_eq!(copy.channel().as_str(), "channel");
+                drop(copy);
+                turn_to_another();
             });
             let replaced = owner.replace(source(&other)).is_ok();
             assert_eq!(owner.get().channel().as_str(), if replaced { "other" } else { "channel" });
             reader.join().unwrap();
             drop(owner);
+            turn_to_another();
             assert_eq!((Arc::strong_count(&name), Arc::strong_count(&other)), (1, 1));
         });
     }

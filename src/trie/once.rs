@@ -242,7 +242,7 @@ impl<P: Send + 'static> Once<P> {
     ) -> (Handed<PatternEntry<P>>, Option<Renewed>) {
         let Reused { sources, next, .. } = self.reused.get_mut();
         if sources.len() < room.sources {
-            let source = PatternSource::new(channel, pattern);
+            let source = PatternSource::passing(channel, pattern);
             let handed = source.hand_out();
             sources.push(source);
             return (handed, None);
