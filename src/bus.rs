@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::core::Core;
 use crate::error::SubscribeError;
-use crate::fanout::{self, Detached};
+use crate::fanout::{self, Outcome};
 use crate::limits::{Limits, Overflow};
 use crate::pattern::Pattern;
 use crate::stats::{Receipt, Stats, SubscriberInfo};
@@ -104,13 +104,15 @@ impl<P: Clone + Send + 'static> Bus<P> {
         core.enter();
         let hash = core.trie.hash(name);
         while let Some(mut visited) = core.trie.to_publish(name, hash) {
-            match fanout::publish(core, &visited.channel, payload) {
-                Ok((receipt, patterns)) => {
+            let Outcome { done, patterns, detached } =
+                fanout::publish(core, &visited.channel, payload);
+            match detached {
+                None => {
                     visited.patterns = Some(patterns);
-                    return receipt;
+                    return done.into();
                 }
                 // The entry was removed in between: there is a new one, or none yet.
-                Err(Detached(back)) => payload = back,
+                Some(back) => payload = back,
             }
         }
         self.publish_unlisted(name, hash, payload)
@@ -138,12 +140,14 @@ impl<P: Clone + Send + 'static> Bus<P> {
         self.core.enter();
         // What was known may have changed while the payload was made.
         visited.patterns = None;
-        match fanout::publish(&self.core, &visited.channel, payload) {
-            Ok((receipt, patterns)) => {
+        let Outcome { done, patterns, detached } =
+            fanout::publish(&self.core, &visited.channel, payload);
+        match detached {
+            None => {
                 visited.patterns = Some(patterns);
-                receipt
+                done.into()
             }
-            Err(Detached(payload)) => {
+            Some(payload) => {
                 drop(visited);
                 self.publish_payload(name, payload)
             }

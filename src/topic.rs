@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::bus::{Bus, Life};
 use crate::core::Core;
-use crate::fanout;
+use crate::fanout::{self, Outcome};
 use crate::stats::Receipt;
 use crate::trie::{Channel, Tally};
 
@@ -54,11 +54,9 @@ impl<P: Clone + Send + 'static> Topic<P> {
 
     fn publish_payload(&self, payload: P) -> Receipt {
         self.core.enter();
-        match fanout::publish(&self.core, &self.entry, payload) {
-            Ok((receipt, _)) => receipt,
-            // A pinned entry is taken out of the trie by closing alone.
-            Err(_) => self.nothing(),
-        }
+        let Outcome { done, detached, .. } = fanout::publish(&self.core, &self.entry, payload);
+        // A pinned entry is taken out of the trie by closing alone.
+        if detached.is_some() { self.nothing() } else { done.into() }
     }
 
     /// Like [`publish`](Self::publish), with a payload that is made only if something matches; see

@@ -22,15 +22,56 @@ use crate::source::{Handed, Kept, SourceRef};
 use crate::stats::Receipt;
 use crate::sync::{Ordering, RwLockReadGuard, add_exclusively};
 use crate::trie::{
-    Channel, Counters, Derived, Passed, PatternEntry, Recipient, Recipients, Route, Tally, Turn,
+    Channel, Counters, Derived, Passed, PatternEntry, Recipient, Recipients, Route, Suspended,
+    Tally, Turn,
 };
 use crate::turn::{Mark, each_in_spite_of_panics};
 use merge::Segment;
 use scratch::{Lease, Scratch};
 
-/// The channel's entry was taken out of the trie before the publish had its turn. The payload comes
-/// back.
-pub(crate) struct Detached<P>(pub(crate) P);
+/// What a publish did. In two words, which come back in registers: three are written to memory as words, and mostly read
+/// again in pieces of other sizes, for which the processor waits until they have reached its cache.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Done {
+    delivered: usize,
+    dropped: usize,
+}
+
+impl Done {
+    /// A publish that reached a recipient so often, and lost nothing.
+    #[inline]
+    fn delivered(delivered: usize) -> Self {
+        Self { delivered, dropped: 0 }
+    }
+}
+
+impl From<Done> for Receipt {
+    #[inline]
+    fn from(Done { delivered, dropped }: Done) -> Self {
+        Self { matched: delivered + dropped, delivered, dropped }
+    }
+}
+
+/// What became of a publish to an entry. One beside the other, though only one of them means anything: what is one of
+/// several things is in memory, see [`Done`].
+pub(crate) struct Outcome<P> {
+    pub(crate) done: Done,
+    /// How many patterns match.
+    pub(crate) patterns: usize,
+    /// The payload, where the entry was taken out of the trie before the publish had its turn.
+    pub(crate) detached: Option<P>,
+}
+
+impl<P> Outcome<P> {
+    #[inline(always)]
+    fn done(done: Done, patterns: usize) -> Self {
+        Self { done, patterns, detached: None }
+    }
+
+    fn detached(payload: P) -> Self {
+        Self { done: Done::default(), patterns: 0, detached: Some(payload) }
+    }
+}
 
 /// How many messages a publish on `channel` would make now: one for each subscription that matches.
 /// How many patterns match comes with it; `None` where its entry is out of the trie.
@@ -101,18 +142,20 @@ fn address<P>(inbox: &Arc<Inbox<P>>) -> usize {
     Arc::as_ptr(inbox).addr()
 }
 
-/// Publishes `payload` on `channel` to all that match. How many patterns do comes with the receipt.
+/// Publishes `payload` on `channel` to all that match.
 #[inline(always)]
 pub(crate) fn publish<P: Clone + Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
-) -> Result<(Receipt, usize), Detached<P>> {
+) -> Outcome<P> {
     let Some(mut turn) = core.trie.try_turn(channel) else {
-        return publish_in_time(core, channel, payload);
+        let (mut patterns, mut detached) = (0, None);
+        let done = publish_in_time(core, channel, payload, &mut patterns, &mut detached);
+        return Outcome { done, patterns, detached };
     };
     if !has_turn(core, &turn) {
-        return Err(Detached(payload));
+        return Outcome::detached(payload);
     }
     core.trie.refresh(channel, &mut turn);
     // One recipient, by the channel itself: nothing is to be cloned, merged or told apart, no user code runs.
@@ -123,20 +166,21 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
         match send(recipient, payload, source.get()) {
             Ok(()) => {
                 if recipient.inbox.asks_after() {
-                    return Ok((asked_after(channel, turn), 0));
+                    let delivered = asked_after(core, channel, turn.suspend());
+                    return Outcome::done(Done::delivered(delivered), 0);
                 }
                 add_exclusively(&recipient.entered, 1);
                 channel.counters.add(Tally::of_one(1));
                 turn.end();
-                return Ok((Receipt { matched: 1, delivered: 1, dropped: 0 }, 0));
+                return Outcome::done(Done::delivered(1), 0);
             }
             // It is full: the common way knows what to do.
             Err(Message { payload, .. }) => {
-                return Ok(publish_to_all(core, channel, Begun::new(payload), None, turn));
+                return publish_from(core, channel, payload, None, turn);
             }
         }
     }
-    Ok(publish_to_any(core, channel, payload, None, turn))
+    publish_to_any(core, channel, payload, None, turn)
 }
 
 /// Sends a message to a recipient; it comes back where there is no room.
@@ -163,10 +207,11 @@ impl<P> SendMessage<P> for Sender<Message<P>> {
     }
 }
 
-/// Ends a publish that has sent to the one recipient there is, and is to ask after it.
+/// Ends a publish that has sent to the one recipient there is, and is to ask after it. How often it was delivered.
 #[cold]
 #[inline(never)]
-fn asked_after<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Receipt {
+fn asked_after<P>(core: &Core<P>, channel: &Arc<Channel<P>>, turn: Suspended<'_, P>) -> usize {
+    let turn = core.trie.resume(channel, turn);
     let [Some(recipient)] = turn.exact.places() else {
         unreachable!("it has been sent to, and the turn is held since then")
     };
@@ -174,7 +219,7 @@ fn asked_after<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Receipt {
     channel.counters.add(Tally::of_one(delivered));
     turn.end();
     drop(void);
-    Receipt { matched: delivered, delivered, dropped: 0 }
+    delivered
 }
 
 /// Counts a message that was sent to a recipient, under its lock, and asks after it. How often it was
@@ -225,7 +270,7 @@ pub(crate) fn publish_unlisted<P: Clone + Send + 'static>(
             }
             core.trie.released(&pattern);
             drop(void);
-            Ok(Receipt { matched: delivered, delivered, dropped: 0 })
+            Ok(Done::delivered(delivered).into())
         }
         Err(message) => Ok(overflow_unlisted(core, hash, &pattern, recipients, message)),
     }
@@ -263,47 +308,73 @@ fn overflow_unlisted<P: Clone + Send + 'static>(
     drop(recipients);
     core.trie.count_unlisted(hash, tally);
     core.trie.released(pattern);
-    after.receipt(tally)
+    after.done(tally).into()
 }
 
-/// Publishes where the turn was taken: waits for it.
+/// Publishes where the turn was taken: waits for it. The payload is put into `detached` where the entry is no more.
 #[cold]
+#[inline(never)]
 fn publish_in_time<P: Clone + Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
-) -> Result<(Receipt, usize), Detached<P>> {
+    patterns: &mut usize,
+    detached: &mut Option<P>,
+) -> Done {
     if core.trie.is_closed() {
         // The turn may be taken by a publish that has outlived the closing.
-        return Err(Detached(payload));
+        *detached = Some(payload);
+        return Done::default();
     }
     // Timeouts run from here.
     let started = Instant::now();
     let mut turn = core.trie.turn(channel);
     if !has_turn(core, &turn) {
-        return Err(Detached(payload));
+        *detached = Some(payload);
+        return Done::default();
     }
     core.trie.refresh(channel, &mut turn);
-    Ok(publish_to_any(core, channel, payload, Some(started), turn))
+    let outcome = publish_to_any(core, channel, payload, Some(started), turn);
+    *patterns = outcome.patterns;
+    outcome.done
 }
 
 /// Publishes in the turn, to whomever there is.
-#[inline]
+#[inline(always)]
 fn publish_to_any<P: Clone + Send + 'static>(
     core: &Core<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
     started: Option<Instant>,
     turn: Turn<'_, P>,
-) -> (Receipt, usize) {
+) -> Outcome<P> {
     let exact = &turn.exact;
     match turn.patterns.len() {
         0 if exact.len() > 1 && exact.blocking() == 0 => {
-            publish_to_exact(core, channel, payload, started, turn)
+            Outcome::done(publish_to_exact(core, channel, payload, started, turn.suspend()), 0)
         }
-        1 if exact.len() == 0 => publish_by_pattern(core, channel, payload, started, turn),
-        _ => publish_to_all(core, channel, Begun::new(payload), started, turn),
+        1 if exact.len() == 0 => {
+            let mut patterns = 1;
+            let turn = turn.suspend();
+            let done = publish_by_pattern(core, channel, payload, started, turn, &mut patterns);
+            Outcome::done(done, patterns)
+        }
+        _ => publish_from(core, channel, payload, started, turn),
     }
+}
+
+/// Publishes in the turn, to whomever there is, from the beginning and the common way.
+#[inline(always)]
+fn publish_from<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+    started: Option<Instant>,
+    turn: Turn<'_, P>,
+) -> Outcome<P> {
+    let (begun, mut patterns) = (Begun::new(payload), 0);
+    let done = publish_to_all(core, channel, begun, started, turn.suspend(), &mut patterns);
+    Outcome::done(done, patterns)
 }
 
 /// Whether a publish may go on in a turn that it has.
@@ -322,8 +393,10 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
     channel: &Arc<Channel<P>>,
     mut payload: P,
     started: Option<Instant>,
-    turn: Turn<'_, P>,
-) -> (Receipt, usize) {
+    turn: Suspended<'_, P>,
+    matching: &mut usize,
+) -> Done {
+    let turn = core.trie.resume(channel, turn);
     if let [known] = &turn.patterns[..] {
         let recipients = known.pattern().read();
         if let [Some(recipient)] = recipients.places() {
@@ -335,14 +408,14 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
                     drop(recipients);
                     turn.end();
                     drop(void);
-                    return (Receipt { matched: delivered, delivered, dropped: 0 }, 1);
+                    return Done::delivered(delivered);
                 }
                 // It is full: the common way knows what to do.
                 Err(message) => payload = message.payload,
             }
         }
     }
-    publish_to_all(core, channel, Begun::new(payload), started, turn)
+    publish_to_all(core, channel, Begun::new(payload), started, turn.suspend(), matching)
 }
 
 /// Publishes to several recipients, all by the channel itself: while they have room, nothing of what else
@@ -353,34 +426,37 @@ fn publish_to_exact<P: Clone + Send + 'static>(
     channel: &Arc<Channel<P>>,
     payload: P,
     started: Option<Instant>,
-    turn: Turn<'_, P>,
-) -> (Receipt, usize) {
+    turn: Suspended<'_, P>,
+) -> Done {
     // Dropped from the last to the first, by unwinding too: the payload when the turn is over.
     let payload = payload;
     let _catch_up = CatchUp(core);
-    let turn = turn;
+    let turn = core.trie.resume(channel, turn);
     let Some(source) = &turn.source else { unreachable!("made for the first subscriber") };
     let mut commit = Commit { counters: &channel.counters, tally: Tally::of_one(0) };
     let mark = Mark::set();
     let places = turn.exact.places();
-    let mut remaining = turn.exact.len();
+    let Some(last) = places.iter().rposition(Option::is_some) else {
+        unreachable!("there are several")
+    };
     let mut at = 0;
-    // The last one gets the payload itself.
     let trouble = loop {
-        let Some(place) = places.get(at) else { unreachable!("`remaining` are to come") };
-        at += 1;
-        let Some(recipient) = place else { continue };
-        if let Some(Some(later)) = places.get(at + 3) {
-            later.inbox.prefetch();
-        }
-        remaining -= 1;
-        if remaining == 0 {
+        // The last one gets the payload itself.
+        if at == last {
+            let Some(recipient) = &places[at] else { unreachable!("it has been found") };
             break deliver(recipient, payload, source.get()).map_err(|trouble| (None, trouble));
         }
-        if let Err(trouble) = deliver(recipient, payload.clone(), source.get()) {
-            break Err((Some(payload), trouble));
+        let place = &places[at];
+        if let Some(Some(later)) = places.get(at + 4) {
+            later.inbox.prefetch();
         }
-        commit.tally.delivered += 1;
+        if let Some(recipient) = place {
+            if let Err(trouble) = deliver(recipient, payload.clone(), source.get()) {
+                break Err((Some(payload), trouble));
+            }
+            commit.tally.delivered += 1;
+        }
+        at += 1;
     };
     drop(mark);
     match trouble {
@@ -389,18 +465,20 @@ fn publish_to_exact<P: Clone + Send + 'static>(
             let delivered = commit.tally.delivered as usize;
             drop(commit);
             turn.end();
-            (Receipt { matched: delivered, delivered, dropped: 0 }, 0)
+            Done::delivered(delivered)
         }
         Err((payload, trouble)) => {
             let tally = mem::take(&mut commit.tally);
             drop(commit);
-            let served = turn.exact.len() - remaining;
+            // So far each of them was.
+            let delivered = tally.delivered as usize;
             let (again, void, places, served) = match trouble {
-                Trouble::Full(message) => (Some(message), None, at - 1, served - 1),
-                Trouble::Void(message) => (None, Some(message), at, served),
+                Trouble::Full(message) => (Some(message), None, at, delivered),
+                Trouble::Void(message) => (None, Some(message), at + 1, delivered + 1),
             };
             let begun = Begun { payload, again, void, places, served, tally };
-            publish_to_all(core, channel, begun, started, turn)
+            // No pattern matches.
+            publish_to_all(core, channel, begun, started, turn.suspend(), &mut 0)
         }
     }
 }
@@ -417,10 +495,13 @@ enum Trouble<P> {
 #[inline(always)]
 fn deliver<P>(recipient: &Recipient<P>, payload: P, source: SourceRef) -> Result<(), Trouble<P>> {
     send(recipient, payload, source).map_err(Trouble::Full)?;
-    match sent_to_one(recipient, false) {
-        (_, None) => Ok(()),
-        (_, Some(message)) => Err(Trouble::Void(message)),
+    if recipient.inbox.asks_after()
+        && let Some(message) = recipient.inbox.sent()
+    {
+        return Err(Trouble::Void(message));
     }
+    count_entered(recipient, false);
+    Ok(())
 }
 
 /// How far a publish has come.
@@ -453,8 +534,9 @@ fn publish_to_all<P: Clone + Send + 'static>(
     channel: &Arc<Channel<P>>,
     begun: Begun<P>,
     started: Option<Instant>,
-    turn: Turn<'_, P>,
-) -> (Receipt, usize) {
+    turn: Suspended<'_, P>,
+    matching: &mut usize,
+) -> Done {
     // Locals are dropped from the last to the first, by unwinding too: what `after` holds runs user code then,
     // and must do so when the turn is over. So does the payload.
     let Begun { payload: mut slot, mut again, void, places, served, tally } = begun;
@@ -463,7 +545,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
         after.void(message);
     }
     after.started = started;
-    let mut turn = turn;
+    let mut turn = core.trie.resume(channel, turn);
     let patterns = &turn.patterns[..];
     let mut commit = Commit { counters: &channel.counters, tally };
     let takes_once = |recipients: &Recipients<P>| recipients.deduplicating() > 0;
@@ -524,18 +606,18 @@ fn publish_to_all<P: Clone + Send + 'static>(
     drop(mark);
     let tally = commit.tally;
     drop(commit);
-    let mut matching = patterns.len();
+    *matching = patterns.len();
     drop(single);
     if let (Some(merge), Some(lease)) = (merge, &mut lease) {
         lease.merge = merge.recycled();
     }
     drop(lease);
-    if matching > 0 {
+    if *matching > 0 {
         turn.sweep();
-        matching = turn.patterns.len();
+        *matching = turn.patterns.len();
     }
     drop(turn);
-    (after.receipt(tally), matching)
+    after.done(tally)
 }
 
 /// A publish on its way through the recipients.
@@ -761,18 +843,17 @@ impl<'a, P> After<'a, P> {
 impl<P: Clone> After<'_, P> {
     /// Does what is left to do for a publish that did this in its turn, and tells what it did in all.
     #[inline]
-    fn receipt(&mut self, tally: Tally) -> Receipt {
+    fn done(&mut self, tally: Tally) -> Done {
         let (delivered, dropped) = (tally.delivered as usize, tally.dropped as usize);
-        let mut receipt = Receipt { matched: 0, delivered, dropped };
+        let mut done = Done { delivered, dropped };
         if self.rare.is_some() {
-            self.settle_overflow(&mut receipt);
+            self.settle_overflow(&mut done);
         }
-        receipt.matched = receipt.delivered + receipt.dropped;
-        receipt
+        done
     }
 
     #[cold]
-    fn settle_overflow(&mut self, receipt: &mut Receipt) {
+    fn settle_overflow(&mut self, done: &mut Done) {
         let Some(rare) = &mut self.rare else { return };
         disconnect(self.core, &mut rare.disconnected);
         // Before waiting, so that payloads are not held while it lasts.
@@ -794,8 +875,8 @@ impl<P: Clone> After<'_, P> {
                 }
             }
         }
-        receipt.delivered += tally.delivered as usize;
-        receipt.dropped += tally.dropped as usize;
+        done.delivered += tally.delivered as usize;
+        done.dropped += tally.dropped as usize;
         self.books.count(self.core, tally);
         rare.drop_dead();
     }

@@ -29,6 +29,7 @@ mod slots;
 mod stripe;
 mod tree;
 
+use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -115,7 +116,17 @@ impl<P> Drop for Visited<'_, P> {
     }
 }
 
-impl<P> Turn<'_, P> {
+/// A turn on its way from one function to another, which resumes it at once: one word.
+pub(crate) struct Suspended<'a, P>(MutexGuard<'a, Route<P>>);
+
+impl<'a, P> Turn<'a, P> {
+    #[inline(always)]
+    pub(crate) fn suspend(self) -> Suspended<'a, P> {
+        let Self { route, _after } = self;
+        mem::forget(_after);
+        Suspended(route)
+    }
+
     /// Gives the turn up.
     #[inline(always)]
     pub(crate) fn end(self) {
@@ -246,6 +257,16 @@ impl<P> Trie<P> {
         turn::forbid();
         let route = channel.try_turn()?;
         Some(Turn { route, _after: AfterTurn { trie: self, channel } })
+    }
+
+    /// Goes on with the turn of `channel`.
+    #[inline(always)]
+    pub(crate) fn resume<'a>(
+        &'a self,
+        channel: &'a Arc<Channel<P>>,
+        Suspended(route): Suspended<'a, P>,
+    ) -> Turn<'a, P> {
+        Turn { route, _after: AfterTurn { trie: self, channel } }
     }
 
     /// Brings the patterns of a route up to date, for a look at them.
