@@ -99,23 +99,27 @@ impl<P: Clone + Send + 'static> Bus<P> {
         self.publish_payload(channel, payload.into())
     }
 
-    fn publish_payload(&self, name: &str, mut payload: P) -> Receipt {
+    fn publish_payload(&self, name: &str, payload: P) -> Receipt {
         let core = &*self.core;
         core.enter();
         let hash = core.trie.hash(name);
-        while let Some(mut visited) = core.trie.to_publish(name, hash) {
-            let Outcome { done, patterns, detached } =
-                fanout::publish(core, &visited.channel, payload);
-            match detached {
-                None => {
-                    visited.patterns = Some(patterns);
-                    return done.into();
-                }
-                // The entry was removed in between: there is a new one, or none yet.
-                Some(back) => payload = back,
-            }
+        let Some(channel) = core.trie.to_publish(name, hash) else {
+            return self.publish_unlisted(name, hash, payload);
+        };
+        let visit = core.trie.visit(&channel);
+        let Outcome { done, patterns, detached } = fanout::publish(core, &channel, payload);
+        visit.end(patterns);
+        match detached {
+            None => done.into(),
+            Some(payload) => self.publish_again(name, payload),
         }
-        self.publish_unlisted(name, hash, payload)
+    }
+
+    /// Publishes where the entry was removed before the publish had its turn: there is a new one, or none yet.
+    #[cold]
+    #[inline(never)]
+    fn publish_again(&self, name: &str, payload: P) -> Receipt {
+        self.publish_payload(name, payload)
     }
 
     /// Publishes to a name that was found to have no entry.

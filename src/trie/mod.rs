@@ -29,7 +29,7 @@ mod slots;
 mod stripe;
 mod tree;
 
-use std::mem;
+use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -108,11 +108,30 @@ pub(crate) struct Visited<'a, P> {
 }
 
 impl<P> Drop for Visited<'_, P> {
-    #[inline]
     fn drop(&mut self) {
-        if self.channel.is_unsettled(self.patterns) {
-            self.trie.stripes.weigh(&self.channel);
-        }
+        self.trie.settle(&self.channel, self.patterns);
+    }
+}
+
+/// The same for an entry that somebody else keeps: what is dropped in the ordinary course is not looked after twice.
+pub(crate) struct Visit<'a, P> {
+    trie: &'a Trie<P>,
+    channel: &'a Arc<Channel<P>>,
+}
+
+impl<P> Visit<'_, P> {
+    /// Lets the entry go, which so many patterns match.
+    #[inline(always)]
+    pub(crate) fn end(self, patterns: usize) {
+        let this = ManuallyDrop::new(self);
+        this.trie.settle(this.channel, Some(patterns));
+    }
+}
+
+impl<P> Drop for Visit<'_, P> {
+    #[cold]
+    fn drop(&mut self) {
+        self.trie.settle(self.channel, None);
     }
 }
 
@@ -183,13 +202,25 @@ impl<P> Trie<P> {
 
     /// The entry of a name to publish to, if it has one; `None` where the bus is closed, too.
     #[inline]
-    pub(crate) fn to_publish(&self, name: &str, hash: u64) -> Option<Visited<'_, P>> {
-        turn::forbid();
+    pub(crate) fn to_publish(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         if self.is_closed() {
             return None;
         }
-        let channel = self.stripes.find(name, hash, Purpose::Publish)?;
-        Some(Visited { trie: self, channel, patterns: None })
+        self.stripes.find(name, hash, Purpose::Publish)
+    }
+
+    /// Begins a visit of an entry that is published to.
+    #[inline(always)]
+    pub(crate) fn visit<'a>(&'a self, channel: &'a Arc<Channel<P>>) -> Visit<'a, P> {
+        Visit { trie: self, channel }
+    }
+
+    /// Has an entry put in its place again that was published to, if that is to be looked at.
+    #[inline]
+    fn settle(&self, channel: &Arc<Channel<P>>, patterns: Option<usize>) {
+        if channel.is_unsettled(patterns) {
+            self.stripes.weigh(channel);
+        }
     }
 
     /// A publish to a name that was found to have no entry, as far as the trie has to do with it.

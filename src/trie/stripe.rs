@@ -24,7 +24,7 @@ use super::once::{Once, Room, Spare};
 use super::patterns::{PatternEntry, Patterns};
 use super::slots::{Hashed, Slots};
 use crate::source::{Handed, Label, PatternSource, Prepaid, Text};
-use crate::sync::{AtomicU64, Ordering, RwLock, RwLockWriteGuard};
+use crate::sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How much memory a bus spends on names that were published to and that nobody subscribed, in bytes.
 pub(super) const RECENT_BYTES: usize = 2 << 20;
@@ -155,18 +155,28 @@ impl<P> Stripes<P> {
     /// The entry of `name`, if it has one.
     #[inline]
     pub(super) fn find(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
-        let is_fresh = {
-            let stripe = self.stripe(hash).read();
-            if let Some(channel) = stripe.find(name, hash) {
-                channel.pin_for(purpose);
-                return Some(Arc::clone(channel));
-            }
-            let is_fresh = stripe.fresh.find(name, hash).is_some();
-            if !is_fresh {
-                stripe.once.prefetch_name(hash);
-            }
-            is_fresh
-        };
+        let stripe = self.stripe(hash).read();
+        if let Some(channel) = stripe.find(name, hash) {
+            channel.pin_for(purpose);
+            return Some(Arc::clone(channel));
+        }
+        self.find_fresh(stripe, name, hash, purpose)
+    }
+
+    /// The same for a name that is not in the table of its stripe. Apart, so that the above stays in registers.
+    #[inline(never)]
+    fn find_fresh(
+        &self,
+        stripe: RwLockReadGuard<'_, Stripe<P>>,
+        name: &str,
+        hash: u64,
+        purpose: Purpose,
+    ) -> Option<Arc<Channel<P>>> {
+        let is_fresh = stripe.fresh.find(name, hash).is_some();
+        if !is_fresh {
+            stripe.once.prefetch_name(hash);
+        }
+        drop(stripe);
         if is_fresh { self.promote(name, hash, purpose) } else { None }
     }
 
