@@ -27,18 +27,18 @@ pub(crate) struct Channel<P> {
     pub(crate) hash: u64,
     /// The name, if it is short: where it is looked up, one kept elsewhere would be one more cache miss.
     label: Option<Label>,
-    pub(crate) counters: Counters,
-    turn: Mutex<Route<P>>,
-    /// The name; where it is short, only when somebody has wanted it so.
-    name: OnceLock<Arc<str>>,
-    /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
-    pub(super) pins: AtomicUsize,
-    /// Exact subscribers. Written in the turn.
-    subscribers: AtomicUsize,
-    /// How many patterns are counted in what it costs. Written under the stripe's lock.
-    pub(super) weighed: AtomicUsize,
     /// Where in the stripe it is, if nobody may need it. Written under the stripe's lock.
     slot: AtomicU32,
+    /// Exact subscribers. Written in the turn.
+    subscribers: AtomicUsize,
+    pub(crate) counters: Counters,
+    turn: Mutex<Route<P>>,
+    /// How many patterns are counted in what it costs. Written under the stripe's lock.
+    pub(super) weighed: AtomicUsize,
+    /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
+    pub(super) pins: AtomicUsize,
+    /// The name; where it is short, only when somebody has wanted it so.
+    name: OnceLock<Arc<str>>,
 }
 
 /// Counters of publishes and messages. Written in the turn of the channel that they belong to, or under
@@ -543,6 +543,6 @@ mod tests {
 
     #[test]
     fn what_a_publish_touches_lies_together() {
-        assert!(offset_of!(Channel<Arc<str>>, name) <= 4 * 64);
+        assert!(offset_of!(Channel<Arc<str>>, weighed) <= 4 * 64);
     }
 }
