@@ -1,19 +1,19 @@
-//! Publishers on several threads: on channels of their own (N12), and on one; and what it costs that all
-//! messages of a channel point to the same thing.
+//! Publishers on several threads: on channels of their own (N12), and on one; readers of one channel on several threads;
+//! and what it costs that all messages of a channel point to the same thing.
 #![allow(missing_docs)]
 
 mod common;
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Better, Number, Payload, in_turns, iterate, payload, quiet, scaled};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use crossbeam_utils::CachePadded;
-use fanout::crossbeam_channel::bounded;
+use fanout::crossbeam_channel::{Receiver, bounded};
 use fanout::{Bus, Subscriber};
 
 const CAPACITY: usize = 256;
@@ -118,6 +118,75 @@ fn pointing(shared: bool, messages: usize) -> f64 {
     })
 }
 
+/// Something that receivers of one channel read, each from its own queue.
+trait Read: Send {
+    /// Reads one message; whether there was one.
+    fn read(&self) -> bool;
+}
+
+impl Read for Subscriber<u64> {
+    fn read(&self) -> bool {
+        self.try_recv_message().is_ok_and(|message| black_box(message).payload < u64::MAX)
+    }
+}
+
+/// A plain channel whose messages have an `Arc` beside the payload.
+impl Read for Receiver<(u64, Arc<Arc<str>>)> {
+    fn read(&self) -> bool {
+        self.try_recv().is_ok_and(|message| black_box(message).0 < u64::MAX)
+    }
+}
+
+/// Nanoseconds for each of so many messages that threads read at the same time, each from its own of `readers`.
+fn reading(readers: &[impl Read + Sync], messages: usize) -> f64 {
+    let (ready, gone) = (Barrier::new(readers.len()), AtomicU64::new(0));
+    let slowest = thread::scope(|scope| {
+        let threads: Vec<_> = readers
+            .iter()
+            .map(|reader| {
+                scope.spawn(|| {
+                    ready.wait();
+                    let start = Instant::now();
+                    let read = (0..).take_while(|_| reader.read()).count();
+                    let taken = start.elapsed();
+                    gone.fetch_add(read as u64, Ordering::Relaxed);
+                    taken
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).max()
+    });
+    assert_eq!(gone.into_inner(), (messages * readers.len()) as u64);
+    slowest.unwrap_or_default().as_nanos() as f64 / messages as f64
+}
+
+/// The same for so many subscribers of one channel.
+fn reading_ours(threads: usize, messages: usize) -> f64 {
+    let bus: Bus<u64> = Bus::new();
+    let inbox = || {
+        let builder = bus.subscriber_builder().capacity(messages).lifecycle_events(false);
+        builder.subscribe("game:1:events").expect("the bus is open and has no limits")
+    };
+    let inboxes: Vec<_> = (0..threads).map(|_| inbox()).collect();
+    (0..messages).for_each(|n| _ = bus.publish("game:1:events", n as u64));
+    reading(&inboxes, messages)
+}
+
+/// The same for as many plain channels whose messages all have a pointer to the same thing.
+fn reading_plain(threads: usize, messages: usize) -> f64 {
+    let source = Arc::new(Arc::from("game:1:events"));
+    let receivers: Vec<_> = (0..threads)
+        .map(|_| {
+            let (sender, receiver) = bounded::<(u64, Arc<Arc<str>>)>(messages);
+            for n in 0..messages {
+                sender.send((n as u64, Arc::clone(&source))).expect("there is room");
+            }
+            receiver
+        })
+        .collect();
+    reading(&receivers, messages)
+}
+
 fn window() -> Duration {
     Duration::from_millis(scaled(50, 5) as u64)
 }
@@ -173,6 +242,16 @@ fn main() {
          {:.0} ns for each of theirs ({:.2} ×)",
         pair.floor, pair.ours, pair.ratio
     );
+    let messages = scaled(20_000, 100);
+    let both = |what: &str, read: fn(usize, usize) -> f64| {
+        let pair = in_turns(rounds, || read(2, messages), || read(1, messages));
+        println!(
+            "{what}, read to their end: one {:.1} ns a message, two on two threads {:.1} ns each ({:.2} ×)",
+            pair.floor, pair.ours, pair.ratio
+        );
+    };
+    both("Subscribers of one channel", reading_ours);
+    both("Plain channels whose messages have an `Arc` of the same thing", reading_plain);
     let messages = scaled(50_000, 100);
     let pair = in_turns(rounds, || pointing(true, messages), || pointing(false, messages));
     println!(
