@@ -111,15 +111,28 @@ impl<P: Clone + Send + 'static> Bus<P> {
         visit.end(patterns);
         match detached {
             None => done.into(),
-            Some(payload) => self.publish_again(name, payload),
+            Some(payload) => {
+                drop(channel);
+                self.publish_again(name, hash, payload)
+            }
         }
     }
 
     /// Publishes where the entry was removed before the publish had its turn: there is a new one, or none yet.
     #[cold]
     #[inline(never)]
-    fn publish_again(&self, name: &str, payload: P) -> Receipt {
-        self.publish_payload(name, payload)
+    fn publish_again(&self, name: &str, hash: u64, mut payload: P) -> Receipt {
+        let core = &*self.core;
+        while let Some(channel) = core.trie.to_publish(name, hash) {
+            let visit = core.trie.visit(&channel);
+            let Outcome { done, patterns, detached } = fanout::publish(core, &channel, payload);
+            visit.end(patterns);
+            match detached {
+                None => return done.into(),
+                Some(back) => payload = back,
+            }
+        }
+        self.publish_unlisted(name, hash, payload)
     }
 
     /// Publishes to a name that was found to have no entry.

@@ -55,8 +55,8 @@ pub struct SubscriberInfo {
     pub depth: usize,
     /// Messages the inbox can hold.
     pub capacity: usize,
-    /// The largest depth seen, sampled at receives and on overflow. Of what a receive can find, less than an eighth is
-    /// overlooked.
+    /// The largest depth seen, sampled at receives and on overflow. Not every receive looks: of what one reader finds, an
+    /// eighth at most is overlooked; of what clones find that read at once, it can be more.
     pub high_water: usize,
     /// Messages taken from the inbox, through `receiver()` too.
     pub received: u64,
