@@ -123,37 +123,56 @@ impl<P: Clone + Send + 'static> Bus<P> {
     #[inline(never)]
     fn publish_again(&self, name: &str, hash: u64, mut payload: P) -> Receipt {
         let core = &*self.core;
-        while let Some(channel) = core.trie.to_publish(name, hash) {
-            let visit = core.trie.visit(&channel);
-            let Outcome { done, patterns, detached } = fanout::publish(core, &channel, payload);
-            visit.end(patterns);
-            match detached {
-                None => return done.into(),
-                Some(back) => payload = back,
+        // As often as it takes, and not by calling each other: it may be a thousand times.
+        loop {
+            payload = match core.trie.to_publish(name, hash) {
+                Some(channel) => {
+                    let visit = core.trie.visit(&channel);
+                    let Outcome { done, patterns, detached } =
+                        fanout::publish(core, &channel, payload);
+                    visit.end(patterns);
+                    match detached {
+                        None => return done.into(),
+                        Some(back) => back,
+                    }
+                }
+                None => match self.try_unlisted(name, hash, payload) {
+                    Ok(receipt) => return receipt,
+                    Err(back) => back,
+                },
             }
         }
-        self.publish_unlisted(name, hash, payload)
     }
 
     /// Publishes to a name that was found to have no entry.
     #[inline(never)]
     fn publish_unlisted(&self, name: &str, hash: u64, payload: P) -> Receipt {
+        match self.try_unlisted(name, hash, payload) {
+            Ok(receipt) => receipt,
+            Err(payload) => self.publish_again(name, hash, payload),
+        }
+    }
+
+    /// The same; the payload comes back where the name has got an entry that was removed again.
+    #[inline]
+    fn try_unlisted(&self, name: &str, hash: u64, payload: P) -> Result<Receipt, P> {
         let core = &*self.core;
         match fanout::publish_unlisted(core, name, hash, payload) {
-            Ok(receipt) => receipt,
+            Ok(receipt) => Ok(receipt),
             Err((payload, derived)) => match core.trie.enter(name, hash, derived) {
-                Some(visited) => self.publish_to(visited, name, payload),
+                Some(visited) => self.publish_to(visited, payload),
                 None => {
                     core.trie.count_unlisted(hash, Tally::of_one(0));
-                    Receipt::default()
+                    Ok(Receipt::default())
                 }
             },
         }
     }
 
-    /// Publishes to an entry that has been looked up. Apart from the above, whose look-up is to stay in registers.
+    /// Publishes to an entry that has been looked up; the payload comes back where it was removed before the publish
+    /// had its turn. Apart from the above, whose look-up is to stay in registers.
     #[inline(never)]
-    fn publish_to(&self, mut visited: Visited<'_, P>, name: &str, payload: P) -> Receipt {
+    fn publish_to(&self, mut visited: Visited<'_, P>, payload: P) -> Result<Receipt, P> {
         self.core.enter();
         // What was known may have changed while the payload was made.
         visited.patterns = None;
@@ -162,12 +181,18 @@ impl<P: Clone + Send + 'static> Bus<P> {
         match detached {
             None => {
                 visited.patterns = Some(patterns);
-                done.into()
+                Ok(done.into())
             }
-            Some(payload) => {
-                drop(visited);
-                self.publish_payload(name, payload)
-            }
+            Some(payload) => Err(payload),
+        }
+    }
+
+    /// The same, until it is published.
+    fn publish_made(&self, visited: Visited<'_, P>, name: &str, payload: P) -> Receipt {
+        let hash = visited.channel.hash;
+        match self.publish_to(visited, payload) {
+            Ok(receipt) => receipt,
+            Err(payload) => self.publish_again(name, hash, payload),
         }
     }
 
@@ -190,7 +215,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// ```
     pub fn publish_with(&self, channel: &str, f: impl FnOnce() -> P) -> Receipt {
         match self.look_up(channel) {
-            Some(visited) => self.publish_to(visited, channel, f()),
+            Some(visited) => self.publish_made(visited, channel, f()),
             None => Receipt::default(),
         }
     }
@@ -222,7 +247,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
         f: impl FnOnce() -> Result<P, E>,
     ) -> Result<Receipt, E> {
         match self.look_up(channel) {
-            Some(visited) => Ok(self.publish_to(visited, channel, f()?)),
+            Some(visited) => Ok(self.publish_made(visited, channel, f()?)),
             None => Ok(Receipt::default()),
         }
     }

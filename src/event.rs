@@ -9,7 +9,7 @@ use crate::source::{Source, SourceRef, Text};
 /// A published payload, with the channel it was published to and the pattern that matched, if one did.
 ///
 /// It is the payload and one pointer. A thread that drops messages of one channel in a row keeps the names of channel and
-/// pattern, though not the payloads, until it drops a message of another, or ends.
+/// pattern, if they are short, though not the payloads, until it drops a message of another, or ends.
 ///
 /// # Examples
 ///

@@ -124,11 +124,20 @@ impl Source {
         self.pattern.is_some()
     }
 
+    /// Whether its texts are short enough to be kept a little longer than they are needed.
+    fn is_small(&self) -> bool {
+        let pattern = self.pattern().map_or(0, |text| text.len());
+        self.channel.as_str().len() + pattern <= SMALL
+    }
+
     /// The text of the pattern.
     pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
         self.pattern.as_ref().map(|pattern| pattern.text())
     }
 }
+
+/// The longest texts of a source that a thread keeps, in bytes.
+const SMALL: usize = 512;
 
 /// References that a route takes at once.
 const BATCH: usize = 1024;
@@ -141,7 +150,8 @@ struct Block {
     /// Pointers to this block, those paid for in advance included. The last one to go frees it.
     count: AtomicUsize,
     source: Source,
-    /// Whether many messages may point to it before it is gone, or given to another source.
+    /// Whether many messages may point to it before it is gone, or given to another source; and whether that is small,
+    /// so that a thread may keep it for a while.
     lasting: bool,
 }
 
@@ -167,6 +177,7 @@ impl SourceRef {
 
     /// A pointer to a block that counts so many, of which the caller owns the others.
     fn counting(pointers: usize, source: Source, lasting: bool) -> Self {
+        let lasting = lasting && source.is_small();
         let block = Box::new(Block { count: AtomicUsize::new(pointers), source, lasting });
         Self { block: Box::into_raw(block) }
     }
@@ -199,7 +210,7 @@ impl Clone for SourceRef {
 impl Drop for SourceRef {
     #[inline]
     fn drop(&mut self) {
-        if !RETURNED.with(|returned| returned.take(self)) {
+        if !RETURNED.try_with(|returned| returned.take(self)).unwrap_or(false) {
             self.count_less(1);
         }
     }
@@ -297,7 +308,8 @@ struct AtEnd;
 #[cfg(not(loom))]
 impl Drop for AtEnd {
     fn drop(&mut self) {
-        RETURNED.with(|returned| returned.turn_to(ptr::null_mut()));
+        // Where it is gone already, nothing was kept since.
+        _ = RETURNED.try_with(|returned| returned.turn_to(ptr::null_mut()));
     }
 }
 
@@ -382,8 +394,8 @@ impl Prepaid {
         Self::new(Source::new(Text::new(""), None))
     }
 
-    /// The source, to be written to; `None` where messages point to it.
-    fn get_mut(&mut self) -> Option<&mut Source> {
+    /// The block, to be written to; `None` where messages point to it.
+    fn get_mut(&mut self) -> Option<&mut Block> {
         // Acquire: partner of the Releases in `count_less`. What others did with the block, whose pointers are
         // all gone, comes before it is written to.
         if self.block().count.load(Ordering::Acquire) != 1 + self.left.get() {
@@ -391,14 +403,18 @@ impl Prepaid {
         }
         // SAFETY: all pointers that the block counts are this one's own and those that it has not handed out,
         // so no other exists, and none can be made of one: `self` is borrowed exclusively.
-        Some(unsafe { &mut self.own.as_mut().source })
+        Some(unsafe { self.own.as_mut() })
     }
 
     /// Puts `source` in the place of the one that it has, which comes back; where messages point to that still,
     /// nothing changes and `source` comes back.
     pub(crate) fn replace(&mut self, source: Source) -> Result<Source, Source> {
         match self.get_mut() {
-            Some(before) => Ok(mem::replace(before, source)),
+            Some(block) => {
+                // One that was once too large is not kept any more.
+                block.lasting = block.lasting && source.is_small();
+                Ok(mem::replace(&mut block.source, source))
+            }
             None => Err(source),
         }
     }

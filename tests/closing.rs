@@ -1124,3 +1124,24 @@ fn one_of_several_that_is_closed_and_read_to_its_end_meanwhile_gets_nothing_and_
         }
     }
 }
+
+/// A thread may keep the names of the messages that it dropped last, but not such as these.
+#[test]
+fn long_names_go_with_the_last_who_holds_them() -> Result<(), Box<dyn std::error::Error>> {
+    let bus: Bus<u32> = Bus::new();
+    let name = format!("a{}", "b".repeat(1 << 13));
+    let pattern = format!("a*{}", "*b".repeat(1 << 12));
+    let builder = || bus.subscriber_builder().lifecycle_events(false);
+    let (exact, matching) = (builder().subscribe(&name)?, builder().psubscribe(pattern.as_str())?);
+    (0..4).for_each(|n| _ = bus.publish(&name, n as u32));
+    let (channel, _, _) = exact.recv_message()?.into_parts();
+    let (_, pattern, _) = matching.recv_message()?.into_parts();
+    for _ in 0..3 {
+        exact.recv_message()?;
+        matching.recv_message()?;
+    }
+    let weak = (Arc::downgrade(&channel), pattern.as_ref().map(Arc::downgrade));
+    drop((channel, pattern, exact, matching, bus));
+    assert_eq!((weak.0.strong_count(), weak.1.map(|weak| weak.strong_count())), (0, Some(0)));
+    Ok(())
+}

@@ -1276,6 +1276,45 @@ fn a_full_inbox_costs_no_copy_of_the_payload_more() -> Outcome {
     Ok(())
 }
 
+/// 4.5: whichever of several inboxes is full, and wherever others have left, in front, in between or at the end.
+#[test]
+fn books_are_right_whoever_is_full_and_whoever_has_left() -> Outcome {
+    for policy in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect] {
+        for full in 0..6 {
+            for gone in 0..6 {
+                let bus: Bus<u32> = Bus::new();
+                let inbox =
+                    |at| silent(&bus, if at == full { 1 } else { 9 }, policy).subscribe("a");
+                let mut subs: Vec<_> = (0..6).map(inbox).collect::<Result<_, _>>()?;
+                // The last two, too, so that there is more than one hole at the end.
+                subs.truncate(if gone == 4 { 4 } else { 6 });
+                if gone != 4 {
+                    drop(subs.remove(gone));
+                }
+                let (mut delivered, mut dropped) = (0, 0);
+                for n in 0..5_u32 {
+                    let receipt = bus.publish("a", n);
+                    assert!(receipt.matched <= subs.len());
+                    assert_eq!(receipt.matched, receipt.delivered + receipt.dropped);
+                    delivered += receipt.delivered;
+                    dropped += receipt.dropped;
+                }
+                let stats = bus.stats();
+                assert_eq!((stats.published, stats.delivered), (5, delivered as u64));
+                assert_eq!(stats.dropped, dropped as u64);
+                for info in subs.iter().map(Subscriber::info) {
+                    let whole = info.capacity > 1;
+                    assert_eq!(
+                        (info.depth, info.missed == 0),
+                        if whole { (5, true) } else { (1, false) }
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn high_water_is_the_largest_depth_seen() -> Outcome {
     let bus: Bus<u32> = Bus::new();
