@@ -13,7 +13,7 @@ use crate::pattern::Pattern;
 use crate::stats::{Receipt, Stats, SubscriberInfo};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::topic::Topic;
-use crate::trie::{Tally, Visited};
+use crate::trie::{Channel, Tally, Visited};
 
 /// The capacity of an inbox where nothing else is asked for, in messages.
 const CAPACITY: usize = 256;
@@ -106,9 +106,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
         let Some(channel) = core.trie.to_publish(name, hash) else {
             return self.publish_unlisted(name, hash, payload);
         };
-        let visit = core.trie.visit(&channel);
-        let Outcome { done, patterns, detached } = fanout::publish(core, &channel, payload);
-        visit.end(patterns);
+        let Outcome { done, detached, .. } = publish_visiting(core, &channel, payload);
         match detached {
             None => done.into(),
             Some(payload) => {
@@ -127,10 +125,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
         loop {
             payload = match core.trie.to_publish(name, hash) {
                 Some(channel) => {
-                    let visit = core.trie.visit(&channel);
-                    let Outcome { done, patterns, detached } =
-                        fanout::publish(core, &channel, payload);
-                    visit.end(patterns);
+                    let Outcome { done, detached, .. } = publish_visiting(core, &channel, payload);
                     match detached {
                         None => return done.into(),
                         Some(back) => back,
@@ -443,6 +438,19 @@ impl<P: Clone + Send + 'static> Bus<P> {
     pub fn downgrade(&self) -> WeakBus<P> {
         WeakBus(Arc::downgrade(&self.life))
     }
+}
+
+/// Publishes to an entry that was found by its name, and has it put in its place again.
+#[inline(always)]
+fn publish_visiting<P: Clone + Send + 'static>(
+    core: &Core<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+) -> Outcome<P> {
+    let visit = core.trie.visit(channel);
+    let outcome = fanout::publish(core, channel, payload);
+    visit.end(outcome.patterns);
+    outcome
 }
 
 impl<P: Clone + Send + 'static> Default for Bus<P> {

@@ -4,6 +4,7 @@
 mod support;
 
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use fanout::crossbeam_channel::{self, Select, select};
 use fanout::{
     Bus, CloseReason, Event, Message, Overflow, Receipt, RecvError, RecvTimeoutError,
-    SubscribeError, Subscriber, TryRecvError,
+    SubscribeError, Subscriber, TryRecvError, WeakBus,
 };
 use support::{
     Gate, Hooked, Stop, WATCHDOG, assert_books, drain, eventually, let_it_wait, silent, sorted,
@@ -1072,9 +1073,25 @@ fn closing_takes_bounded_time_while_publishers_hammer() {
 /// Says that a copy is being made, and waits until it may be.
 type Gates = (mpsc::Sender<()>, mpsc::Receiver<()>);
 
-/// A payload whose first copy waits, once.
+/// A payload whose first copy waits, once. When one is dropped, another thread looks whether the channel's turn is free.
 struct Held {
     gate: Arc<Mutex<Option<Gates>>>,
+    bus: WeakBus<Held>,
+    in_turn: Arc<AtomicBool>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(bus) = self.bus.upgrade() else { return };
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            bus.match_count("a");
+            _ = done.send(());
+        });
+        if is_done.recv_timeout(Duration::from_secs(10)).is_err() {
+            self.in_turn.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Clone for Held {
@@ -1083,7 +1100,8 @@ impl Clone for Held {
             reached.send(()).unwrap();
             go.recv().unwrap();
         }
-        Self { gate: Arc::clone(&self.gate) }
+        let in_turn = Arc::clone(&self.in_turn);
+        Self { gate: Arc::clone(&self.gate), bus: self.bus.clone(), in_turn }
     }
 }
 
@@ -1098,8 +1116,14 @@ fn one_of_several_that_is_closed_and_read_to_its_end_meanwhile_gets_nothing_and_
                 .collect();
             let ((reached, has_reached), (go, may_go)) = (mpsc::channel(), mpsc::channel());
             let gate = Arc::new(Mutex::new(Some((reached, may_go))));
+            let in_turn = Arc::new(AtomicBool::new(false));
+            let held = Held {
+                gate: Arc::clone(&gate),
+                bus: bus.downgrade(),
+                in_turn: Arc::clone(&in_turn),
+            };
             let receipt = thread::scope(|scope| {
-                let publisher = scope.spawn(|| bus.publish("a", Held { gate: Arc::clone(&gate) }));
+                let publisher = scope.spawn(|| bus.publish("a", held));
                 has_reached.recv().unwrap();
                 // It is closed at once, and leaves the channel when the turn is over.
                 let closer = scope.spawn(|| subs[ended].close());
@@ -1118,6 +1142,9 @@ fn one_of_several_that_is_closed_and_read_to_its_end_meanwhile_gets_nothing_and_
             let expected: Vec<usize> =
                 (0..subscribers).map(|at| usize::from(at != ended)).collect();
             assert_eq!(read, expected);
+            let received: Vec<u64> = subs.iter().map(|sub| sub.info().received).collect();
+            assert_eq!(received.iter().map(|&n| n as usize).collect::<Vec<_>>(), expected);
+            assert!(!in_turn.load(Ordering::SeqCst), "the copy that concerned nobody");
             assert_eq!(bus.stats().delivered, reached as u64);
             // The copies are gone, the one that concerned nobody as well.
             assert_eq!(Arc::strong_count(&gate), 1);

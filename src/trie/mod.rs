@@ -201,7 +201,7 @@ impl<P> Trie<P> {
     // ---- publishing ----------------------------------------------------------------------------
 
     /// The entry of a name to publish to, if it has one; `None` where the bus is closed, too.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn to_publish(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         if self.is_closed() {
             return None;
@@ -657,6 +657,8 @@ pub(crate) mod fuzzing {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
     /// The entry of a name that is published to and needs one.
@@ -726,6 +728,30 @@ mod tests {
         drop(handed);
         assert!(trie.patterns.release(&entry));
         assert_eq!(Arc::strong_count(&entry), 1, "kept by what came once");
+    }
+
+    #[test]
+    fn a_visit_has_the_entry_weighed_by_unwinding_too() {
+        for panics in [false, true] {
+            let trie = Trie::<u32>::new(1);
+            (0..3).for_each(|_| _ = publish(&trie, "name:1"));
+            hold(&trie, "name:*");
+            let channel = trie.to_publish("name:1", trie.hash("name:1")).unwrap();
+            let weighed = || channel.weighed.load(Ordering::Relaxed);
+            assert!(channel.slot().is_some() && weighed() == 0);
+            let visiting = || {
+                let visit = trie.visit(&channel);
+                let mut turn = trie.turn(&channel);
+                trie.refresh(&channel, &mut turn);
+                drop(turn);
+                if panics {
+                    panic!("a payload's Clone");
+                }
+                visit.end(1);
+            };
+            let panicked = catch_unwind(AssertUnwindSafe(visiting)).is_err();
+            assert_eq!((panicked, weighed()), (panics, 1));
+        }
     }
 
     #[test]
@@ -910,7 +936,7 @@ mod tests {
     #[test]
     fn a_route_that_grows_in_a_publish_that_panics_is_weighed_too() {
         names_with_routes_that_grow(|trie, name| {
-            let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let unwound = catch_unwind(AssertUnwindSafe(|| {
                 let visited = visit(trie, name).unwrap();
                 let mut turn = trie.turn(&visited.channel);
                 trie.refresh(&visited.channel, &mut turn);

@@ -153,7 +153,7 @@ impl<P> Stripes<P> {
     }
 
     /// The entry of `name`, if it has one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
         let stripe = self.stripe(hash).read();
         if let Some(channel) = stripe.find(name, hash) {
