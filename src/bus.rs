@@ -393,7 +393,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// # Complexity
     ///
-    /// Linear in the channels of the bus.
+    /// Linear in the channels and the subscribers of the bus.
     pub fn stats(&self) -> Stats {
         self.core.stats()
     }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Weak};
 use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 
-use crate::inbox::Inbox;
+use crate::inbox::{Departed, Inbox};
 use crate::limits::{Limits, Overflow};
 use crate::member::{Held, Member, release};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::trie::Trie;
-use crate::turn::{self, each_in_spite_of_panics};
+use crate::turn::{self, catch_each, for_each_then_resume, resume};
 
 /// See the module's documentation.
 pub(crate) struct Core<P> {
@@ -29,6 +29,8 @@ pub(crate) struct Core<P> {
     /// Taken by whoever subscribes on a bus whose limits span subscribers.
     pub(crate) admission: Mutex<()>,
     members: CachePadded<Members>,
+    /// What is left of inboxes that have been dropped.
+    pub(crate) departed: Arc<Departed>,
     registry: Box<[CachePadded<Mutex<Shard<P>>>]>,
 }
 
@@ -50,6 +52,8 @@ struct Members {
     next: AtomicU64,
     /// Those that have subscribed to something and are not closed.
     counted: AtomicUsize,
+    /// Those that were ended because their inbox was full.
+    disconnected: AtomicU64,
 }
 
 impl<P> Core<P> {
@@ -64,6 +68,7 @@ impl<P> Core<P> {
             closed: AtomicBool::new(false),
             admission: Mutex::new(()),
             members: CachePadded::default(),
+            departed: Arc::default(),
             registry: (0..SHARDS).map(|_| CachePadded::default()).collect(),
         }
     }
@@ -101,12 +106,20 @@ impl<P> Core<P> {
         }
     }
 
+    /// The subscribers that there are. Whoever drops the last handle to one drops what was not read.
+    fn live_members(&self) -> Vec<Arc<Member<P>>> {
+        let mut members = Vec::new();
+        for shard in &self.registry {
+            members.extend(shard.lock().values().filter_map(Weak::upgrade));
+        }
+        members
+    }
+
     /// Calls `each` for every subscriber, under no lock.
     fn for_each_member(&self, mut each: impl FnMut(&Member<P>)) {
-        for shard in &self.registry {
-            let members: Vec<_> = shard.lock().values().filter_map(Weak::upgrade).collect();
-            members.iter().for_each(|member| each(member));
-        }
+        let members = self.live_members();
+        members.iter().for_each(|member| each(member));
+        for_each_then_resume(members, drop);
     }
 
     pub(crate) fn subscribers(&self) -> usize {
@@ -127,8 +140,11 @@ impl<P> Core<P> {
     /// Ends a subscriber whose inbox was full.
     pub(crate) fn disconnect(&self, member: u64) {
         let found = self.shard(member).lock().get(&member).and_then(Weak::upgrade);
-        if let Some(member) = found {
-            member.close(CloseReason::Overflow);
+        if let Some(member) = found
+            && member.close(CloseReason::Overflow)
+        {
+            // Relaxed: a mere count.
+            self.members.disconnected.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -156,7 +172,7 @@ impl<P> Core<P> {
             self.has_deferred.store(false, Ordering::Relaxed);
             std::mem::take(&mut *deferred)
         };
-        each_in_spite_of_panics(deferred, |Left { mut held, inbox }| {
+        for_each_then_resume(deferred, |Left { mut held, inbox }| {
             release(self, &mut held);
             drop(inbox);
         });
@@ -171,16 +187,22 @@ impl<P> Core<P> {
         }
         self.trie.shut_down();
         // The inboxes alone: what they had subscribed to, the trie lets go of.
-        self.for_each_member(|member| {
+        let members = self.live_members();
+        for member in &members {
             member.inbox.close(CloseReason::Bus);
-        });
-        self.trie.take_down();
+        }
+        let recipients = self.trie.take_down();
         self.closed.store(true, Ordering::Relaxed);
+        // Only now what may run user code: the last of a subscriber drops payloads that were not read.
+        resume(catch_each(members, drop).or(catch_each(recipients, drop)));
     }
 
     pub(crate) fn stats(&self) -> Stats {
         self.enter();
         let tally = self.trie.tally();
+        let mut queued = 0;
+        self.for_each_member(|member| queued += member.inbox.depth() as u64);
+        let (_, discarded) = self.departed.read();
         let open = !self.trie.is_closed();
         let live = |count: usize| if open { count } else { 0 };
         Stats {
@@ -189,6 +211,11 @@ impl<P> Core<P> {
             delivered: tally.delivered,
             dropped: tally.dropped,
             evicted: tally.evicted,
+            // While messages come and go, what is read one after another may not fit together.
+            received: tally.delivered.saturating_sub(tally.evicted + discarded + queued),
+            discarded,
+            // Relaxed: a count at some recent moment.
+            disconnected: self.members.disconnected.load(Ordering::Relaxed),
             channels: live(self.trie.channel_count()),
             patterns: live(self.trie.pattern_count()),
             subscribers: live(self.subscribers()),
@@ -206,5 +233,12 @@ impl<P> Core<P> {
             });
         }
         infos
+    }
+}
+
+impl<P> Drop for Core<P> {
+    fn drop(&mut self) {
+        // The bus is closed, and has let go of their recipients.
+        for_each_then_resume(self.deferred.get_mut().drain(..), drop);
     }
 }

@@ -1,9 +1,10 @@
-//! What a subscriber reads: messages and events. A leaf.
+//! What a subscriber reads: messages and events.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::pattern::Pattern;
 use crate::source::{Source, SourceRef, Text};
 
 /// A published payload, with the channel it was published to and the pattern that matched, if one did.
@@ -53,10 +54,10 @@ impl<P> Message<P> {
         Self { payload, source: SourceRef::new(Source::new(Text::new(channel), None)) }
     }
 
-    /// The same message as if it had come by `pattern`.
+    /// Returns the message as if it had come by `pattern`; a string is a Redis pattern.
     #[must_use]
-    pub fn with_pattern(self, pattern: &str) -> Self {
-        let pattern: Arc<str> = Arc::from(pattern);
+    pub fn with_pattern(self, pattern: impl Into<Pattern>) -> Self {
+        let pattern = pattern.into();
         let channel = self.source.channel().clone();
         let source = Source::new(channel, Some(Arc::new(pattern)));
         Self { payload: self.payload, source: SourceRef::new(source) }
@@ -67,14 +68,36 @@ impl<P> Message<P> {
         self.source.channel().as_str()
     }
 
-    /// The pattern it came by, as written, or `None` where the channel itself was subscribed.
+    /// Returns the text of the pattern that brought the message, as written, or `None` if a subscription to the
+    /// channel itself did.
+    ///
+    /// The same text can be a pattern of either dialect: [`matched_by`](Self::matched_by) tells them apart.
     pub fn pattern(&self) -> Option<&str> {
-        self.source.pattern().map(|text| &**text)
+        self.source.pattern_text().map(|text| &**text)
+    }
+
+    /// Returns the pattern that brought the message, or `None` if a subscription to the channel itself did.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Pattern};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.psubscribe("game/*")?;
+    /// sub.psubscribe(Pattern::glob("game/*")?)?;
+    /// bus.publish("game/7", "start");
+    /// assert_eq!(sub.recv_message()?.matched_by(), Some(&Pattern::redis("game/*")));
+    /// assert_eq!(sub.recv_message()?.matched_by(), Some(&Pattern::glob("game/*")?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn matched_by(&self) -> Option<&Pattern> {
+        self.source.pattern()
     }
 
     /// Channel, pattern and payload. It may copy the channel's name if that is short; no other text.
     pub fn into_parts(self) -> (Arc<str>, Option<Arc<str>>, P) {
-        (self.source.channel().to_shared(), self.source.pattern().cloned(), self.payload)
+        (self.source.channel().to_shared(), self.source.pattern_text().cloned(), self.payload)
     }
 }
 
@@ -111,31 +134,35 @@ impl<P: Hash> Hash for Message<P> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event<P = Arc<str>> {
-    /// A channel was subscribed. It precedes every message of that subscription.
+    /// A channel was subscribed. It follows every message that was queued at the call, and precedes every message
+    /// of the subscription.
     Subscribe {
         /// The channel.
         channel: Arc<str>,
         /// Subscriptions held after it.
         count: usize,
     },
-    /// A channel was unsubscribed. It follows the messages that were queued then.
+    /// A channel was unsubscribed. It follows every message that was queued at the call, and precedes what is
+    /// published after it.
     Unsubscribe {
         /// The channel.
         channel: Arc<str>,
         /// Subscriptions held after it.
         count: usize,
     },
-    /// A pattern was subscribed. It precedes every message of that subscription.
+    /// A pattern was subscribed. It follows every message that was queued at the call, and precedes every message
+    /// of the subscription.
     PSubscribe {
-        /// The pattern, as written.
-        pattern: Arc<str>,
+        /// The pattern.
+        pattern: Pattern,
         /// Subscriptions held after it.
         count: usize,
     },
-    /// A pattern was unsubscribed. It follows the messages that were queued then.
+    /// A pattern was unsubscribed. It follows every message that was queued at the call, and precedes what is
+    /// published after it.
     PUnsubscribe {
-        /// The pattern, as written.
-        pattern: Arc<str>,
+        /// The pattern.
+        pattern: Pattern,
         /// Subscriptions held after it.
         count: usize,
     },

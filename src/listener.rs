@@ -1,22 +1,31 @@
 //! A handler on a thread of its own.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::event::Event;
+use crate::inbox::Ending;
 use crate::subscriber::Subscriber;
-use crate::sync::{AtomicBool, Ordering};
+use crate::turn;
 
 /// A thread that hands a subscriber's events to a handler; see
 /// [`Subscriber::spawn`](crate::Subscriber::spawn).
 ///
-/// Dropping it stops it without waiting. [`detach`](Self::detach) lets it run on, and
-/// [`join`](Self::join) waits for its end.
+/// Dropping it stops it without waiting. [`drain`](Self::drain) ends it when all that is queued has been handled,
+/// [`join`](Self::join) waits for its end, and [`detach`](Self::detach) lets it run on.
 #[must_use = "a listener is stopped when it is dropped"]
 pub struct Listener {
-    /// Set when the thread is to stop; then it is unparked.
-    stop: Arc<AtomicBool>,
+    /// Set when the thread must end; then it is unparked.
+    ending: Arc<Ending>,
+    /// Unsubscribes the listener's subscriber from everything, if that is still there.
+    unsubscribe: Box<dyn Fn() + Send + Sync>,
+    /// Disconnected when the handler has ended.
+    ended: Receiver<()>,
     /// Gone when detached or joined.
     thread: Option<JoinHandle<()>>,
 }
@@ -27,10 +36,14 @@ impl Listener {
         name: String,
         mut handler: impl FnMut(Event<P>) + Send + 'static,
     ) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let ending = Arc::new(Ending::default());
+        let asked = Arc::clone(&ending);
+        let unsubscribe = subscriber.unsubscriber();
+        let (end, ended) = bounded::<()>(0);
         let listen = move || {
-            while let Some(event) = subscriber.recv_until(&stopped) {
+            // Dropped by unwinding too.
+            let _end = end;
+            while let Some(event) = subscriber.recv_until(&asked) {
                 handler(event);
             }
         };
@@ -38,7 +51,7 @@ impl Listener {
             .name(name)
             .spawn(listen)
             .unwrap_or_else(|error| panic!("no thread for a listener: {error}"));
-        Self { stop, thread: Some(thread) }
+        Self { ending, unsubscribe: Box::new(unsubscribe), ended, thread: Some(thread) }
     }
 
     /// Ends the thread after the event that its handler is busy with; what is queued stays queued.
@@ -46,29 +59,73 @@ impl Listener {
     /// It wakes this listener alone, and does not wait for it.
     #[doc(alias = "stop_thread")]
     pub fn stop(&self) {
-        // Release: what was done before is seen by the thread when it sees this.
-        self.stop.store(true, Ordering::Release);
+        self.ending.stop();
+        self.unpark();
+    }
+
+    /// Unsubscribes the subscriber from all its channels and patterns, and ends the thread when its handler has
+    /// handled what is queued.
+    ///
+    /// A publish that begins after this has returned does not reach the handler. The handler still gets the messages
+    /// that are queued, and then the [`Event::Unsubscribe`] and [`Event::PUnsubscribe`] of each subscription. This does
+    /// not wait for the thread: [`join`](Self::join) does.
+    ///
+    /// Clones of the subscriber share its subscriptions: they are unsubscribed too, and stay open.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let (seen, log) = std::sync::mpsc::channel();
+    /// let listener = bus.subscribe("numbers")?.spawn("numbers", move |event| {
+    ///     if let Some(message) = event.into_message() {
+    ///         seen.send(message.payload).unwrap();
+    ///     }
+    /// });
+    /// (1..=100_u32).for_each(|n| _ = bus.publish("numbers", n));
+    /// listener.drain();
+    /// listener.join().unwrap();
+    /// assert_eq!(log.iter().sum::<u32>(), 5050);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn drain(&self) {
+        (self.unsubscribe)();
+        self.ending.drain();
+        self.unpark();
+    }
+
+    fn unpark(&self) {
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
     }
 
-    /// Whether the thread has ended: stopped, panicked, or its subscriber closed and drained.
+    /// `true` if the thread has ended: stopped, drained, panicked, or its subscriber closed and drained.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until the thread has ended: when it is stopped, or its subscriber closed and drained.
+    /// Waits until the thread has ended: when it is stopped or drained, or its subscriber closed and drained.
     ///
     /// # Errors
     ///
     /// What the handler panicked with, if it did. When called by the listener's own handler, which could
     /// only wait for itself, an error at once; the listener is stopped then.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
     pub fn join(mut self) -> thread::Result<()> {
+        turn::forbid();
         match self.thread.take() {
             Some(thread) if thread.thread().id() == thread::current().id() => {
-                // Relaxed: it is this thread that will see it.
-                self.stop.store(true, Ordering::Relaxed);
+                self.ending.stop();
                 Err(Box::new("a listener cannot be joined by its own handler"))
             }
             Some(thread) => thread.join(),
@@ -76,11 +133,52 @@ impl Listener {
         }
     }
 
+    /// Waits until the thread has ended, at most for `timeout`.
+    ///
+    /// The inner result is that of [`join`](Self::join).
+    ///
+    /// # Errors
+    ///
+    /// The listener itself, still running, after `timeout`.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let listener = bus.subscribe("orders")?.spawn("orders", |_| ());
+    /// let listener = listener.join_timeout(Duration::from_millis(1)).unwrap_err();
+    /// listener.stop();
+    /// listener.join().unwrap();
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn join_timeout(self, timeout: Duration) -> Result<thread::Result<()>, Self> {
+        turn::forbid();
+        let own = self.thread.as_ref().map(|thread| thread.thread().id());
+        if own != Some(thread::current().id())
+            && self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout)
+        {
+            return Err(self);
+        }
+        Ok(self.join())
+    }
+
     /// Lets the thread run on without a handle, until its subscriber is closed and drained.
     pub fn detach(mut self) {
         self.thread = None;
     }
 }
+
+// A panic in user code leaves the subscriber in order: that is the contract, and tested.
+impl UnwindSafe for Listener {}
+impl RefUnwindSafe for Listener {}
 
 impl Drop for Listener {
     fn drop(&mut self) {

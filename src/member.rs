@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::core::Core;
 use crate::error::SubscribeError;
-use crate::inbox::{Inbox, Kind, Settings};
+use crate::inbox::{Change, Inbox, Settings};
 use crate::pattern::Pattern;
 use crate::stats::{CloseReason, SubscriberInfo};
 use crate::sync::Mutex;
@@ -54,7 +54,7 @@ impl<P> Held<P> {
 impl<P> Member<P> {
     /// A member of `core` that holds nothing, registered under the inbox's number.
     pub(crate) fn new(core: &Arc<Core<P>>, settings: Settings) -> Arc<Self> {
-        let inbox = Inbox::new(core.next_member(), settings);
+        let inbox = Inbox::new(core.next_member(), settings, Arc::clone(&core.departed));
         let member = Arc::new(Self {
             core: Arc::clone(core),
             inbox: Arc::new(inbox),
@@ -102,13 +102,15 @@ impl<P: Send + 'static> Member<P> {
         for (&name, &hash) in names.iter().zip(&hashes) {
             let count = held.count();
             if let Some(joined) = held.channels.get(hash, |channel| channel.name() == name) {
-                self.tell(Kind::Subscribe, joined.at.shared_name(), count);
+                self.inbox.tell(|| Change::Subscribed(Arc::clone(joined.at.shared_name())), count);
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
             let joined = core
                 .trie
-                .join(name, hash, recipient, |name| self.tell(Kind::Subscribe, name, count + 1))
+                .join(name, hash, recipient, |name| {
+                    self.inbox.tell(|| Change::Subscribed(Arc::clone(name)), count + 1);
+                })
                 .map_err(|_| SubscribeError::Closed)?;
             held.channels.insert(joined);
         }
@@ -150,14 +152,14 @@ impl<P> Member<P> {
         for (pattern, &hash) in patterns.iter().zip(&hashes) {
             let count = held.count();
             if let Some(joined) = held.patterns.get(hash, |entry| entry.pattern == *pattern) {
-                self.tell(Kind::PSubscribe, joined.at.pattern.text(), count);
+                self.inbox.tell(|| Change::PSubscribed(joined.at.pattern.clone()), count);
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
             let joined = core
                 .trie
-                .join_pattern(pattern, hash, recipient, |text| {
-                    self.tell(Kind::PSubscribe, text, count + 1);
+                .join_pattern(pattern, hash, recipient, || {
+                    self.inbox.tell(|| Change::PSubscribed(pattern.clone()), count + 1);
                 })
                 .map_err(|_| SubscribeError::Closed)?;
             held.patterns.insert(joined);
@@ -186,10 +188,6 @@ impl<P> Member<P> {
         }
     }
 
-    fn tell(&self, kind: Kind, name: &Arc<str>, count: usize) {
-        self.inbox.tell(kind, name, count);
-    }
-
     /// Unsubscribes from the channel `name`; how many subscriptions are still held.
     pub(crate) fn unsubscribe(&self, name: &str) -> usize {
         self.core.enter();
@@ -200,7 +198,7 @@ impl<P> Member<P> {
         let hash = self.core.trie.hash(name);
         match held.channels.remove(hash, |channel| channel.name() == name) {
             Some(joined) => self.leave(&joined, held.count()),
-            None => self.tell(Kind::Unsubscribe, &Arc::from(name), held.count()),
+            None => self.inbox.tell(|| Change::Unsubscribed(Arc::from(name)), held.count()),
         }
         held.count()
     }
@@ -215,7 +213,7 @@ impl<P> Member<P> {
         let hash = self.core.trie.pattern_hash(pattern);
         match held.patterns.remove(hash, |entry| entry.pattern == *pattern) {
             Some(joined) => self.leave_pattern(&joined, held.count()),
-            None => self.tell(Kind::PUnsubscribe, pattern.text(), held.count()),
+            None => self.inbox.tell(|| Change::PUnsubscribed(pattern.clone()), held.count()),
         }
         held.count()
     }
@@ -253,19 +251,20 @@ impl<P> Member<P> {
     /// Ends a subscription that is no longer held; so many are.
     fn leave(&self, joined: &Joined<Channel<P>>, held: usize) {
         self.core.trie.leave(joined);
-        self.tell(Kind::Unsubscribe, joined.at.shared_name(), held);
+        self.inbox.tell(|| Change::Unsubscribed(Arc::clone(joined.at.shared_name())), held);
     }
 
     /// Ends a subscription that is no longer held; so many are.
     fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>, held: usize) {
         self.core.trie.leave_pattern(joined);
-        self.tell(Kind::PUnsubscribe, joined.at.pattern.text(), held);
+        self.inbox.tell(|| Change::PUnsubscribed(joined.at.pattern.clone()), held);
     }
 
-    /// Closes the inbox and gives up every subscription, without lifecycle events.
-    pub(crate) fn close(&self, reason: CloseReason) {
-        self.inbox.close(reason);
+    /// Closes the inbox and gives up every subscription, without lifecycle events. `true` if it was open.
+    pub(crate) fn close(&self, reason: CloseReason) -> bool {
+        let was_open = self.inbox.close(reason);
         release(&self.core, &mut self.held.lock());
+        was_open
     }
 
     /// Channels held, in the order they were subscribed.

@@ -22,6 +22,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::inline::Inline;
+use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicUsize, Ordering, fence};
 
@@ -90,18 +91,23 @@ pub(crate) struct Source {
     /// In place where it is short and no subscriber has it: of names that come once and never again, each would
     /// otherwise be an allocation, and one more cache miss for who reads it.
     channel: Text,
-    /// What the text of the pattern is asked of: the pattern's entry on the bus, whose counter a route
-    /// touches anyway. The text's own counter would be one more cache miss for each pattern that matches.
+    /// What the pattern is asked of: the pattern's entry on the bus, whose counter a route touches anyway.
+    /// The pattern's own counter would be one more cache miss for each pattern that matches.
     pattern: Option<Arc<dyn Named>>,
 }
 
-/// Something that has a pattern's text.
+/// Something that has a pattern.
 pub(crate) trait Named: Send + Sync + UnwindSafe + RefUnwindSafe {
-    fn text(&self) -> &Arc<str>;
+    fn pattern(&self) -> &Pattern;
+
+    /// The pattern's text.
+    fn text(&self) -> &Arc<str> {
+        self.pattern().text()
+    }
 }
 
-impl Named for Arc<str> {
-    fn text(&self) -> &Arc<str> {
+impl Named for Pattern {
+    fn pattern(&self) -> &Pattern {
         self
     }
 }
@@ -126,13 +132,18 @@ impl Source {
 
     /// Whether its texts are short enough to be kept a little longer than they are needed.
     fn is_small(&self) -> bool {
-        let pattern = self.pattern().map_or(0, |text| text.len());
+        let pattern = self.pattern_text().map_or(0, |text| text.len());
         self.channel.as_str().len() + pattern <= SMALL
     }
 
+    /// The pattern.
+    pub(crate) fn pattern(&self) -> Option<&Pattern> {
+        self.pattern.as_ref().map(|named| named.pattern())
+    }
+
     /// The text of the pattern.
-    pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
-        self.pattern.as_ref().map(|pattern| pattern.text())
+    pub(crate) fn pattern_text(&self) -> Option<&Arc<str>> {
+        self.pattern.as_ref().map(|named| named.text())
     }
 }
 
@@ -612,7 +623,7 @@ mod tests {
     #[test]
     fn the_source_of_a_pattern_owns_it_and_leads_to_it() {
         let channel: Arc<str> = Arc::from("channel");
-        let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
+        let patterns = ["a*", "b*", "c*"].map(|text| Arc::new(Pattern::redis(text)));
         let mut source =
             PatternSource::new(Text::Shared(Arc::clone(&channel)), Arc::clone(&patterns[0]));
         let pointer = source.prepaid().get();
@@ -620,13 +631,13 @@ mod tests {
             source.renew(Text::Shared(Arc::clone(&channel)), Arc::clone(&patterns[1])),
             Renewed::Anew(_)
         ));
-        assert_eq!(**pointer.pattern().unwrap(), *"a*");
+        assert_eq!(pointer.pattern().unwrap().as_str(), "a*");
         assert!(matches!(
             source.renew(Text::Shared(Arc::clone(&channel)), Arc::clone(&patterns[2])),
             Renewed::InPlace(_)
         ));
         assert!(std::ptr::eq(source.pattern(), &*patterns[2]));
-        assert_eq!(**source.prepaid().get().pattern().unwrap(), *"c*");
+        assert_eq!(&**source.prepaid().get().pattern_text().unwrap(), "c*");
         drop((source, pointer));
         assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
         assert_eq!(Arc::strong_count(&channel), 1);
@@ -635,7 +646,7 @@ mod tests {
     #[cfg(not(loom))]
     #[test]
     fn what_was_handed_out_keeps_the_pattern() {
-        let patterns: [Arc<Arc<str>>; 3] = ["a*", "b*", "c*"].map(|text| Arc::new(Arc::from(text)));
+        let patterns = ["a*", "b*", "c*"].map(|text| Arc::new(Pattern::redis(text)));
         let text = || Text::new("channel");
         let mut source = PatternSource::passing(text(), Arc::clone(&patterns[0]));
         let Handed { source: message, pattern } = source.hand_out();
@@ -649,13 +660,13 @@ mod tests {
         let Handed { source: message, pattern } = source.hand_out();
         drop(pattern);
         assert!(matches!(source.renew(text(), Arc::clone(&patterns[2])), Renewed::Anew(_)));
-        assert_eq!(**message.pattern().unwrap(), *"b*");
+        assert_eq!(message.pattern().unwrap().as_str(), "b*");
         drop((message, source));
         assert!(patterns.iter().all(|pattern| Arc::strong_count(pattern) == 1));
         let pointed_to = Prepaid::blank();
         let message = pointed_to.get();
         let source = PatternSource::of(pointed_to, text(), Arc::clone(&patterns[0]));
-        assert_eq!((message.channel().as_str(), message.pattern()), ("", None));
+        assert_eq!((message.channel().as_str(), message.pattern_text()), ("", None));
         assert_eq!(source.prepaid().get().channel().as_str(), "channel");
     }
 

@@ -18,6 +18,9 @@ pub struct Receipt {
 /// Counters of a whole bus since it was built; see [`Bus::stats`](crate::Bus::stats).
 ///
 /// Exact at rest. While publishes are under way the counters are read one after another.
+///
+/// The books of a bus at rest, over all time: every message that matched was `received`, missed (`dropped` or
+/// `evicted`), `discarded`, or is queued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Stats {
@@ -31,6 +34,13 @@ pub struct Stats {
     pub dropped: u64,
     /// Messages that had entered an inbox and made room for a newer one, unread.
     pub evicted: u64,
+    /// Messages taken from inboxes, through `receiver()` too.
+    pub received: u64,
+    /// Messages that were unread when their inbox was dropped.
+    pub discarded: u64,
+    /// Subscribers that were ended because their inbox was full: see
+    /// [`Overflow::Disconnect`](crate::Overflow::Disconnect).
+    pub disconnected: u64,
     /// Channels that have a subscriber of their own.
     pub channels: usize,
     /// Distinct patterns.

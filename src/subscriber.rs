@@ -11,13 +11,12 @@ use crate::bus::check_capacity;
 use crate::core::Core;
 use crate::error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError};
 use crate::event::{Event, Message};
-use crate::inbox::{Glance, Settings, Until, Waited};
+use crate::inbox::{Ending, Glance, Settings, Until, Waited};
 use crate::limits::Overflow;
 use crate::listener::Listener;
 use crate::member::Member;
 use crate::pattern::Pattern;
 use crate::stats::{CloseReason, SubscriberInfo};
-use crate::sync::AtomicBool;
 
 /// The receiving side of a bus: a set of channels and patterns that feed one inbox.
 ///
@@ -368,22 +367,36 @@ impl<P> Subscriber<P> {
     }
 
     fn wait(&self, deadline: Option<Instant>) -> Result<Event<P>, RecvTimeoutError> {
-        self.member.inbox.wait(Until { deadline, stop: None }).map_err(|waited| match waited {
+        self.member.inbox.wait(Until { deadline, ending: None }).map_err(|waited| match waited {
             Waited::TimedOut => RecvTimeoutError::Timeout,
             Waited::Closed | Waited::Stopped => RecvTimeoutError::Closed,
         })
     }
 
-    /// Waits for the next event, or until `stop` is set and the thread unparked; `None` for that, and
+    /// Waits for the next event, or until `ending` is set and the thread unparked; `None` for that, and
     /// when it is closed and drained.
-    pub(crate) fn recv_until(&self, stop: &AtomicBool) -> Option<Event<P>> {
-        let until = Until { deadline: None, stop: Some(stop) };
+    pub(crate) fn recv_until(&self, ending: &Ending) -> Option<Event<P>> {
+        let until = Until { deadline: None, ending: Some(ending) };
         if !until.is_stopped()
             && let Glance::Message(message) = self.member.inbox.glance()
         {
             return Some(message.into());
         }
         self.member.inbox.wait(until).ok()
+    }
+
+    /// What unsubscribes from everything, as long as there is a handle to the subscriber. It is none.
+    pub(crate) fn unsubscriber(&self) -> impl Fn() + Send + Sync + use<P>
+    where
+        P: Send + 'static,
+    {
+        let member = Arc::downgrade(&self.member);
+        move || {
+            if let Some(member) = member.upgrade() {
+                member.unsubscribe_all();
+                member.punsubscribe_all();
+            }
+        }
     }
 
     /// An iterator over events that waits for each; it ends when the subscriber is closed and drained,

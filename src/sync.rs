@@ -1,7 +1,7 @@
 //! The locks and atomics that the engine uses, in one place.
 
 pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 // What the model checker must see. (The engine's other counts are none the worse for it.)
 #[cfg(loom)]

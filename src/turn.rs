@@ -2,8 +2,10 @@
 //! under a lock, and where a call on a bus must therefore panic, not wait. And how user code that panics
 //! is kept from harming what is not its own. A leaf.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
@@ -30,7 +32,7 @@ pub(crate) fn inside() -> bool {
 #[track_caller]
 fn refuse() -> ! {
     panic!(
-        "a payload's Clone called the bus while a publish was copying it: it could wait for itself"
+        "a payload's Clone made a call that can wait, while a publish was copying it: it could wait for itself"
     )
 }
 
@@ -52,22 +54,37 @@ impl Drop for Mark {
     }
 }
 
-/// Calls `each` for every item, those behind one for which it panics too, and panics as the first did.
-///
-/// Where the thread is unwinding already, its panic is the one that goes on.
-pub(crate) fn each_in_spite_of_panics<T>(
+/// Calls `each` for every item, those behind one for which it panics too. The first panic comes back.
+pub(crate) fn catch_each<T>(
     items: impl IntoIterator<Item = T>,
     mut each: impl FnMut(T),
-) {
+) -> Option<Box<dyn Any + Send>> {
     let mut first = None;
     for item in items {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| each(item))) {
-            first.get_or_insert(panic);
+            // Dropping what a later one panicked with can panic, too.
+            match first {
+                None => first = Some(panic),
+                Some(_) => {
+                    let dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+                    dropped.unwrap_or_else(mem::forget);
+                }
+            }
         }
     }
-    if let Some(panic) = first
+    first
+}
+
+/// Goes on with a panic that was caught. Where the thread is unwinding already, that panic is the one that goes on.
+pub(crate) fn resume(panic: Option<Box<dyn Any + Send>>) {
+    if let Some(panic) = panic
         && !thread::panicking()
     {
         resume_unwind(panic);
     }
+}
+
+/// Calls `each` for every item, those behind one for which it panics too, and panics as the first did.
+pub(crate) fn for_each_then_resume<T>(items: impl IntoIterator<Item = T>, each: impl FnMut(T)) {
+    resume(catch_each(items, each));
 }

@@ -38,10 +38,10 @@ fn a_handler_gets_every_event_in_order_and_ends_when_closed_and_drained() {
             [
                 Event::Lagged { missed: 1 },
                 Event::Subscribe { channel: "c".into(), count: 1 },
-                Event::Unsubscribe { channel: "c".into(), count: 0 },
-                Event::PSubscribe { pattern: "c*".into(), count: 1 },
                 Event::Message(Message::new("c", 2)),
                 Event::Message(Message::new("c", 3)),
+                Event::Unsubscribe { channel: "c".into(), count: 0 },
+                Event::PSubscribe { pattern: "c*".into(), count: 1 },
             ]
         );
         assert!(sub.is_empty());

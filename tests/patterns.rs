@@ -186,7 +186,7 @@ fn a_pattern_without_wildcards_is_a_pattern_still() -> Result<(), Box<dyn Error>
     assert_eq!((bus.subscriber_count("news"), bus.match_count("news")), (0, 1));
     assert_eq!((bus.pattern_count(), bus.channels(None).len()), (1, 0));
     bus.publish("news", 1u32);
-    assert_eq!(sub.recv()?, Event::PSubscribe { pattern: Arc::from("news"), count: 1 });
+    assert_eq!(sub.recv()?, Event::PSubscribe { pattern: "news".into(), count: 1 });
     let Event::PMessage(message) = sub.recv()? else { panic!("no PMessage") };
     assert_eq!((message.channel(), message.pattern()), ("news", Some("news")));
     // As written, not as understood.

@@ -592,8 +592,8 @@ fn messages_and_events_are_equal_by_text() -> Outcome {
         subscribe("a", 2),
         subscribe("b", 1),
         Event::Unsubscribe { channel: Arc::from("a"), count: 1 },
-        Event::PSubscribe { pattern: Arc::from("a"), count: 1 },
-        Event::PUnsubscribe { pattern: Arc::from("a"), count: 1 },
+        Event::PSubscribe { pattern: Pattern::redis("a"), count: 1 },
+        Event::PUnsubscribe { pattern: Pattern::redis("a"), count: 1 },
         Event::Lagged { missed: 1 },
         Event::Lagged { missed: 2 },
         Event::Message(made.clone()),
@@ -621,8 +621,8 @@ fn an_event_gives_its_message_whichever_way_it_came() {
     for event in [
         Event::<u32>::Subscribe { channel: Arc::clone(&name), count },
         Event::Unsubscribe { channel: Arc::clone(&name), count },
-        Event::PSubscribe { pattern: Arc::clone(&name), count },
-        Event::PUnsubscribe { pattern: name, count },
+        Event::PSubscribe { pattern: Pattern::from(&name), count },
+        Event::PUnsubscribe { pattern: Pattern::from(name), count },
         Event::Lagged { missed: 1 },
     ] {
         assert_eq!((event.message(), event.clone().into_message()), (None, None));

@@ -389,8 +389,12 @@ impl Ours {
         let events = sub.try_iter().map(|event| match event {
             Event::Subscribe { channel, count } => lifecycle("subscribe", &channel, count),
             Event::Unsubscribe { channel, count } => lifecycle("unsubscribe", &channel, count),
-            Event::PSubscribe { pattern, count } => lifecycle("psubscribe", &pattern, count),
-            Event::PUnsubscribe { pattern, count } => lifecycle("punsubscribe", &pattern, count),
+            Event::PSubscribe { pattern, count } => {
+                lifecycle("psubscribe", pattern.as_str(), count)
+            }
+            Event::PUnsubscribe { pattern, count } => {
+                lifecycle("punsubscribe", pattern.as_str(), count)
+            }
             Event::Message(message) => {
                 assert_eq!(message.pattern(), None);
                 Seen::Message(message.channel().to_owned(), message.payload.to_string())

@@ -25,7 +25,7 @@ use crate::trie::{
     Channel, Counters, Derived, Passed, PatternEntry, Recipient, Recipients, Route, Suspended,
     Tally, Turn,
 };
-use crate::turn::{Mark, each_in_spite_of_panics};
+use crate::turn::{Mark, for_each_then_resume};
 use merge::Segment;
 use scratch::{Lease, Scratch};
 
@@ -884,7 +884,7 @@ impl<P: Clone> After<'_, P> {
 
 fn disconnect<P>(core: &Core<P>, members: &mut Vec<u64>) {
     if !members.is_empty() {
-        each_in_spite_of_panics(members.drain(..), |member| core.disconnect(member));
+        for_each_then_resume(members.drain(..), |member| core.disconnect(member));
     }
 }
 

@@ -11,7 +11,7 @@ use super::merge::Merge;
 use crate::event::Message;
 use crate::inbox::Wait;
 use crate::trie::Recipient;
-use crate::turn::each_in_spite_of_panics;
+use crate::turn::for_each_then_resume;
 
 thread_local! {
     /// The buffers of this thread, one set for each payload type that is not in use right now.
@@ -51,7 +51,7 @@ impl<P> Scratch<P> {
     /// Drops the messages that are to be dropped, each of them though a payload's `Drop` panics.
     pub(super) fn drop_dead(&mut self) {
         if !self.dead.is_empty() {
-            each_in_spite_of_panics(self.dead.drain(..), drop);
+            for_each_then_resume(self.dead.drain(..), drop);
         }
     }
 }

@@ -11,6 +11,7 @@
 mod waiter;
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -21,9 +22,11 @@ use crossbeam_utils::Backoff;
 use crate::error::TryRecvError;
 use crate::event::{Event, Message};
 use crate::limits::Overflow;
+use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
 use crate::stats::CloseReason;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::turn::{self, catch_each, resume};
 use waiter::{Waiter, park};
 
 /// Lifecycle events wait in the mailbox.
@@ -74,8 +77,11 @@ pub(crate) struct Inbox<P> {
     queue: Receiver<Message<P>>,
     /// The bits above; 0 while publishers have nothing to do but send, and receivers but to take.
     attention: AtomicU32,
-    /// So many receives need not look how many messages there are.
-    spared: AtomicU32,
+    /// Twice the number of messages that were taken without the mailbox's lock; odd while one is being taken. Exact
+    /// for one reader: see [`Rare::passed`].
+    takes: AtomicU32,
+    /// What `takes` was when a receive last looked how many messages there are.
+    sampled: AtomicU32,
     settings: Settings,
     /// Messages that made room for newer ones.
     evicted: AtomicU64,
@@ -88,6 +94,23 @@ pub(crate) struct Inbox<P> {
     entered: AtomicU64,
     high_water: AtomicUsize,
     mailbox: Mutex<Mailbox<P>>,
+    /// What is left of it when it is dropped.
+    departed: Arc<Departed>,
+}
+
+/// What the inboxes of a bus that have been dropped had received and discarded.
+#[derive(Default)]
+pub(crate) struct Departed {
+    received: AtomicU64,
+    discarded: AtomicU64,
+}
+
+impl Departed {
+    /// Messages received from, and discarded with, inboxes that have been dropped.
+    pub(crate) fn read(&self) -> (u64, u64) {
+        // Relaxed: sums, exact at rest.
+        (self.received.load(Ordering::Relaxed), self.discarded.load(Ordering::Relaxed))
+    }
 }
 
 /// What is rarely there: made when first used, so that an idle inbox does not pay for it.
@@ -99,14 +122,23 @@ struct Mailbox<P> {
 }
 
 struct Rare<P> {
-    /// In the order of the calls that caused them.
+    /// Lifecycle events to come, in the order of the calls that caused them. `EVENTS` is set while there are any, or
+    /// messages in `aside`.
     events: VecDeque<Pending>,
-    /// How many of them, from the first, are due whatever they say: up to the last `Subscribe`.
-    at_once: usize,
-    /// Messages taken or evicted while `events` was not empty: what `Pending::due` counts in.
+    /// The position in the stream of the next message that leaves the queue: one more for each that was taken or
+    /// evicted since `EVENTS` was set. Events and messages are put in order by it.
+    ///
+    /// While `EVENTS` is set, messages are taken under the mailbox's lock and counted here. But a receive that has
+    /// looked just before it was set takes one without. It marks that in `takes`, before and after, so that whoever has
+    /// the lock can wait for the moment between the two to pass, and knows then, when it counts what is queued,
+    /// whether that message was among it.
     passed: u64,
-    /// Messages that left the queue before the `Subscribe` they follow was seen.
-    aside: VecDeque<Message<P>>,
+    /// The position of the last message taken without the lock, or 0 if that was before `EVENTS` was set.
+    unlocked: u64,
+    /// The part of `takes` that `passed` contains.
+    counted_takes: u32,
+    /// Messages taken without the lock that come after an event that had not been seen then, and their positions.
+    aside: VecDeque<(u64, Message<P>)>,
     /// Receivers that sleep, the first to be woken first. `PARKED` is set while there are any.
     parked: VecDeque<Arc<Waiter>>,
     /// Publishers that wait for room. `CROWDED` is set while there are any.
@@ -117,8 +149,9 @@ impl<P> Default for Rare<P> {
     fn default() -> Self {
         Self {
             events: VecDeque::new(),
-            at_once: 0,
             passed: 0,
+            unlocked: 0,
+            counted_takes: 0,
             aside: VecDeque::new(),
             parked: VecDeque::new(),
             waiting: Vec::new(),
@@ -127,16 +160,34 @@ impl<P> Default for Rare<P> {
 }
 
 impl<P> Rare<P> {
-    /// Whether there is an event that is due though messages are queued.
-    fn is_first_due(&self) -> bool {
-        self.events.front().is_some_and(|first| self.at_once > 0 || first.due <= self.passed)
+    /// `true` if nothing is pending, so that positions need not be counted.
+    fn is_quiet(&self) -> bool {
+        self.events.is_empty() && self.aside.is_empty()
+    }
+
+    /// `true` if an event comes before the next message.
+    fn is_event_due(&self) -> bool {
+        let next = self.aside.front().map_or(self.passed, |(position, _)| *position);
+        self.events.front().is_some_and(|first| first.position <= next)
+    }
+
+    /// Counts the messages taken without the lock, when `takes` was `takes`.
+    fn count_takes(&mut self, takes: u32) {
+        let takes = takes & !1;
+        // Not more than one, for one reader; clones that read at once can make `takes` go back.
+        let taken = (takes.wrapping_sub(self.counted_takes) as i32 / 2).max(0);
+        self.counted_takes = takes;
+        if taken > 0 {
+            self.unlocked = self.passed;
+            self.passed += taken as u64;
+        }
     }
 }
 
 struct Pending {
     event: Lifecycle,
-    /// The event is due when so many messages have passed, or none is queued.
-    due: u64,
+    /// It comes before the message at this position, or when none is queued.
+    position: u64,
 }
 
 struct Waiting {
@@ -155,26 +206,26 @@ const CANCELLED: u32 = 1 << 1;
 
 /// A lifecycle event before it is dressed as an [`Event`].
 struct Lifecycle {
-    kind: Kind,
-    name: Arc<str>,
+    change: Change,
+    /// Subscriptions held after it.
     count: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Subscribe,
-    Unsubscribe,
-    PSubscribe,
-    PUnsubscribe,
+/// What a lifecycle event tells.
+pub(crate) enum Change {
+    Subscribed(Arc<str>),
+    Unsubscribed(Arc<str>),
+    PSubscribed(Pattern),
+    PUnsubscribed(Pattern),
 }
 
 impl<P> From<Lifecycle> for Event<P> {
-    fn from(Lifecycle { kind, name, count }: Lifecycle) -> Self {
-        match kind {
-            Kind::Subscribe => Self::Subscribe { channel: name, count },
-            Kind::Unsubscribe => Self::Unsubscribe { channel: name, count },
-            Kind::PSubscribe => Self::PSubscribe { pattern: name, count },
-            Kind::PUnsubscribe => Self::PUnsubscribe { pattern: name, count },
+    fn from(Lifecycle { change, count }: Lifecycle) -> Self {
+        match change {
+            Change::Subscribed(channel) => Self::Subscribe { channel, count },
+            Change::Unsubscribed(channel) => Self::Unsubscribe { channel, count },
+            Change::PSubscribed(pattern) => Self::PSubscribe { pattern, count },
+            Change::PUnsubscribed(pattern) => Self::PUnsubscribe { pattern, count },
         }
     }
 }
@@ -214,18 +265,44 @@ pub(crate) struct Wait<P> {
 pub(crate) struct Until<'a> {
     /// `None` is without end.
     pub(crate) deadline: Option<Instant>,
-    /// Set, and then the thread unparked, when the receive is to give up.
-    pub(crate) stop: Option<&'a AtomicBool>,
+    /// Set, and then the thread unparked, when the receive must give up.
+    pub(crate) ending: Option<&'a Ending>,
+}
+
+/// Whether a listener must end, and how.
+#[derive(Default)]
+pub(crate) struct Ending(AtomicU8);
+
+impl Ending {
+    /// As soon as nothing is left to read.
+    const DRAIN: u8 = 1;
+    /// At once.
+    const STOP: u8 = 2;
+
+    pub(crate) fn drain(&self) {
+        // Release, this and the other: partners of the Acquire in `get`. What was done before is seen by who ends.
+        self.0.fetch_or(Self::DRAIN, Ordering::Release);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.0.fetch_or(Self::STOP, Ordering::Release);
+    }
+
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl<P> Inbox<P> {
-    pub(crate) fn new(member: u64, settings: Settings) -> Self {
+    pub(crate) fn new(member: u64, settings: Settings, departed: Arc<Departed>) -> Self {
         let (sender, queue) = bounded(settings.capacity);
         Self {
             member,
             queue,
             attention: AtomicU32::new(0),
-            spared: AtomicU32::new(0),
+            takes: AtomicU32::new(0),
+            // So that the first receive looks.
+            sampled: AtomicU32::new(0_u32.wrapping_sub(2)),
             settings,
             evicted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -233,6 +310,7 @@ impl<P> Inbox<P> {
             entered: AtomicU64::new(0),
             high_water: AtomicUsize::new(0),
             mailbox: Mutex::new(Mailbox { sender: Some(sender), close_reason: None, rare: None }),
+            departed,
         }
     }
 
@@ -301,13 +379,12 @@ impl<P> Inbox<P> {
         }
         mailbox.close_reason = Some(reason);
         mailbox.sender = None;
-        if let Some(rare) = &mut mailbox.rare {
-            // Before the bit: what is lost by this is told of before the end.
-            self.cancel(rare, |_| true);
-        }
-        // Release: whoever reads the bit sees what was sent before the close. Under the lock, so that
-        // a receiver about to sleep sees it or is woken.
-        self.attention.fetch_or(CLOSED, Ordering::Release);
+        // Before the bit: what is lost by this is told of before the end.
+        self.cancel(&mut mailbox, |_| true);
+        // SeqCst: partner of the load in `asks_after`. A publisher sends and then reads here; whoever reads the end
+        // has seen the bit and then an empty queue: one of them must see the other. Under the lock, so that a
+        // receiver about to sleep sees it or is woken.
+        self.attention.fetch_or(CLOSED, Ordering::SeqCst);
         if let Some(rare) = &mut mailbox.rare {
             while self.wake_next(rare) {}
         }
@@ -335,17 +412,9 @@ impl<P> Inbox<P> {
                 if attention & ENDED != 0 {
                     return Overflowed::Void(message);
                 }
-                let evicted = self.take(true).ok().and_then(Event::into_message);
+                let evicted = self.evict(&mut mailbox);
                 if evicted.is_some() {
-                    if self.attention.load(Ordering::Relaxed) & EVENTS != 0 {
-                        self.passed_one(&mut mailbox);
-                    }
-                    let before = self.count_lost(&self.evicted);
-                    if before & LAGGED == 0
-                        && let Some(rare) = &mut mailbox.rare
-                    {
-                        self.wake_next(rare);
-                    }
+                    self.count_lost(&self.evicted, &mut mailbox);
                 }
                 Overflowed::Retry { message, evicted }
             }
@@ -387,66 +456,69 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Counts a lost message, unless its end has been read and nobody can be told of it.
+    /// Takes the oldest message out of the queue, under the mailbox's lock.
+    fn evict(&self, mailbox: &mut Mailbox<P>) -> Option<Message<P>> {
+        // Relaxed: under the lock.
+        let pending = self.attention.load(Ordering::Relaxed) & EVENTS != 0;
+        let Some(rare) = mailbox.rare.as_mut().filter(|_| pending) else {
+            return self.queue.try_recv().ok();
+        };
+        self.count_queued(rare);
+        let evicted = self.queue.try_recv().ok()?;
+        // One that was taken in this very moment counts as older.
+        self.count_queued(rare);
+        self.pass_one(rare);
+        Some(evicted)
+    }
+
+    /// Counts a lost message, unless the end has been read and nobody can be told of it.
+    ///
+    /// Under the lock, as in `end`: either this comes before the end and is told of, or it is not counted.
     fn lose(&self, counter: &AtomicU64) -> bool {
-        if self.attention.load(Ordering::Acquire) & CLOSED != 0 {
-            // Under the lock, as in `end`: this comes before the end and is told of, or it is not counted.
-            let _mailbox = self.mailbox.lock();
-            if self.attention.load(Ordering::Relaxed) & ENDED != 0 {
-                return false;
-            }
-            self.count_lost(counter);
-            return true;
-        }
-        let before = self.count_lost(counter);
-        if before & ENDED != 0 {
-            // It was closed and read to its end in this very moment.
-            // Relaxed, both: as in `count_lost`.
-            counter.fetch_sub(1, Ordering::Relaxed);
-            self.unreported.fetch_sub(1, Ordering::Relaxed);
+        let mut mailbox = self.mailbox.lock();
+        // Relaxed: under the lock.
+        if self.attention.load(Ordering::Relaxed) & ENDED != 0 {
             return false;
         }
-        if before & LAGGED == 0 {
-            self.wake_one();
-        }
+        self.count_lost(counter, &mut mailbox);
         true
     }
 
-    /// Counts a lost message; the bits of `attention` before that come back.
-    fn count_lost(&self, counter: &AtomicU64) -> u32 {
+    /// Counts a lost message, under the mailbox's lock, and has a receiver told.
+    fn count_lost(&self, counter: &AtomicU64, mailbox: &mut Mailbox<P>) {
         // Relaxed, both: read as sums at rest, and made visible by the bit below.
         counter.fetch_add(1, Ordering::Relaxed);
         self.unreported.fetch_add(1, Ordering::Relaxed);
-        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count. One word
-        // with `ENDED`: either this comes first, and there is a `Lagged` before the end, or that.
-        self.attention.fetch_or(LAGGED, Ordering::AcqRel)
+        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count.
+        let before = self.attention.fetch_or(LAGGED, Ordering::Release);
+        if before & LAGGED == 0
+            && let Some(rare) = &mut mailbox.rare
+        {
+            self.wake_next(rare);
+        }
     }
 
     /// Ends the waits of publishers for `subscription`, as refused.
     pub(crate) fn cancel_waits(&self, subscription: u64) {
-        if let Some(rare) = &mut self.mailbox.lock().rare {
-            self.cancel(rare, |waiting| waiting.subscription == subscription);
-        }
+        self.cancel(&mut self.mailbox.lock(), |waiting| waiting.subscription == subscription);
     }
 
-    fn cancel(&self, rare: &mut Rare<P>, which: impl Fn(&Waiting) -> bool) {
-        let mut lost = false;
+    fn cancel(&self, mailbox: &mut Mailbox<P>, which: impl Fn(&Waiting) -> bool) {
+        let Some(rare) = &mut mailbox.rare else { return };
+        let mut lost = 0;
         rare.waiting.retain(|waiting| {
             let cancel = which(waiting);
             if cancel {
                 // AcqRel: partner of the operations in `Wait::finish`.
                 if waiting.state.fetch_or(CANCELLED, Ordering::AcqRel) & SENDING == 0 {
-                    self.count_lost(&self.refused);
-                    lost = true;
+                    lost += 1;
                 }
                 waiting.publisher.unpark();
             }
             !cancel
         });
         self.uncrowd(rare);
-        if lost {
-            self.wake_next(rare);
-        }
+        (0..lost).for_each(|_| self.count_lost(&self.refused, mailbox));
     }
 
     fn uncrowd(&self, rare: &mut Rare<P>) {
@@ -468,35 +540,59 @@ impl<P> Inbox<P> {
 
     // ---- lifecycle events ----------------------------------------------------------------------
 
-    /// Queues an event, unless the subscriber asked for none.
-    pub(crate) fn tell(&self, kind: Kind, name: &Arc<str>, count: usize) {
+    /// Queues an event behind all messages that are queued now, unless the subscriber asked for none.
+    pub(crate) fn tell(&self, change: impl FnOnce() -> Change, count: usize) {
         if !self.settings.lifecycle_events {
             return;
         }
-        let event = Lifecycle { kind, name: Arc::clone(name), count };
+        let event = Lifecycle { change: change(), count };
         let mut mailbox = self.mailbox.lock();
         let rare = mailbox.rare.get_or_insert_default();
-        let subscribes = matches!(event.kind, Kind::Subscribe | Kind::PSubscribe);
-        let due = rare.passed + (self.queue.len() + rare.aside.len()) as u64;
-        rare.events.push_back(Pending { event, due });
-        if subscribes {
-            // It is due at once, and the order of calls holds: so is all that precedes it.
-            rare.at_once = rare.events.len();
+        if rare.is_quiet() {
+            // SeqCst, and before the count below: partner of the load in `glance` and in `take`. A receive that
+            // has taken a message and does not see the bit had taken it before the count.
+            self.attention.fetch_or(EVENTS, Ordering::SeqCst);
+            // What is over by now came before all that is pending.
+            rare.counted_takes = self.takes.load(Ordering::Acquire) & !1;
+            (rare.passed, rare.unlocked) = (1, 0);
         }
-        // Release: partner of the Acquire in `take`. The events themselves are under the lock.
-        self.attention.fetch_or(EVENTS, Ordering::Release);
+        let position = self.count_queued(rare);
+        rare.events.push_back(Pending { event, position });
         self.wake_next(rare);
     }
 
-    /// Counts a message that left the queue while events were pending, and wakes a receiver that
-    /// sleeps through what has become due by it.
-    fn passed_one(&self, mailbox: &mut Mailbox<P>) {
-        let Some(rare) = &mut mailbox.rare else { return };
-        if !rare.events.is_empty() {
-            rare.passed += 1;
-            if rare.is_first_due() || self.queue.is_empty() {
-                self.wake_next(rare);
+    /// Counts what is queued, under the mailbox's lock while `EVENTS` is set: the position of the next message that
+    /// is sent comes back.
+    fn count_queued(&self, rare: &mut Rare<P>) -> u64 {
+        let backoff = Backoff::new();
+        loop {
+            // Acquire: partner of the Release in `glance`. If a take is seen to be over, so is that it left the queue.
+            let takes = self.takes.load(Ordering::Acquire);
+            if takes & 1 == 0 {
+                // Whoever is seen here to have taken a message, by an exchange of crossbeam's that is at least
+                // a release, has written to `takes` before.
+                let queued = self.queue.len();
+                if self.takes.load(Ordering::Acquire) == takes {
+                    rare.count_takes(takes);
+                    return rare.passed + queued as u64;
+                }
             }
+            // For a few instructions of the reader's, in which it runs no user code and waits for nothing.
+            backoff.snooze();
+        }
+    }
+
+    /// Counts a message that was taken under the lock while events are pending, and wakes a receiver that sleeps
+    /// through what has become due by it.
+    fn pass_one(&self, rare: &mut Rare<P>) {
+        rare.passed += 1;
+        self.wake_if_due(rare);
+    }
+
+    /// Wakes a receiver that sleeps, if there is an event to be read.
+    fn wake_if_due(&self, rare: &mut Rare<P>) {
+        if rare.is_event_due() || !rare.events.is_empty() && self.queue.is_empty() {
+            self.wake_next(rare);
         }
     }
 
@@ -526,7 +622,7 @@ impl<P> Inbox<P> {
             let _mailbox = self.mailbox.lock();
             if self.attention.load(Ordering::Relaxed) & ENDED != 0 {
                 // As many are taken back as were sent too late, whichever of them.
-                return self.take(true).ok().and_then(Event::into_message);
+                return self.queue.try_recv().ok();
             }
         }
         self.wake_one();
@@ -575,27 +671,32 @@ impl<P> Inbox<P> {
         if self.attention.load(Ordering::Acquire) & FIRST != 0 {
             return Glance::More;
         }
+        // Relaxed: written by readers alone, and read by others as in `count_queued`.
+        let takes = self.takes.load(Ordering::Relaxed) & !1;
         // Relaxed, all: a mere statistic. Once it has been full, there is nothing left to be seen. Nor does every receive
         // look, since that asks a processor that publishes for what it writes: those in between take out, together, an
         // eighth of the largest depth at most, so that no more of it is overlooked.
         let high_water = self.high_water.load(Ordering::Relaxed);
-        if high_water < self.settings.capacity {
-            let spared = self.spared.load(Ordering::Relaxed);
-            if spared > 0 {
-                self.spared.store(spared - 1, Ordering::Relaxed);
-            } else {
-                let depth = self.queue.len();
-                if depth == 0 {
-                    return Glance::Nothing;
-                }
-                self.sample(depth);
-                self.spared.store((high_water / 8) as u32, Ordering::Relaxed);
+        if high_water < self.settings.capacity
+            && takes.wrapping_sub(self.sampled.load(Ordering::Relaxed)) as usize / 2
+                > high_water / 8
+        {
+            let depth = self.queue.len();
+            if depth == 0 {
+                return Glance::Nothing;
             }
+            self.sample(depth);
+            self.sampled.store(takes, Ordering::Relaxed);
         }
+        // Relaxed: before crossbeam's exchange, which is a release.
+        self.takes.store(takes + 1, Ordering::Relaxed);
         // Taken apart at once, so that it stays in registers; no call comes between.
         let Ok(Message { payload, source }) = self.queue.try_recv() else {
+            self.takes.store(takes, Ordering::Relaxed);
             return Glance::Nothing;
         };
+        // Release: partner of the Acquires in `count_queued`.
+        self.takes.store(takes.wrapping_add(2), Ordering::Release);
         // SeqCst: as in `take` and in `made_room`.
         if self.attention.load(Ordering::SeqCst) & (EVENTS | CROWDED) != 0 {
             return match self.attended(Message { payload, source }) {
@@ -620,52 +721,60 @@ impl<P> Inbox<P> {
     /// What there is beside messages that may come first, or a message after all.
     #[cold]
     pub(crate) fn more(&self) -> Result<Event<P>, TryRecvError> {
-        self.take(false)
-    }
-
-    /// What is there to be read; where `evicting`, the oldest message and nothing else, and the mailbox is
-    /// locked by the caller.
-    fn take(&self, evicting: bool) -> Result<Event<P>, TryRecvError> {
         loop {
-            // Held across the take where events wait for messages to pass: neither may overtake.
-            let mut mailbox = None;
-            // Acquire: partner of the Releases in `lose`, `tell` and `close`.
+            // Acquire: partner of the Releases in `count_lost`, `tell` and `close`.
             let attention = self.attention.load(Ordering::Acquire);
-            if attention & FIRST != 0 && !evicting {
-                match self.attend(attention) {
-                    Attended::Yield(event) => return Ok(event),
-                    Attended::Ended => return Err(TryRecvError::Closed),
-                    Attended::Take(guard) => mailbox = guard,
-                }
-            }
-            match self.queue.try_recv() {
-                Ok(message) => {
-                    if evicting {
-                        return Ok(message.into());
+            // Held across the take where events wait for messages to pass: neither may overtake.
+            let mailbox = match self.attend(attention) {
+                Attended::Yield(event) => return Ok(event),
+                Attended::Ended => return Err(TryRecvError::Closed),
+                Attended::Take(mailbox) => mailbox,
+            };
+            let Some(message) = self.take(mailbox.is_some()) else {
+                // Where events are pending, another reader took what they were waiting for: now they are due.
+                if mailbox.is_none() {
+                    if attention & CLOSED == 0 {
+                        return Err(TryRecvError::Empty);
                     }
-                    if let Some(mut mailbox) = mailbox {
-                        self.passed_one(&mut mailbox);
-                    } else if self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
-                        // A subscription is told of before the first message that it can bring is sent,
-                        // so whoever took that message sees the bit.
-                        match self.reconcile(message) {
-                            Some(message) => return Ok(message.into()),
-                            None => continue,
-                        }
-                    }
-                    self.taken();
-                    return Ok(message.into());
-                }
-                // Another reader took what events were waiting for: now they are due.
-                Err(_) if mailbox.is_some() => {}
-                Err(_) if attention & CLOSED != 0 && !evicting => {
                     if self.end() {
                         return Err(TryRecvError::Closed);
                     }
                 }
-                Err(_) => return Err(TryRecvError::Empty),
+                continue;
+            };
+            match mailbox {
+                Some(mut mailbox) => {
+                    if let Some(rare) = &mut mailbox.rare {
+                        self.pass_one(rare);
+                    }
+                    drop(mailbox);
+                }
+                // SeqCst: partner of the store in `tell`.
+                None if self.attention.load(Ordering::SeqCst) & EVENTS != 0 => {
+                    match self.reconcile(message) {
+                        Some(message) => return Ok(message.into()),
+                        None => continue,
+                    }
+                }
+                None => {}
             }
+            self.taken();
+            return Ok(message.into());
         }
+    }
+
+    /// Takes a message, marking it in `takes` if the mailbox is not `locked`: see `glance`.
+    fn take(&self, locked: bool) -> Option<Message<P>> {
+        if locked {
+            return self.queue.try_recv().ok();
+        }
+        // The orderings are those of `glance`.
+        let takes = self.takes.load(Ordering::Relaxed) & !1;
+        self.takes.store(takes + 1, Ordering::Relaxed);
+        let message = self.queue.try_recv().ok();
+        let taken = if message.is_some() { takes.wrapping_add(2) } else { takes };
+        self.takes.store(taken, Ordering::Release);
+        message
     }
 
     /// Marks that the end has been read, unless there is something to read after all.
@@ -673,10 +782,13 @@ impl<P> Inbox<P> {
     fn end(&self) -> bool {
         // Under the lock, as in `sent`.
         let _mailbox = self.mailbox.lock();
-        let last = |attention| (attention & (LAGGED | EVENTS) == 0).then_some(attention | ENDED);
-        // AcqRel: see `lose`.
-        self.queue.is_empty()
-            && self.attention.fetch_update(Ordering::AcqRel, Ordering::Acquire, last).is_ok()
+        // Relaxed, both: set under the lock, all of them.
+        let more = self.attention.load(Ordering::Relaxed) & (LAGGED | EVENTS) != 0;
+        let ended = !more && self.queue.is_empty();
+        if ended {
+            self.attention.fetch_or(ENDED, Ordering::Relaxed);
+        }
+        ended
     }
 
     /// What follows the taking of a message.
@@ -704,23 +816,22 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Sets `message` aside where the `Subscribe` that it follows has been told of since this receive
-    /// looked.
+    /// Finds the position of `message`, which was taken without the lock while an event was told. It is set aside
+    /// where that event comes first.
     #[cold]
     fn reconcile(&self, message: Message<P>) -> Option<Message<P>> {
         let mut mailbox = self.mailbox.lock();
-        let Some(rare) = &mut mailbox.rare else { return Some(message) };
-        if rare.events.iter().any(|pending| pending.event.announces(&message)) {
-            rare.aside.push_back(message);
-            drop(mailbox);
-            self.taken();
-            return None;
-        }
-        // Whether an event that has come meanwhile counts on this message cannot be told. It is not
-        // counted: such an event comes one message later, never one too early. But where nothing is queued any more
-        // it is due, and whoever sleeps is to read it.
-        if !rare.events.is_empty() && (rare.is_first_due() || self.queue.is_empty()) {
-            self.wake_next(rare);
+        if let Some(rare) = mailbox.rare.as_mut().filter(|rare| !rare.is_quiet()) {
+            // Relaxed: what this thread has written is all that is asked for.
+            rare.count_takes(self.takes.load(Ordering::Relaxed));
+            let position = rare.unlocked;
+            if rare.events.front().is_some_and(|first| first.position <= position) {
+                rare.aside.push_back((position, message));
+                drop(mailbox);
+                self.taken();
+                return None;
+            }
+            self.wake_if_due(rare);
         }
         drop(mailbox);
         self.taken();
@@ -745,36 +856,29 @@ impl<P> Inbox<P> {
             return Attended::Take(None);
         }
         let mut mailbox = self.mailbox.lock();
-        let Some(rare) = &mut mailbox.rare else { return Attended::Take(None) };
-        let none_queued = self.queue.is_empty() && rare.aside.is_empty();
-        let is_due = |rare: &Rare<P>| rare.is_first_due() || none_queued && !rare.events.is_empty();
-        let event = if is_due(rare) {
-            let event = rare.events.pop_front().map(|pending| pending.event.into());
-            rare.at_once = rare.at_once.saturating_sub(1);
-            if is_due(rare) {
-                // For another clone that sleeps: this one's caller may be long.
-                self.wake_next(rare);
-            }
-            event
-        } else if let Some(message) = rare.aside.pop_front() {
-            self.passed_one(&mut mailbox);
-            Some(message.into())
-        } else {
-            None
+        let Some(rare) = mailbox.rare.as_mut().filter(|rare| !rare.is_quiet()) else {
+            return Attended::Take(None);
         };
-        if let Some(rare) = &mut mailbox.rare
-            && rare.events.is_empty()
-            && rare.aside.is_empty()
-        {
+        let none_queued = self.queue.is_empty() && rare.aside.is_empty();
+        let next = if rare.is_event_due() || none_queued {
+            let event = rare.events.pop_front().map(|pending| pending.event.into());
+            // For another clone that sleeps: this one's caller may be long.
+            self.wake_if_due(rare);
+            event
+        } else {
+            let message = rare.aside.pop_front().map(|(_, message)| message.into());
+            self.wake_if_due(rare);
+            message
+        };
+        if rare.is_quiet() {
             // The room is given back: most subscribers see a few events and then none.
             rare.events = VecDeque::new();
             rare.aside = VecDeque::new();
-            rare.passed = 0;
             // Relaxed: set and cleared under the lock.
             self.attention.fetch_and(!EVENTS, Ordering::Relaxed);
         }
-        match event {
-            Some(event) => Attended::Yield(event),
+        match next {
+            Some(next) => Attended::Yield(next),
             None => Attended::Take(Some(mailbox)),
         }
     }
@@ -794,8 +898,10 @@ impl<P> Inbox<P> {
                 Ok(event) => return Ok(event),
                 Err(TryRecvError::Closed) => return Err(Waited::Closed),
                 Err(TryRecvError::Empty) if until.is_over() => return Err(Waited::TimedOut),
+                Err(TryRecvError::Empty) if until.is_ending() => return Err(Waited::Stopped),
                 Err(TryRecvError::Empty) => {}
             }
+            turn::forbid();
             let backoff = Backoff::new();
             while self.has_nothing() && !backoff.is_completed() {
                 backoff.snooze();
@@ -821,7 +927,7 @@ impl<P> Inbox<P> {
             // SeqCst: see `asks_after`.
             self.attention.fetch_or(PARKED, Ordering::SeqCst);
         }
-        while self.has_nothing() && !waiter.is_woken() && !until.is_stopped() && !until.is_over() {
+        while self.has_nothing() && !waiter.is_woken() && !until.is_ending() && !until.is_over() {
             park(until.deadline);
         }
         if waiter.is_woken() {
@@ -864,9 +970,14 @@ pub(crate) enum Waited {
 }
 
 impl Until<'_> {
+    /// `true` if the receive must give up, whatever is queued.
     pub(crate) fn is_stopped(&self) -> bool {
-        // Acquire: what was done before stopping is seen by who was stopped.
-        self.stop.is_some_and(|stop| stop.load(Ordering::Acquire))
+        self.ending.is_some_and(|ending| ending.get() & Ending::STOP != 0)
+    }
+
+    /// `true` if the receive must give up where nothing is left to read.
+    fn is_ending(&self) -> bool {
+        self.ending.is_some_and(|ending| ending.get() != 0)
     }
 
     fn is_over(&self) -> bool {
@@ -874,14 +985,28 @@ impl Until<'_> {
     }
 }
 
-impl Lifecycle {
-    /// Whether this is the `Subscribe` that `message` must not precede.
-    fn announces<P>(&self, message: &Message<P>) -> bool {
-        match self.kind {
-            Kind::Subscribe => message.pattern().is_none() && message.channel() == &*self.name,
-            Kind::PSubscribe => message.pattern() == Some(&*self.name),
-            Kind::Unsubscribe | Kind::PUnsubscribe => false,
+/// Drops what nobody has read, each message in spite of the panics of others.
+impl<P> Drop for Inbox<P> {
+    fn drop(&mut self) {
+        let mut unread = 0_u64;
+        let aside = match &mut self.mailbox.get_mut().rare {
+            Some(rare) => mem::take(&mut rare.aside),
+            None => VecDeque::new(),
+        };
+        let aside = aside.into_iter().map(|(_, message)| message);
+        // Not by crossbeam, which leaks all that is queued behind a message whose drop panics.
+        let panic = catch_each(aside.chain(self.queue.try_iter()), |message| {
+            unread += 1;
+            drop(message);
+        });
+        let received = self.entered().saturating_sub(self.evicted() + unread);
+        // Most have nothing to add: they do not contend for the counters' cache line.
+        if received | unread != 0 {
+            // Relaxed, both: sums, exact at rest.
+            self.departed.received.fetch_add(received, Ordering::Relaxed);
+            self.departed.discarded.fetch_add(unread, Ordering::Relaxed);
         }
+        resume(panic);
     }
 }
 
@@ -961,11 +1086,11 @@ mod tests {
             lifecycle_events: true,
             dedupe: false,
         };
-        let inbox = Inbox::<u32>::new(0, settings);
+        let inbox = Inbox::<u32>::new(0, settings, Arc::default());
         let sender = inbox.sender().unwrap();
         let wait = || {
             let (started, patience) = (Instant::now(), Duration::from_secs(20));
-            let until = Until { deadline: Some(started + patience), stop: None };
+            let until = Until { deadline: Some(started + patience), ending: None };
             // At its deadline it would find the event by itself.
             inbox.wait(until).ok().filter(|_| started.elapsed() < patience)
         };
@@ -981,7 +1106,7 @@ mod tests {
             });
             // Two messages, of which nobody is told; then an event, of which the first sleeper is.
             (1..=2).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
-            inbox.tell(Kind::Unsubscribe, &Arc::from("c"), 0);
+            inbox.tell(|| Change::Unsubscribed(Arc::from("c")), 0);
             let [first, second] = sleepers;
             assert_eq!(first.join().unwrap().and_then(Event::into_message).unwrap().payload, 1);
             // A receive that had looked before there was the event takes the last message.

@@ -43,7 +43,7 @@ pub(crate) use recipients::{Recipient, Recipients};
 use crate::pattern::Pattern;
 use crate::source::{Handed, Label, Text};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
-use crate::turn;
+use crate::turn::{self, for_each_then_resume};
 use patterns::Patterns;
 use stripe::{Purpose, Stripes};
 
@@ -414,7 +414,7 @@ impl<P> Trie<P> {
         pattern: &Pattern,
         hash: u64,
         recipient: Recipient<P>,
-        first: impl FnOnce(&Arc<str>),
+        first: impl FnOnce(),
     ) -> Result<Joined<PatternEntry<P>>, Closed> {
         turn::forbid();
         let entry = self.patterns.hold(pattern, hash);
@@ -427,7 +427,7 @@ impl<P> Trie<P> {
             self.patterns.release(&entry);
             return Err(Closed);
         }
-        first(entry.pattern.text());
+        first();
         let number = self.next_number();
         recipients.push(number, recipient);
         entry.set_len(recipients.len());
@@ -492,27 +492,31 @@ impl<P> Trie<P> {
     }
 
     /// Lets go of all that a closed trie held, and of what publishes hold as soon as they are done. Waits
-    /// for none of them.
-    pub(crate) fn take_down(&self) {
-        self.stripes.close(|route| self.take_apart(route));
-        self.patterns.close(|entry| self.shut(entry));
+    /// for none of them. The recipients come back, to be dropped when everything is closed.
+    pub(crate) fn take_down(&self) -> Vec<Recipients<P>> {
+        let mut taken = Vec::new();
+        self.stripes.close(|route| self.take_apart(route, &mut taken));
+        self.patterns.close(|entry| taken.extend(self.shut(entry)));
+        taken
     }
 
     fn retire(&self, channel: &Arc<Channel<P>>) {
         if let Some(route) = self.stripes.retire(channel) {
-            self.take_apart(route);
+            let mut taken = Vec::new();
+            self.take_apart(route, &mut taken);
+            for_each_then_resume(taken, drop);
         }
     }
 
-    fn take_apart(&self, route: Route<P>) {
+    /// Takes the recipients of a route that is out of the trie, to `taken`.
+    fn take_apart(&self, mut route: Route<P>, taken: &mut Vec<Recipients<P>>) {
         if route.exact.len() > 0 {
             // Relaxed: a mere count.
             self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
         }
         route.exact.places().iter().flatten().for_each(Recipient::settle);
-        for known in &route.patterns {
-            self.shut(known.pattern());
-        }
+        taken.push(mem::take(&mut route.exact));
+        taken.extend(route.patterns.iter().filter_map(|known| self.shut(known.pattern())));
     }
 
     /// To be called by whoever has given up the lock of a pattern's recipients outside of a turn: one
@@ -520,16 +524,15 @@ impl<P> Trie<P> {
     #[inline]
     pub(crate) fn released(&self, entry: &PatternEntry<P>) {
         if self.is_closed() {
-            self.shut(entry);
+            drop(self.shut(entry));
         }
     }
 
-    /// Lets go of a pattern's recipients, unless someone holds them: then they do this at their end.
-    fn shut(&self, entry: &PatternEntry<P>) {
-        let taken = entry.try_write().map(|mut recipients| std::mem::take(&mut *recipients));
-        for recipient in taken.iter().flat_map(|recipients| recipients.places()).flatten() {
-            recipient.settle();
-        }
+    /// Takes a pattern's recipients, unless someone holds them: then they do this at their end.
+    fn shut(&self, entry: &PatternEntry<P>) -> Option<Recipients<P>> {
+        let taken = mem::take(&mut *entry.try_write()?);
+        taken.places().iter().flatten().for_each(Recipient::settle);
+        Some(taken)
     }
 
     // ---- looking in ----------------------------------------------------------------------------

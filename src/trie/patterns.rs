@@ -78,6 +78,10 @@ impl<P> End for Arc<PatternEntry<P>> {
 }
 
 impl<P: Send + 'static> Named for PatternEntry<P> {
+    fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
     fn text(&self) -> &Arc<str> {
         &self.text
     }

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::event::Message;
 use crate::inbox::Inbox;
 use crate::sync::{AtomicU64, Ordering};
+use crate::turn::for_each_then_resume;
 
 /// One subscription, as publishers see it.
 pub(crate) struct Recipient<P> {
@@ -58,6 +59,13 @@ impl<P> Default for Recipients<P> {
             deduplicating: 0,
             blocking: 0,
         }
+    }
+}
+
+/// An inbox can be dropped with its last recipient, and then drops what was not read.
+impl<P> Drop for Recipients<P> {
+    fn drop(&mut self) {
+        for_each_then_resume(self.places.drain(..), drop);
     }
 }
 
@@ -144,7 +152,7 @@ mod tests {
             lifecycle_events: false,
             dedupe,
         };
-        let inbox = Inbox::new(0, settings);
+        let inbox = Inbox::new(0, settings, Arc::default());
         Recipient::new(inbox.sender().unwrap(), Arc::new(inbox))
     }
 
