@@ -33,9 +33,13 @@ fn assert_ended<P: Clone + Send + 'static>(sub: &Subscriber<P>) {
         assert_eq!(sub.recv_message().err(), Some(RecvError::Closed));
         assert_eq!(sub.try_recv_message().err(), Some(TryRecvError::Closed));
         assert_eq!(sub.recv_message_timeout(HOUR).err(), Some(RecvTimeoutError::Closed));
+        let deadline = Instant::now() + HOUR;
+        assert_eq!(sub.recv_message_deadline(deadline).err(), Some(RecvTimeoutError::Closed));
         assert!(sub.iter().next().is_none());
         assert!(sub.try_iter().next().is_none());
         assert!(sub.messages().next().is_none());
+        assert!(sub.try_messages().next().is_none());
+        assert!(sub.clone().into_messages().next().is_none());
         assert!(sub.into_iter().next().is_none());
         assert!(sub.clone().into_iter().next().is_none());
     }
@@ -347,13 +351,13 @@ fn the_last_clone_dropped_unsubscribes_it_everywhere() {
     drop(sub);
     for copy in clones {
         assert_eq!(bus.match_count("c"), 2);
-        assert_eq!(bus.channels(None).len(), 2);
+        assert_eq!(bus.channels().len(), 2);
         assert_eq!(bus.stats().subscribers, 1);
         drop(copy);
     }
     assert_eq!(bus.match_count("c"), 0);
     assert_eq!(bus.publish("c", 1u32), Receipt::default());
-    assert!(bus.channels(None).is_empty());
+    assert!(bus.channels().is_empty());
     let stats = bus.stats();
     assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
     assert!(bus.subscribers().is_empty());
@@ -380,16 +384,16 @@ fn a_topic_pins_its_channel_and_does_not_list_it() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let topic = bus.topic("c");
-        assert!(bus.channels(None).is_empty());
+        assert!(bus.channels().is_empty());
         assert_eq!(bus.stats().channels, 0);
         for n in 0..100 {
             let sub = silent(&bus).subscribe("c").unwrap();
             assert_eq!(topic.publish(n).delivered, 1);
             assert_eq!(bus.publish("c", n).delivered, 1);
-            assert_eq!(bus.channels(None).len(), 1);
+            assert_eq!(bus.channels().len(), 1);
             assert_eq!(drain(&sub), [n, n]);
             drop(sub);
-            assert!(bus.channels(None).is_empty());
+            assert!(bus.channels().is_empty());
             assert_eq!(topic.publish(n), Receipt::default());
         }
         assert_eq!(bus.stats().published, 300);
@@ -399,7 +403,7 @@ fn a_topic_pins_its_channel_and_does_not_list_it() {
 /// A way to wait for what a subscriber yields until its end; gives the number of messages.
 type Waiter = fn(Subscriber<u32>) -> usize;
 
-const WAITERS: [(&str, Waiter); 14] = [
+const WAITERS: [(&str, Waiter); 16] = [
     ("recv", |sub| std::iter::from_fn(|| sub.recv().ok()).count()),
     ("recv_timeout", |sub| std::iter::from_fn(|| sub.recv_timeout(HOUR).ok()).count()),
     ("recv_deadline", |sub| {
@@ -412,8 +416,12 @@ const WAITERS: [(&str, Waiter); 14] = [
     ("recv_message_timeout", |sub| {
         std::iter::from_fn(|| sub.recv_message_timeout(HOUR).ok()).count()
     }),
+    ("recv_message_deadline", |sub| {
+        std::iter::from_fn(|| sub.recv_message_deadline(Instant::now() + HOUR).ok()).count()
+    }),
     ("iter", |sub| sub.iter().count()),
     ("messages", |sub| sub.messages().count()),
+    ("into_messages", |sub| sub.into_messages().count()),
     ("into_iter", |sub| sub.into_iter().count()),
     ("receiver().recv()", |sub| std::iter::from_fn(|| sub.receiver().recv().ok()).count()),
     ("receiver().recv_timeout()", |sub| {
@@ -710,7 +718,7 @@ fn a_closed_bus_holds_nothing_though_a_publish_still_stands_in_its_turn() {
         assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
         assert!(bus.subscribers().is_empty());
         assert_eq!((bus.match_count("c"), bus.pattern_count()), (0, 0));
-        assert_eq!(bus.channels(None), []);
+        assert_eq!(bus.channels(), []);
         assert_eq!(bus.subscriber_count("c"), 0);
         assert_eq!(topic.subscriber_count(), 0);
         for sub in &subs {
@@ -847,7 +855,7 @@ fn subscribing_while_the_bus_closes_ends_closed_either_way() {
                                 _ => bus.psubscribe("c*"),
                             };
                             let again = match way {
-                                0 => held.subscribe(&format!("c{n}")),
+                                0 => held.subscribe(format!("c{n}")),
                                 _ => held.psubscribe(format!("c{n}*")),
                             };
                             match one {
@@ -943,7 +951,7 @@ fn the_second_of_two_that_close_at_once_finds_it_closed_too() {
                 eventually("the first has begun", || bus.is_closed());
                 bus.close();
                 for n in 0..500 {
-                    let late = bus.subscribe(&format!("late {n}"));
+                    let late = bus.subscribe(format!("late {n}"));
                     assert_eq!(late.err(), Some(SubscribeError::Closed));
                 }
                 for sub in &others {
@@ -1033,11 +1041,11 @@ fn every_name_and_count_is_gone_after_it() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscribe("c").unwrap();
     sub.psubscribe("c*").unwrap();
-    assert_eq!(sorted(bus.channels(None)), ["c".into()]);
+    assert_eq!(sorted(bus.channels()), ["c".into()]);
     bus.publish("c", 1u32);
     bus.close();
-    assert!(bus.channels(None).is_empty());
-    assert!(bus.channels(Some("*")).is_empty());
+    assert!(bus.channels().is_empty());
+    assert!(bus.channels_matching("*").is_empty());
     assert_eq!((bus.subscriber_count("c"), bus.match_count("c"), bus.pattern_count()), (0, 0, 0));
     assert!(bus.subscribers().is_empty());
     let stats = bus.stats();

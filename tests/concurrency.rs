@@ -136,7 +136,7 @@ fn churn(bus: &Bus<u64>, dice: &mut Dice, give_away: &mpsc::Sender<Subscriber<u6
         10 => {
             bus.stats();
             bus.subscribers();
-            bus.channels(Some("c*"));
+            bus.channels_matching("c*");
             bus.match_count("c0");
             bus.match_count("seen by nobody");
             bus.subscriber_count(&channel);
@@ -248,7 +248,7 @@ fn the_books_balance_exactly_after_everybody_came_and_went() {
             assert_eq!((stats.channels, stats.patterns, stats.subscribers), (4, 3, 6));
             assert_eq!(bus.pattern_count(), 3);
             assert_eq!(bus.subscribers().len(), 6);
-            assert_eq!(sorted(bus.channels(None)), ["c0", "c1", "c2", "c3"].map(Into::into));
+            assert_eq!(sorted(bus.channels()), ["c0", "c1", "c2", "c3"].map(Into::into));
             assert_eq!([0, 1, 2, 3].map(|n| bus.subscriber_count(&format!("c{n}"))), [1, 2, 1, 1]);
             assert_eq!([0, 1, 2, 3].map(|n| bus.match_count(&format!("c{n}"))), [4, 5, 4, 4]);
 
@@ -394,7 +394,7 @@ fn a_channel_and_a_pattern_opened_and_closed_by_many_are_gone_in_the_end_and_can
         assert_eq!((bus.subscriber_count("c"), topic.subscriber_count()), (0, 0));
         let stats = bus.stats();
         assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
-        assert!(bus.channels(None).is_empty());
+        assert!(bus.channels().is_empty());
         assert_eq!(topic.publish(1u64), Receipt::default());
         let sub = silent(&bus).subscribe("c").unwrap();
         sub.psubscribe("c*").unwrap();
@@ -726,7 +726,7 @@ fn nobody_reports_a_timeout_early() {
         let stop = Stop::default();
         thread::scope(|scope| {
             let _stop = stop.at_last();
-            for way in 0..3 {
+            for way in 0..4 {
                 let (sub, stop) = (sub.clone(), &stop);
                 scope.spawn(move || {
                     let mut timeouts = 0;
@@ -736,6 +736,7 @@ fn nobody_reports_a_timeout_early() {
                         let outcome = match way {
                             0 => sub.recv_timeout(timeout).map(drop),
                             1 => sub.recv_deadline(deadline).map(drop),
+                            2 => sub.recv_message_deadline(deadline).map(drop),
                             _ => sub.recv_message_timeout(timeout).map(drop),
                         };
                         if outcome == Err(RecvTimeoutError::Timeout) {
@@ -771,6 +772,10 @@ fn a_timeout_of_nothing_still_takes_what_is_there() {
     assert!(sub.recv_deadline(Instant::now() - Duration::from_secs(1)).is_ok());
     bus.publish("c", 3u64);
     assert!(sub.recv_message_timeout(Duration::ZERO).is_ok());
+    let past = Instant::now() - Duration::from_secs(1);
+    bus.publish("c", 4u64);
+    assert!(sub.recv_message_deadline(past).is_ok());
+    assert_eq!(sub.recv_message_deadline(past), Err(RecvTimeoutError::Timeout));
 }
 
 /// Time this thread has spent on a processor, where the system tells.
@@ -922,7 +927,7 @@ fn subscribing_to_the_same_names_in_opposite_orders_does_not_deadlock() {
                         }
                         bus.stats();
                         bus.subscribers();
-                        bus.channels(None);
+                        bus.channels();
                     }
                 });
             }

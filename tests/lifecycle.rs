@@ -7,10 +7,13 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{LONG, assert_books, bounded, cases, drain, text};
-use fanout::{Bus, Event, Overflow, Pattern, RecvError, SubscribeError, Subscriber, TryRecvError};
+use fanout::{
+    Bus, Event, Message, Overflow, Pattern, RecvError, RecvTimeoutError, SubscribeError,
+    Subscriber, TryRecvError,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -376,13 +379,13 @@ fn events_take_no_capacity_and_are_never_lost() -> Outcome {
         let bus = bus();
         let sub = small(&bus, 1, overflow);
         for n in 0..1_000 {
-            assert_eq!(sub.subscribe(&format!("c{n}"))?, n + 1);
+            assert_eq!(sub.subscribe(format!("c{n}"))?, n + 1);
         }
         assert_eq!((sub.len(), sub.is_empty(), sub.info().depth), (0, true, 0));
         assert_eq!(bus.publish("c7", 7u32).delivered, 1);
         assert_eq!((sub.len(), sub.missed()), (1, 0));
         for n in 0..1_000 {
-            sub.unsubscribe(&format!("c{n}"));
+            sub.unsubscribe(format!("c{n}"));
         }
         assert_eq!((sub.len(), sub.missed(), sub.info().high_water), (1, 0, 1));
         let subscribed = (0..1_000).map(|n| format!("subscribe c{n} {}", n + 1));
@@ -450,6 +453,35 @@ fn silenced_events_do_not_come() -> Outcome {
 }
 
 #[test]
+fn iterators_over_messages_skip_events() -> Outcome {
+    let bus = bus();
+    let sub = small(&bus, 2, Overflow::DropOldest);
+    sub.subscribe_many(["a", "b"])?;
+    assert!(sub.try_messages().next().is_none(), "events are no messages");
+    for n in 1..=3u32 {
+        bus.publish("a", n);
+        sub.unsubscribe("b");
+    }
+    let payload = |message: Message<u32>| message.payload;
+    let mut now = sub.try_messages();
+    assert_eq!(now.by_ref().map(payload).collect::<Vec<_>>(), [2, 3], "`Lagged` is skipped too");
+    // It is empty, not at an end.
+    bus.publish("a", 4u32);
+    assert_eq!(now.next().map(payload), Some(4));
+    assert!(now.next().is_none());
+    assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
+
+    bus.publish("a", 5u32);
+    sub.unsubscribe("a");
+    bus.close();
+    let mut all = sub.into_messages();
+    assert_eq!(all.next().map(payload), Some(5));
+    assert!(all.next().is_none());
+    assert!(all.next().is_none());
+    Ok(())
+}
+
+#[test]
 fn receiving_messages_skips_events() -> Outcome {
     let bus = bus();
     let sub = small(&bus, 2, Overflow::DropOldest);
@@ -469,6 +501,12 @@ fn receiving_messages_skips_events() -> Outcome {
     assert_eq!(sub.recv_message_timeout(LONG)?.payload, 4);
     // What was skipped is gone.
     assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
+    sub.unsubscribe("c");
+    let past = Instant::now();
+    assert_eq!(sub.recv_message_deadline(past), Err(RecvTimeoutError::Timeout));
+    sub.subscribe("b")?;
+    bus.publish("a", 6u32);
+    assert_eq!(sub.recv_message_deadline(Instant::now() + LONG)?.payload, 6);
     sub.unsubscribe("a");
     bus.publish("b", 5u32);
     bus.close();
@@ -781,7 +819,7 @@ fn unsubscribe_follows_all(
         for round in 0..rounds {
             assert_eq!(bus.publish("a", round).delivered, 1);
             if round % 4 != 0 {
-                sub.unsubscribe(&round.to_string());
+                sub.unsubscribe(round.to_string());
             }
         }
         bus.close();
