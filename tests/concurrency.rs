@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fanout::{Bus, Event, Overflow, Pattern, Receipt, RecvTimeoutError, Subscriber, TryRecvError};
 use support::{
     Census, Dice, Gate, Stop, Tracked, WATCHDOG, assert_ascending, assert_books, drain,
-    let_it_wait, silent, sorted, watched, watched_for,
+    let_it_wait, linger, silent, sorted, step, steps, watched,
 };
 
 /// Enough to meet a race, in a build without optimisation and in one with it.
@@ -159,7 +159,7 @@ fn dice_capacity(policy: Overflow) -> usize {
 #[test]
 fn the_books_balance_exactly_after_everybody_came_and_went() {
     for stripes in [1, 64] {
-        watched_for(2 * WATCHDOG, move || {
+        watched(move || {
             let publishes = scaled(3_000);
             let rounds = scaled(1_500);
             let bus: Bus<u64> = Bus::builder().stripes(stripes).build();
@@ -188,10 +188,12 @@ fn the_books_balance_exactly_after_everybody_came_and_went() {
                     .collect::<Vec<_>>();
                 let publishers: Vec<_> = (0..3)
                     .map(|publisher| {
+                        let steps = steps();
                         scope.spawn(move || {
                             let topics = [0, 1, 2, 3].map(|n| bus.topic(&format!("c{n}")));
                             let mut sum = Sum::default();
                             for n in 0..publishes {
+                                steps.step();
                                 let channel = n % 4;
                                 let value = n as u64;
                                 sum.add(match (n / 4 + publisher) % 3 {
@@ -332,6 +334,7 @@ fn a_reader_and_evicting_publishers_account_for_every_message() {
 fn publishers_that_meet_a_full_inbox_at_once_end_it_once() {
     watched(|| {
         for _ in 0..scaled(300) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub =
                 silent(&bus).capacity(2).overflow(Overflow::Disconnect).psubscribe("*").unwrap();
@@ -474,6 +477,7 @@ fn no_wake_up_is_lost_between_two_that_answer_each_other() {
             });
             let topic = bus.topic("ping");
             for n in 0..rounds {
+                step();
                 assert_eq!(topic.publish(n).delivered, 1);
                 assert_eq!(receive(&pong), n, "{what}");
             }
@@ -492,6 +496,7 @@ fn every_event_wakes_a_blocked_recv() {
         let copy = sub.clone();
         let reader = thread::spawn(move || copy.iter().for_each(|event| tell.send(event).unwrap()));
         for n in 0..rounds {
+            step();
             // A thread that wants the next event waits for it, or is about to.
             let name = format!("c{n}");
             match n % 4 {
@@ -518,8 +523,9 @@ fn every_event_wakes_a_blocked_recv() {
 /// and wake, nobody sleeps on.
 #[test]
 fn as_many_waiting_clones_wake_as_there_are_things_to_read() {
-    watched_for(2 * WATCHDOG, || {
+    watched(|| {
         for round in 0..scaled(400) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub = bus.subscriber_builder().capacity(1).subscribe("c").unwrap();
             sub.recv().unwrap();
@@ -543,7 +549,7 @@ fn as_many_waiting_clones_wake_as_there_are_things_to_read() {
             sub.subscribe("d").unwrap();
             let mut got = Vec::new();
             for _ in 0..3 {
-                match told.recv_timeout(WATCHDOG / 10) {
+                match told.recv_timeout(WATCHDOG) {
                     Ok(event) => got.push(event),
                     Err(_) => panic!(
                         "round {round}: one sleeps on; woken were those for {got:?}; {:?}",
@@ -561,8 +567,9 @@ fn as_many_waiting_clones_wake_as_there_are_things_to_read() {
 /// The same with several events for as many clones.
 #[test]
 fn several_events_wake_several_clones() {
-    watched_for(2 * WATCHDOG, || {
+    watched(|| {
         for _ in 0..scaled(300) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub = bus.subscriber();
             let (tell, told) = mpsc::channel();
@@ -583,7 +590,7 @@ fn several_events_wake_several_clones() {
             sub.unsubscribe("a");
             bus.publish("b", 1u64);
             for _ in 0..4 {
-                told.recv_timeout(WATCHDOG / 10).expect("nobody sleeps on");
+                told.recv_timeout(WATCHDOG).expect("nobody sleeps on");
             }
             drop(open);
             clones.into_iter().for_each(|clone| clone.join().unwrap());
@@ -595,8 +602,9 @@ fn several_events_wake_several_clones() {
 /// them, and each gets one.
 #[test]
 fn whatever_way_clones_wait_each_gets_its_message() {
-    watched_for(2 * WATCHDOG, || {
+    watched(|| {
         for _ in 0..scaled(300) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub = silent(&bus).subscribe("c").unwrap();
             let (tell, told) = mpsc::channel();
@@ -619,7 +627,7 @@ fn whatever_way_clones_wait_each_gets_its_message() {
                 .collect();
             thread::sleep(Duration::from_micros(200));
             (0..4u64).for_each(|n| _ = bus.publish("c", n));
-            let got = (0..4).map(|_| told.recv_timeout(WATCHDOG / 10).expect("nobody sleeps on"));
+            let got = (0..4).map(|_| told.recv_timeout(WATCHDOG).expect("nobody sleeps on"));
             assert_eq!(sorted(got), [0, 1, 2, 3]);
             drop(open);
             clones.into_iter().for_each(|clone| clone.join().unwrap());
@@ -662,6 +670,7 @@ fn a_worker_group_gets_each_message_once() {
             })
             .collect();
         for n in 0..messages {
+            step();
             assert_eq!(bus.publish("work", n).delivered, 2);
         }
         bus.close();
@@ -863,6 +872,7 @@ fn receives_are_counted_through_every_clone_and_way() {
                 });
             }
             for n in 0..messages {
+                step();
                 bus.publish("c", n);
                 if n % 16 == 0 {
                     thread::yield_now();
@@ -1015,6 +1025,7 @@ fn every_payload_is_dropped_when_the_bus_closes_during_sends() {
     watched(|| {
         let census = Census::new();
         for round in 0..scaled(200) {
+            step();
             let bus: Bus<Tracked> = Bus::builder().capacity(3).build();
             let subs =
                 [silent(&bus).subscribe("c").unwrap(), silent(&bus).psubscribe("c*").unwrap()];
@@ -1030,7 +1041,7 @@ fn every_payload_is_dropped_when_the_bus_closes_during_sends() {
                         }
                     });
                 }
-                thread::yield_now();
+                linger(round % 16);
                 match round % 2 {
                     0 => bus.close(),
                     _ => subs.iter().for_each(Subscriber::close),
@@ -1050,6 +1061,7 @@ fn handles_may_be_dropped_in_any_order_on_any_thread() {
     watched(|| {
         let census = Census::new();
         for round in 0..scaled(200) {
+            step();
             let bus: Bus<Tracked> = Bus::new();
             let weak = bus.downgrade();
             let sub = bus.subscribe("c").unwrap();
@@ -1078,7 +1090,7 @@ fn handles_may_be_dropped_in_any_order_on_any_thread() {
 
 #[test]
 fn a_channel_comes_and_goes_under_its_publishers_while_names_never_seen_pass_by() {
-    watched_for(3 * WATCHDOG, || {
+    watched(|| {
         // One stripe, whose memory of recent names is full: all meet there.
         let bus: Bus<u64> = Bus::builder().stripes(1).capacity(4).build();
         let stop = Stop::default();
@@ -1098,6 +1110,7 @@ fn a_channel_comes_and_goes_under_its_publishers_while_names_never_seen_pass_by(
                 }
             });
             for i in 0..scaled(100_000) {
+                step();
                 assert_eq!(bus.publish(&format!("never:{i}"), 1_u64).matched, 0);
             }
         });
@@ -1156,16 +1169,17 @@ impl Held {
 fn receipts_say_what_each_thread_knows() {
     // Names of a thread begin with its letter, and it alone subscribes them: so it knows how many match.
     const LETTERS: [char; 4] = ['a', 'b', 'c', 'd'];
-    watched_for(3 * WATCHDOG, || {
+    watched(|| {
         let bus: Bus<u64> = Bus::builder().stripes(2).capacity(3).build();
         thread::scope(|scope| {
             for (seed, letter) in (1..).zip(LETTERS) {
-                let bus = &bus;
+                let (bus, steps) = (&bus, steps());
                 scope.spawn(move || {
                     let mut dice = Dice::new(seed);
                     let mut held: Vec<Option<(Subscriber<u64>, Held)>> = Vec::new();
                     held.resize_with(16, || None);
                     for turn in 0..scaled(20_000) as u64 {
+                        steps.step();
                         let number = [10, 200, 5_000][dice.roll(3)];
                         let number = dice.roll(number);
                         // Some are so long that few of them fit into the memory of recent names.

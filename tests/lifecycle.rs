@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{LONG, assert_books, bounded, cases, drain, text};
+use common::{WATCHDOG, assert_books, cases, drain, linger, step, text, watched};
 use fanout::{
     Bus, Event, Message, Overflow, Pattern, RecvError, RecvTimeoutError, SubscribeError,
     Subscriber, TryRecvError,
@@ -498,7 +498,7 @@ fn receiving_messages_skips_events() -> Outcome {
     assert!(sub.recv_message_timeout(Duration::from_millis(1)).is_err());
     sub.subscribe("b")?;
     bus.publish("a", 4u32);
-    assert_eq!(sub.recv_message_timeout(LONG)?.payload, 4);
+    assert_eq!(sub.recv_message_timeout(WATCHDOG)?.payload, 4);
     // What was skipped is gone.
     assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
     sub.unsubscribe("c");
@@ -506,7 +506,7 @@ fn receiving_messages_skips_events() -> Outcome {
     assert_eq!(sub.recv_message_deadline(past), Err(RecvTimeoutError::Timeout));
     sub.subscribe("b")?;
     bus.publish("a", 6u32);
-    assert_eq!(sub.recv_message_deadline(Instant::now() + LONG)?.payload, 6);
+    assert_eq!(sub.recv_message_deadline(Instant::now() + WATCHDOG)?.payload, 6);
     sub.unsubscribe("a");
     bus.publish("b", 5u32);
     bus.close();
@@ -549,7 +549,7 @@ fn iterators_yield_events() -> Outcome {
 /// Each call of another thread wakes a reader that waits for it alone.
 #[test]
 fn events_wake_a_blocked_receive() {
-    bounded(|| {
+    watched(|| {
         let bus = bus();
         let sub = bus.subscriber();
         let reader = sub.clone();
@@ -560,8 +560,9 @@ fn events_wake_a_blocked_receive() {
                 seen.send(text(&event)).unwrap();
             }
         });
-        let next = || log.recv_timeout(LONG).unwrap();
+        let next = || log.recv_timeout(WATCHDOG).unwrap();
         for round in 0..2_000u32 {
+            step();
             if round % 64 == 0 {
                 // So that it is asleep by now, most likely.
                 thread::sleep(Duration::from_millis(1));
@@ -587,7 +588,7 @@ fn events_wake_a_blocked_receive() {
 /// With many waiting, there is one for each of many events.
 #[test]
 fn events_wake_as_many_clones_as_there_are_events() {
-    bounded(|| {
+    watched(|| {
         const READERS: usize = 4;
         let bus = bus();
         let sub = bus.subscriber();
@@ -606,6 +607,7 @@ fn events_wake_as_many_clones_as_there_are_events() {
             })
             .collect();
         for round in 0..300 {
+            step();
             if round % 32 == 0 {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -614,7 +616,7 @@ fn events_wake_as_many_clones_as_there_are_events() {
             sub.subscribe_many(&names).unwrap();
             barrier.wait();
             let mut told: Vec<String> =
-                (0..READERS).map(|_| log.recv_timeout(LONG).unwrap()).collect();
+                (0..READERS).map(|_| log.recv_timeout(WATCHDOG).unwrap()).collect();
             told.sort_unstable();
             let expected: Vec<String> =
                 (0..READERS).map(|n| format!("subscribe {round}:{n} {}", first + n + 1)).collect();
@@ -628,11 +630,12 @@ fn events_wake_as_many_clones_as_there_are_events() {
 /// An Unsubscribe that waits for a message to be taken wakes a clone when another has taken it.
 #[test]
 fn what_becomes_due_by_another_clone_wakes_a_blocked_receive() {
-    bounded(|| {
+    watched(|| {
         let bus = bus();
         let sub = bus.subscribe("a").unwrap();
         drain(&sub);
         for round in 0..1_000u32 {
+            step();
             bus.publish("a", round);
             sub.unsubscribe("a");
             let reader = sub.clone();
@@ -650,7 +653,7 @@ fn what_becomes_due_by_another_clone_wakes_a_blocked_receive() {
 
 #[test]
 fn clones_share_events_each_to_exactly_one() {
-    let all = bounded(|| {
+    let all = watched(|| {
         let bus = bus();
         let sub = small(&bus, 1_000, Overflow::DropOldest);
         let readers: Vec<_> = (0..3)
@@ -707,7 +710,7 @@ fn a_clone_subscribes_for_all() -> Outcome {
 /// belongs to that one or a later one, whose `Subscribe` must be seen first.
 fn no_message_before_its_subscribe(overflow: Overflow, capacity: usize, by_pattern: bool) {
     const ROUNDS: u32 = 300;
-    let stream = bounded(move || {
+    let stream = watched(move || {
         let bus = bus();
         let sub = small(&bus, capacity, overflow);
         let begun = Arc::new(AtomicU32::new(0));
@@ -725,15 +728,14 @@ fn no_message_before_its_subscribe(overflow: Overflow, capacity: usize, by_patte
         let reader = sub.clone();
         let reader = thread::spawn(move || reader.iter().collect::<Vec<_>>());
         for round in 1..=ROUNDS {
+            step();
             begun.store(round, Ordering::SeqCst);
             if by_pattern {
                 sub.psubscribe("b*").unwrap();
             } else {
                 sub.subscribe("b").unwrap();
             }
-            for _ in 0..round % 8 {
-                thread::yield_now();
-            }
+            linger(round as usize % 8);
             if by_pattern {
                 sub.punsubscribe("b*");
             } else {
@@ -801,7 +803,7 @@ fn unsubscribe_follows_all(
     rounds: u32,
     read: fn(&Subscriber<u32>) -> Result<Event<u32>, TryRecvError>,
 ) {
-    let stream = bounded(move || {
+    let stream = watched(move || {
         let bus = bus();
         let sub = small(&bus, rounds as usize, Overflow::DropNewest);
         sub.subscribe("a").unwrap();
@@ -817,6 +819,7 @@ fn unsubscribe_follows_all(
             }
         });
         for round in 0..rounds {
+            step();
             assert_eq!(bus.publish("a", round).delivered, 1);
             if round % 4 != 0 {
                 sub.unsubscribe(round.to_string());

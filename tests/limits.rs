@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use fanout::{Bus, Event, Limits, Overflow, Pattern, SubscribeError, Subscriber, TryRecvError};
-use support::{drain, silent, watched};
+use support::{drain, silent, step, steps, watched};
 
 fn limited(limits: Limits) -> Bus<u32> {
     Bus::builder().limits(limits).build()
@@ -365,6 +365,7 @@ fn many_that_race_for_the_last_places_get_exactly_those() {
     for (what, limits, ask) in bounded() {
         watched(move || {
             for _ in 0..100 {
+                step();
                 let bus = limited(limits);
                 let start = Barrier::new(4);
                 let got: Vec<_> = thread::scope(|scope| {
@@ -406,9 +407,11 @@ fn while_places_come_free_there_are_never_more_than_the_limit() {
             thread::scope(|scope| {
                 for thread in 0..4 {
                     let (bus, held, admitted) = (&bus, &held, &admitted);
+                    let steps = steps();
                     scope.spawn(move || {
                         let mut own = Vec::new();
                         for n in 0..2_000 {
+                            steps.step();
                             if let Ok(sub) = ask(bus, 2_000 * thread + n) {
                                 // Counted after it is taken and until it is given up: fewer than there
                                 // are, never more.

@@ -12,7 +12,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use common::{LONG, assert_books, bounded, cases, drain, payloads};
+use common::{WATCHDOG, assert_books, cases, drain, payloads, step, watched};
 use fanout::{
     Bus, Event, Message, Pattern, Receipt, Stats, SubscribeError, Subscriber, Topic, TryRecvError,
 };
@@ -228,7 +228,7 @@ fn nobody_listening_is_a_receipt_of_zeros() -> Outcome {
 /// Subscribes and unsubscribes here, publishes there, each after the other has returned.
 #[test]
 fn a_subscription_is_live_when_subscribe_returns_and_gone_when_unsubscribe_does() {
-    bounded(|| {
+    watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = bus.subscriber_builder().lifecycle_events(false).build();
         let (ask, asked) = mpsc::channel::<(&str, u32)>();
@@ -248,9 +248,10 @@ fn a_subscription_is_live_when_subscribe_returns_and_gone_when_unsubscribe_does(
         };
         let publish = |how, payload| {
             ask.send((how, payload)).unwrap();
-            answered.recv_timeout(LONG).unwrap()
+            answered.recv_timeout(WATCHDOG).unwrap()
         };
         for round in 0..500 {
+            step();
             let how = ["name", "topic"][round as usize % 2];
             sub.subscribe("ab").unwrap();
             assert_eq!(publish(how, 4 * round), receipt(1));
@@ -301,7 +302,7 @@ impl Clone for Asking {
 /// message is there.
 #[test]
 fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
-    let (before, after, receipt) = bounded(|| {
+    let (before, after, receipt) = watched(|| {
         let bus: Bus<Asking> = Bus::new();
         let quiet = || bus.subscriber_builder().lifecycle_events(false);
         let subs = [quiet().subscribe("a").unwrap(), quiet().subscribe("a").unwrap()];
@@ -313,7 +314,7 @@ fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
             let bus = bus.clone();
             thread::spawn(move || bus.publish("a", payload))
         };
-        asked.recv_timeout(LONG).unwrap();
+        asked.recv_timeout(WATCHDOG).unwrap();
         // Closing waits for no publish.
         bus.close();
         let read = || -> Vec<u32> {
@@ -457,7 +458,7 @@ fn try_publish_with_publishes_nothing_on_an_error() -> Outcome {
 /// The closure runs outside every turn: what it publishes comes first, and what it changes counts.
 #[test]
 fn a_closure_may_use_the_bus() -> Outcome {
-    bounded(|| {
+    watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = bus.subscribe("a").unwrap();
         let topic = bus.topic("a");
