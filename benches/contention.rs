@@ -44,7 +44,7 @@ fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
     let inboxes: Vec<Subscriber<Payload>> = (0..threads)
         .map(|thread| {
             let builder = quiet(&bus, CAPACITY);
-            builder.subscribe(&name(thread)).expect("the bus is open and has no limits")
+            builder.subscribe(name(thread)).expect("the bus is open and has no limits")
         })
         .collect();
     let batches: Vec<CachePadded<AtomicU64>> =

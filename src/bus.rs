@@ -93,6 +93,32 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// let bus: Bus = Bus::new();
     /// assert_eq!(bus.publish("nobody:listens", "gone"), Receipt::default());
     /// ```
+    ///
+    /// The payload may be a trait object, for events of many types on one bus. An `Arc<T>` does not
+    /// convert into an `Arc<dyn Any + Send + Sync>` by `Into`: name the type, and it is coerced.
+    ///
+    /// ```
+    /// use std::any::Any;
+    /// use std::sync::Arc;
+    ///
+    /// use fanout::Bus;
+    ///
+    /// type Payload = Arc<dyn Any + Send + Sync>;
+    ///
+    /// #[derive(Debug, PartialEq)]
+    /// struct Joined {
+    ///     user: u64,
+    /// }
+    ///
+    /// let bus: Bus<Payload> = Bus::new();
+    /// let sub = bus.subscribe("lobby")?;
+    /// let event: Arc<Joined> = Arc::new(Joined { user: 42 });
+    /// bus.publish("lobby", event as Payload);
+    ///
+    /// let received = sub.recv_message()?.payload.downcast::<Joined>();
+    /// assert_eq!(*received.unwrap(), Joined { user: 42 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "PUBLISH")]
     #[doc(alias = "send")]
     pub fn publish(&self, channel: &str, payload: impl Into<P>) -> Receipt {
@@ -316,7 +342,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
         SubscriberBuilder::new(&self.core)
     }
 
-    /// A new subscriber of `channel`.
+    /// Returns a new subscriber of `channel`, with the bus's settings.
     ///
     /// # Errors
     ///
@@ -325,10 +351,22 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Panics
     ///
     /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let user = 42;
+    /// let inbox = bus.subscribe(format!("user:{user}:notifications"))?;
+    /// assert_eq!(bus.publish("user:42:notifications", "hello").delivered, 1);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "SUBSCRIBE")]
     #[doc(alias = "SSUBSCRIBE")]
-    pub fn subscribe(&self, channel: &str) -> Result<Subscriber<P>, SubscribeError> {
-        self.subscriber_builder().subscribe(channel)
+    pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<Subscriber<P>, SubscribeError> {
+        self.subscriber_builder().subscribe(channel.as_ref())
     }
 
     /// A new subscriber of all channels that match `pattern`; a string is a Redis glob.
@@ -345,16 +383,81 @@ impl<P: Clone + Send + 'static> Bus<P> {
         self.subscriber_builder().psubscribe(pattern)
     }
 
-    /// Names of the channels that have a subscriber of their own, in no particular order: all of them,
-    /// or those that the Redis glob `pattern` matches.
+    /// Returns the names of all channels that have a subscriber of their own, in no particular order.
+    ///
+    /// A channel that only patterns match, or that only a [`Topic`] holds, is not listed. On a closed
+    /// bus there are none.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
     ///
     /// # Complexity
     ///
     /// Linear in the channels of the bus.
     #[doc(alias = "PUBSUB CHANNELS")]
-    pub fn channels(&self, pattern: Option<&str>) -> Vec<Arc<str>> {
+    pub fn channels(&self) -> Vec<Arc<str>> {
         self.core.enter();
-        self.core.trie.channels(pattern.map(Pattern::redis).as_ref())
+        self.core.trie.channels(None)
+    }
+
+    /// Returns the names of the channels that have a subscriber of their own and that `pattern` matches,
+    /// in no particular order; a string is a Redis glob.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the channels of the bus, each of which is matched once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Pattern};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber();
+    /// sub.subscribe_many(["sensors/roof/temp", "sensors/hall/hum", "news"])?;
+    /// assert_eq!(bus.channels_matching("sensors/*").len(), 2);
+    /// let temps = bus.channels_matching(Pattern::glob("sensors/*/temp")?);
+    /// assert_eq!(temps, ["sensors/roof/temp".into()]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "PUBSUB CHANNELS")]
+    pub fn channels_matching(&self, pattern: impl Into<Pattern>) -> Vec<Arc<str>> {
+        let pattern = pattern.into();
+        self.core.enter();
+        self.core.trie.channels(Some(&pattern))
+    }
+
+    /// Returns the distinct patterns that are subscribed, in no particular order.
+    ///
+    /// The same text in both dialects is two patterns. On a closed bus there are none.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the patterns of the bus.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Pattern};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let first = bus.psubscribe("user:*")?;
+    /// let second = bus.psubscribe("user:*")?;
+    /// assert_eq!(bus.patterns(), [Pattern::redis("user:*")]);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn patterns(&self) -> Vec<Pattern> {
+        self.core.enter();
+        self.core.trie.patterns()
     }
 
     /// How many inboxes have subscribed to `channel` itself; patterns are not counted.
@@ -508,7 +611,7 @@ impl<P> fmt::Debug for WeakBus<P> {
 impl<P> UnwindSafe for WeakBus<P> {}
 impl<P> RefUnwindSafe for WeakBus<P> {}
 
-/// Chooses the settings of a [`Bus`].
+/// Chooses the settings of a [`Bus`]. A clone of it builds another bus with the same settings.
 ///
 /// # Examples
 ///
@@ -584,6 +687,18 @@ impl<P: Clone + Send + 'static> BusBuilder<P> {
         });
         let core = Arc::new(Core::new(stripes, self.limits, self.capacity, self.overflow));
         Bus { life: Arc::new(Life { core: Arc::clone(&core) }), core }
+    }
+}
+
+impl<P> Clone for BusBuilder<P> {
+    fn clone(&self) -> Self {
+        Self {
+            capacity: self.capacity,
+            overflow: self.overflow,
+            stripes: self.stripes,
+            limits: self.limits,
+            payload: std::marker::PhantomData,
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl From<crossbeam_channel::RecvError> for RecvError {
 /// A shell glob that does not parse.
 ///
 /// Only [`Pattern::glob`](crate::Pattern::glob) makes one: every string is a valid Redis pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PatternError {
     pub(crate) glob: String,
@@ -112,7 +112,7 @@ impl fmt::Display for PatternError {
 impl Error for PatternError {}
 
 /// Why a subscription was refused. Nothing has changed when one is returned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The bus or the subscriber is closed.
@@ -153,7 +153,8 @@ pub enum SubscribeError {
         /// The limit, in distinct patterns.
         limit: usize,
     },
-    /// The pattern does not parse.
+    /// The pattern does not parse. What is wrong with it is the error's
+    /// [`source`](std::error::Error::source).
     Pattern(PatternError),
 }
 
@@ -179,7 +180,7 @@ impl fmt::Display for SubscribeError {
             Self::TooManyPatterns { limit } => {
                 write!(f, "the bus has reached max_patterns ({limit})")
             }
-            Self::Pattern(error) => error.fmt(f),
+            Self::Pattern(_) => f.write_str("invalid pattern"),
         }
     }
 }

@@ -155,7 +155,9 @@ pub use limits::{Limits, Overflow};
 pub use listener::Listener;
 pub use pattern::Pattern;
 pub use stats::{CloseReason, Receipt, Stats, SubscriberInfo};
-pub use subscriber::{IntoIter, Iter, Messages, Subscriber, SubscriberBuilder, TryIter};
+pub use subscriber::{
+    IntoIter, IntoMessages, Iter, Messages, Subscriber, SubscriberBuilder, TryIter, TryMessages,
+};
 pub use topic::Topic;
 
 /// What the fuzz targets need to see of the inside.

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// let refused = bus.subscribe("much too long").unwrap_err();
 /// assert!(matches!(refused, SubscribeError::ChannelTooLong { limit: 8, .. }));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Limits {
     pub(crate) max_channel_len: usize,

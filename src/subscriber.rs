@@ -72,8 +72,8 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     ///
     /// Constant, however many subscribers the channel and the bus have.
     #[doc(alias = "SUBSCRIBE")]
-    pub fn subscribe(&self, channel: &str) -> Result<usize, SubscribeError> {
-        self.member.subscribe(&[channel])
+    pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<usize, SubscribeError> {
+        self.member.subscribe(&[channel.as_ref()])
     }
 
     /// Subscribes to all channels that match `pattern`, and tells how many channels and patterns are
@@ -147,8 +147,8 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     ///
     /// Logarithmic in the channel's subscribers.
     #[doc(alias = "UNSUBSCRIBE")]
-    pub fn unsubscribe(&self, channel: &str) -> usize {
-        self.member.unsubscribe(channel)
+    pub fn unsubscribe(&self, channel: impl AsRef<str>) -> usize {
+        self.member.unsubscribe(channel.as_ref())
     }
 
     /// Unsubscribes from `pattern`, and tells how many channels and patterns are still held; 0 where it
@@ -358,6 +358,15 @@ impl<P> Subscriber<P> {
         self.wait_for_message(deadline_after(timeout))
     }
 
+    /// Waits for the next message, at most until `deadline`; other events are skipped.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_message_deadline(&self, deadline: Instant) -> Result<Message<P>, RecvTimeoutError> {
+        self.wait_for_message(Some(deadline))
+    }
+
     fn wait_for_message(&self, deadline: Option<Instant>) -> Result<Message<P>, RecvTimeoutError> {
         loop {
             if let Some(message) = self.wait(deadline)?.into_message() {
@@ -406,7 +415,30 @@ impl<P> Subscriber<P> {
         Iter { subscriber: self }
     }
 
-    /// An iterator over the events that are there now; it does not wait.
+    /// Returns an iterator over events that does not wait: it yields events until the inbox is empty,
+    /// including any that arrive meanwhile.
+    ///
+    /// A loop over it that publishes to its own subscriber at every event never ends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("countdown")?;
+    /// bus.publish("countdown", 3_u32);
+    /// let mut seen = Vec::new();
+    /// for event in sub.try_iter() {
+    ///     let n = event.into_message().unwrap().payload;
+    ///     seen.push(n);
+    ///     if n > 0 {
+    ///         bus.publish("countdown", n - 1);
+    ///     }
+    /// }
+    /// assert_eq!(seen, [3, 2, 1, 0]);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn try_iter(&self) -> TryIter<'_, P> {
         TryIter { subscriber: self }
     }
@@ -430,6 +462,49 @@ impl<P> Subscriber<P> {
     /// ```
     pub fn messages(&self) -> Messages<'_, P> {
         Messages { subscriber: self }
+    }
+
+    /// Returns an iterator over messages that does not wait: it yields messages until the inbox is
+    /// empty, including any that arrive meanwhile. Other events are skipped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscribe("numbers")?;
+    /// bus.publish("numbers", 1_u32);
+    /// bus.publish("numbers", 2_u32);
+    /// assert_eq!(sub.try_messages().map(|message| message.payload).collect::<Vec<_>>(), [1, 2]);
+    /// assert!(sub.try_messages().next().is_none());
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn try_messages(&self) -> TryMessages<'_, P> {
+        TryMessages { subscriber: self }
+    }
+
+    /// Returns an iterator over messages that owns the subscriber and waits for each; it ends when the
+    /// subscriber is closed and drained. Other events are skipped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::thread;
+    ///
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let numbers = bus.subscribe("numbers")?.into_messages();
+    /// let sum = thread::spawn(|| numbers.map(|message| message.payload).sum::<u32>());
+    /// bus.publish("numbers", 2_u32);
+    /// bus.publish("numbers", 3_u32);
+    /// drop(bus);
+    /// assert_eq!(sum.join().unwrap(), 5);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn into_messages(self) -> IntoMessages<P> {
+        IntoMessages { subscriber: self }
     }
 
     /// The queue of messages itself, for `crossbeam_channel::select!`.
@@ -546,6 +621,8 @@ impl<P> UnwindSafe for Subscriber<P> {}
 impl<P> RefUnwindSafe for Subscriber<P> {}
 
 /// Chooses the settings of a [`Subscriber`]; see [`Bus::subscriber_builder`](crate::Bus::subscriber_builder).
+///
+/// A clone of it makes another subscriber with the same settings.
 #[must_use]
 pub struct SubscriberBuilder<P = Arc<str>> {
     core: Arc<Core<P>>,
@@ -629,7 +706,7 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
     ///
     /// When called by a payload's `Clone` from within a publish.
     #[doc(alias = "SUBSCRIBE")]
-    pub fn subscribe(self, channel: &str) -> Result<Subscriber<P>, SubscribeError> {
+    pub fn subscribe(self, channel: impl AsRef<str>) -> Result<Subscriber<P>, SubscribeError> {
         let subscriber = self.build();
         subscriber.subscribe(channel)?;
         Ok(subscriber)
@@ -650,6 +727,61 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
         subscriber.psubscribe(pattern)?;
         Ok(subscriber)
     }
+
+    /// Returns the subscriber, subscribed to all of `channels`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Subscriber::subscribe_many`].
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber_builder().label("desk").subscribe_many(["news", "weather"])?;
+    /// assert_eq!(sub.channels().len(), 2);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    #[doc(alias = "SUBSCRIBE")]
+    pub fn subscribe_many<C: AsRef<str>>(
+        self,
+        channels: impl IntoIterator<Item = C>,
+    ) -> Result<Subscriber<P>, SubscribeError> {
+        let subscriber = self.build();
+        subscriber.subscribe_many(channels)?;
+        Ok(subscriber)
+    }
+
+    /// Returns the subscriber, subscribed to all of `patterns`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Subscriber::psubscribe_many`].
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    #[doc(alias = "PSUBSCRIBE")]
+    pub fn psubscribe_many<T: Into<Pattern>>(
+        self,
+        patterns: impl IntoIterator<Item = T>,
+    ) -> Result<Subscriber<P>, SubscribeError> {
+        let subscriber = self.build();
+        subscriber.psubscribe_many(patterns)?;
+        Ok(subscriber)
+    }
+}
+
+impl<P> Clone for SubscriberBuilder<P> {
+    fn clone(&self) -> Self {
+        Self { core: Arc::clone(&self.core), settings: self.settings.clone() }
+    }
 }
 
 impl<P> fmt::Debug for SubscriberBuilder<P> {
@@ -665,7 +797,7 @@ pub struct Iter<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
-/// Takes the events that are there; see [`Subscriber::try_iter`].
+/// Yields events until the inbox is empty; see [`Subscriber::try_iter`].
 pub struct TryIter<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
@@ -673,6 +805,16 @@ pub struct TryIter<'a, P = Arc<str>> {
 /// Waits for each message; see [`Subscriber::messages`].
 pub struct Messages<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
+}
+
+/// Yields messages until the inbox is empty; see [`Subscriber::try_messages`].
+pub struct TryMessages<'a, P = Arc<str>> {
+    subscriber: &'a Subscriber<P>,
+}
+
+/// Waits for each message, owning the subscriber; see [`Subscriber::into_messages`].
+pub struct IntoMessages<P = Arc<str>> {
+    subscriber: Subscriber<P>,
 }
 
 /// Waits for each event, owning the subscriber; made by its `IntoIterator`.
@@ -707,6 +849,24 @@ impl<P> Iterator for Messages<'_, P> {
     }
 }
 
+impl<P> Iterator for TryMessages<'_, P> {
+    type Item = Message<P>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message<P>> {
+        self.subscriber.try_recv_message().ok()
+    }
+}
+
+impl<P> Iterator for IntoMessages<P> {
+    type Item = Message<P>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message<P>> {
+        self.subscriber.recv_message().ok()
+    }
+}
+
 impl<P> Iterator for IntoIter<P> {
     type Item = Event<P>;
 
@@ -726,11 +886,19 @@ macro_rules! debug_without_payload {
     )*};
 }
 
-debug_without_payload!(Iter<'_>, TryIter<'_>, Messages<'_>, IntoIter);
+debug_without_payload!(
+    Iter<'_>,
+    TryIter<'_>,
+    Messages<'_>,
+    TryMessages<'_>,
+    IntoMessages,
+    IntoIter
+);
 
-// Closed is for good.
+// Closed is for good. (`TryIter` and `TryMessages` end at an inbox that is empty, and go on when it is not.)
 impl<P> std::iter::FusedIterator for Iter<'_, P> {}
 impl<P> std::iter::FusedIterator for Messages<'_, P> {}
+impl<P> std::iter::FusedIterator for IntoMessages<P> {}
 impl<P> std::iter::FusedIterator for IntoIter<P> {}
 
 impl<'a, P> IntoIterator for &'a Subscriber<P> {

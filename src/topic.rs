@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use crate::bus::{Bus, Life};
 use crate::core::Core;
+use crate::error::SubscribeError;
 use crate::fanout::{self, Outcome};
 use crate::stats::Receipt;
+use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::trie::{Channel, Tally};
 
 /// A publisher's handle to one channel; see [`Bus::topic`].
@@ -102,6 +104,33 @@ impl<P: Clone + Send + 'static> Topic<P> {
     fn nothing(&self) -> Receipt {
         self.core.trie.count_unlisted(self.entry.hash, Tally::of_one(0));
         Receipt::default()
+    }
+
+    /// Returns a new subscriber of the topic's channel, with the bus's settings; see [`Bus::subscribe`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] on a closed bus or past a limit.
+    ///
+    /// # Panics
+    ///
+    /// When called by a payload's `Clone` from within a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let moves = bus.topic("game:7:moves");
+    /// let player = moves.subscribe()?;
+    /// moves.publish("e2e4");
+    /// assert_eq!(player.recv_message()?.channel(), "game:7:moves");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "SUBSCRIBE")]
+    pub fn subscribe(&self) -> Result<Subscriber<P>, SubscribeError> {
+        SubscriberBuilder::new(&self.core).subscribe(self.channel())
     }
 
     /// How many inboxes have subscribed to the channel itself; patterns are not counted.

@@ -205,9 +205,9 @@ fn nobody_and_somebody_elsewhere() {
     let publish = || scene.bus.publish("game:7:events", Arc::clone(&scene.payload));
     publish();
     for i in 0..100 {
-        other.subscribe(&format!("user:{i}")).unwrap();
+        other.subscribe(format!("user:{i}")).unwrap();
         other.psubscribe(format!("zz:{i}:*")).unwrap();
-        other.unsubscribe(&format!("user:{i}"));
+        other.unsubscribe(format!("user:{i}"));
         assert_eq!(allocations(publish), 0);
     }
 }
@@ -332,7 +332,7 @@ fn recent_names_amid_subscribers_that_come_and_go() {
         }
         let names: Vec<String> = (0..count).map(|i| format!("user:{i}")).collect();
         names.iter().for_each(|name| _ = bus.publish(name, 1_u64));
-        (0..12).for_each(|i| drop(bus.subscribe(&format!("other:{i}")).unwrap()));
+        (0..12).for_each(|i| drop(bus.subscribe(format!("other:{i}")).unwrap()));
         for name in &names {
             assert_eq!(allocations(|| bus.publish(name, 2_u64)), 0, "{recipients} {name}");
         }

@@ -5,15 +5,17 @@ use std::cell::Cell;
 use std::error::Error;
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard};
 
 use fanout::{
-    Bus, BusBuilder, CloseReason, Event, IntoIter, Iter, Limits, Listener, Message, Messages,
-    Overflow, Pattern, PatternError, Receipt, RecvError, RecvTimeoutError, Stats, SubscribeError,
-    Subscriber, SubscriberBuilder, SubscriberInfo, Topic, TryIter, TryRecvError, WeakBus,
+    Bus, BusBuilder, CloseReason, Event, IntoIter, IntoMessages, Iter, Limits, Listener, Message,
+    Messages, Overflow, Pattern, PatternError, Receipt, RecvError, RecvTimeoutError, Stats,
+    SubscribeError, Subscriber, SubscriberBuilder, SubscriberInfo, Topic, TryIter, TryMessages,
+    TryRecvError, WeakBus,
 };
 
 /// Whether a type implements a trait, as a value: an inherent constant, there only where the trait is,
@@ -95,6 +97,8 @@ fn handles_are_everything_for_every_payload_that_can_be_sent() {
         Iter<'static>:                    1 1 1 1 1,
         TryIter<'static>:                 1 1 1 1 1,
         Messages<'static>:                1 1 1 1 1,
+        TryMessages<'static>:             1 1 1 1 1,
+        IntoMessages:                     1 1 1 1 1,
         Message:                          1 1 1 1 1,
         Event:                            1 1 1 1 1,
 
@@ -108,6 +112,8 @@ fn handles_are_everything_for_every_payload_that_can_be_sent() {
         Iter<'static, SendOnly>:          1 1 1 1 1,
         TryIter<'static, SendOnly>:       1 1 1 1 1,
         Messages<'static, SendOnly>:      1 1 1 1 1,
+        TryMessages<'static, SendOnly>:   1 1 1 1 1,
+        IntoMessages<SendOnly>:           1 1 1 1 1,
         // These hold the payload itself, and are what it is.
         Message<SendOnly>:                1 0 1 0 1,
         Event<SendOnly>:                  1 0 1 0 1,
@@ -135,6 +141,8 @@ fn no_handle_carries_a_payload_to_where_it_may_not_be() {
         Iter<'static, Rc<u32>>:           0 0 _ _ 1,
         TryIter<'static, Rc<u32>>:        0 0 _ _ 1,
         Messages<'static, Rc<u32>>:       0 0 _ _ 1,
+        TryMessages<'static, Rc<u32>>:    0 0 _ _ 1,
+        IntoMessages<Rc<u32>>:            0 0 _ _ 1,
         Message<Rc<u32>>:                 0 0 _ _ 1,
         Event<Rc<u32>>:                   0 0 _ _ 1,
         // What may be shared but not sent would be sent.
@@ -191,16 +199,42 @@ fn debug_wants_nothing_of_the_payload_where_it_is_not_shown() {
     assert!(implements!(Iter<'static, Bare>, Debug));
     assert!(implements!(TryIter<'static, Bare>, Debug));
     assert!(implements!(Messages<'static, Bare>, Debug));
+    assert!(implements!(TryMessages<'static, Bare>, Debug));
+    assert!(implements!(IntoMessages<Bare>, Debug));
     assert!(implements!(Listener, Debug));
     // Not even that it can be sent or cloned.
     struct Nothing(#[expect(dead_code)] Rc<u32>);
     assert!(implements!(Bus<Nothing>, Debug));
     assert!(implements!(Subscriber<Nothing>, Debug));
+    assert!(implements!(TryMessages<'static, Nothing>, Debug));
+    assert!(implements!(IntoMessages<Nothing>, Debug));
     // These show it.
     assert!(!implements!(Message<Bare>, Debug));
     assert!(!implements!(Event<Bare>, Debug));
     assert!(implements!(Message<u32>, Debug));
     assert!(implements!(Event<u32>, Debug));
+}
+
+#[test]
+fn handles_and_builders_are_cloned_whatever_the_payload() {
+    struct Uncloned;
+    assert!(implements!(Bus<Uncloned>, Clone));
+    assert!(implements!(WeakBus<Uncloned>, Clone));
+    assert!(implements!(Topic<Uncloned>, Clone));
+    assert!(implements!(Subscriber<Uncloned>, Clone));
+    assert!(implements!(BusBuilder<Uncloned>, Clone));
+    assert!(implements!(SubscriberBuilder<Uncloned>, Clone));
+}
+
+/// An iterator that ends because the inbox is empty now goes on when it is not, so it is not fused.
+#[test]
+fn iterators_that_end_for_good_are_fused() {
+    assert!(implements!(Iter<'static, Bare>, FusedIterator));
+    assert!(implements!(Messages<'static, Bare>, FusedIterator));
+    assert!(implements!(IntoIter<Bare>, FusedIterator));
+    assert!(implements!(IntoMessages<Bare>, FusedIterator));
+    assert!(!implements!(TryIter<'static, Bare>, FusedIterator));
+    assert!(!implements!(TryMessages<'static, Bare>, FusedIterator));
 }
 
 #[test]
@@ -219,13 +253,16 @@ fn messages_and_events_are_what_their_payload_is() {
 #[test]
 fn values_are_values() {
     assert!(implements!(Receipt, Copy + Default + Debug + PartialEq + Eq));
-    assert!(implements!(Limits, Copy + Default + Debug + PartialEq + Eq));
+    assert!(implements!(Limits, Copy + Default + Debug + PartialEq + Eq + Hash));
     assert!(implements!(Overflow, Copy + Default + Debug + Eq + Hash));
     assert!(implements!(RecvError, Copy + Clone + Hash + Eq + Error + Display + 'static));
     assert!(implements!(TryRecvError, Copy + Clone + Hash + Eq + Error + Display + 'static));
     assert!(implements!(RecvTimeoutError, Copy + Clone + Hash + Eq + Error + Display + 'static));
-    assert!(implements!(SubscribeError, Clone + Eq + Error + Display + Send + Sync + 'static));
-    assert!(implements!(PatternError, Clone + Eq + Error + Display + Send + Sync + 'static));
+    assert!(implements!(
+        SubscribeError,
+        Clone + Hash + Eq + Error + Display + Send + Sync + 'static
+    ));
+    assert!(implements!(PatternError, Clone + Hash + Eq + Error + Display + Send + Sync + 'static));
     assert!(implements!(SubscriberInfo, Clone + Debug));
     assert!(implements!(Stats, Clone + Debug));
     assert!(implements!(CloseReason, Clone + Debug + PartialEq));
@@ -255,7 +292,7 @@ struct Holder<P> {
     _builders: Option<(BusBuilder<P>, SubscriberBuilder<P>)>,
     _message: Option<Message<P>>,
     _event: Option<Event<P>>,
-    _iterator: Option<IntoIter<P>>,
+    _iterators: Option<(IntoIter<P>, IntoMessages<P>)>,
 }
 
 fn take_by_reference<P>(_: &Bus<P>, _: &Subscriber<P>, _: &Topic<P>) {}
@@ -274,7 +311,7 @@ fn no_struct_bounds_its_payload() {
             _builders: None,
             _message: None,
             _event: None,
-            _iterator: None,
+            _iterators: None,
         }
     }
     drop(holder());

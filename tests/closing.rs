@@ -15,8 +15,8 @@ use fanout::{
     SubscribeError, Subscriber, TryRecvError, WeakBus,
 };
 use support::{
-    Gate, Hooked, Stop, WATCHDOG, assert_books, drain, eventually, let_it_wait, silent, sorted,
-    watched,
+    Gate, Hooked, Stop, WATCHDOG, assert_books, drain, eventually, let_it_wait, linger, silent,
+    sorted, step, watched,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -33,9 +33,13 @@ fn assert_ended<P: Clone + Send + 'static>(sub: &Subscriber<P>) {
         assert_eq!(sub.recv_message().err(), Some(RecvError::Closed));
         assert_eq!(sub.try_recv_message().err(), Some(TryRecvError::Closed));
         assert_eq!(sub.recv_message_timeout(HOUR).err(), Some(RecvTimeoutError::Closed));
+        let deadline = Instant::now() + HOUR;
+        assert_eq!(sub.recv_message_deadline(deadline).err(), Some(RecvTimeoutError::Closed));
         assert!(sub.iter().next().is_none());
         assert!(sub.try_iter().next().is_none());
         assert!(sub.messages().next().is_none());
+        assert!(sub.try_messages().next().is_none());
+        assert!(sub.clone().into_messages().next().is_none());
         assert!(sub.into_iter().next().is_none());
         assert!(sub.clone().into_iter().next().is_none());
     }
@@ -282,6 +286,7 @@ fn a_weak_handle_to_a_closed_bus_that_is_still_held_gives_it_closed() {
 fn upgrading_while_the_last_handle_goes_is_all_or_nothing() {
     watched(|| {
         for _ in 0..500 {
+            step();
             let bus: Bus<u32> = Bus::new();
             let weak = bus.downgrade();
             let sub = silent(&bus).subscribe("c").unwrap();
@@ -347,13 +352,13 @@ fn the_last_clone_dropped_unsubscribes_it_everywhere() {
     drop(sub);
     for copy in clones {
         assert_eq!(bus.match_count("c"), 2);
-        assert_eq!(bus.channels(None).len(), 2);
+        assert_eq!(bus.channels().len(), 2);
         assert_eq!(bus.stats().subscribers, 1);
         drop(copy);
     }
     assert_eq!(bus.match_count("c"), 0);
     assert_eq!(bus.publish("c", 1u32), Receipt::default());
-    assert!(bus.channels(None).is_empty());
+    assert!(bus.channels().is_empty());
     let stats = bus.stats();
     assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
     assert!(bus.subscribers().is_empty());
@@ -380,16 +385,16 @@ fn a_topic_pins_its_channel_and_does_not_list_it() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let topic = bus.topic("c");
-        assert!(bus.channels(None).is_empty());
+        assert!(bus.channels().is_empty());
         assert_eq!(bus.stats().channels, 0);
         for n in 0..100 {
             let sub = silent(&bus).subscribe("c").unwrap();
             assert_eq!(topic.publish(n).delivered, 1);
             assert_eq!(bus.publish("c", n).delivered, 1);
-            assert_eq!(bus.channels(None).len(), 1);
+            assert_eq!(bus.channels().len(), 1);
             assert_eq!(drain(&sub), [n, n]);
             drop(sub);
-            assert!(bus.channels(None).is_empty());
+            assert!(bus.channels().is_empty());
             assert_eq!(topic.publish(n), Receipt::default());
         }
         assert_eq!(bus.stats().published, 300);
@@ -399,7 +404,7 @@ fn a_topic_pins_its_channel_and_does_not_list_it() {
 /// A way to wait for what a subscriber yields until its end; gives the number of messages.
 type Waiter = fn(Subscriber<u32>) -> usize;
 
-const WAITERS: [(&str, Waiter); 14] = [
+const WAITERS: [(&str, Waiter); 16] = [
     ("recv", |sub| std::iter::from_fn(|| sub.recv().ok()).count()),
     ("recv_timeout", |sub| std::iter::from_fn(|| sub.recv_timeout(HOUR).ok()).count()),
     ("recv_deadline", |sub| {
@@ -412,8 +417,12 @@ const WAITERS: [(&str, Waiter); 14] = [
     ("recv_message_timeout", |sub| {
         std::iter::from_fn(|| sub.recv_message_timeout(HOUR).ok()).count()
     }),
+    ("recv_message_deadline", |sub| {
+        std::iter::from_fn(|| sub.recv_message_deadline(Instant::now() + HOUR).ok()).count()
+    }),
     ("iter", |sub| sub.iter().count()),
     ("messages", |sub| sub.messages().count()),
+    ("into_messages", |sub| sub.into_messages().count()),
     ("into_iter", |sub| sub.into_iter().count()),
     ("receiver().recv()", |sub| std::iter::from_fn(|| sub.receiver().recv().ok()).count()),
     ("receiver().recv_timeout()", |sub| {
@@ -471,6 +480,7 @@ fn every_waiting_receive_wakes_drains_and_ends() {
         watched(move || {
             for (closer, close) in CLOSERS {
                 for messages in [0u32, 1, 3] {
+                    step();
                     for subscribe in ["exact", "pattern", "nothing"] {
                         let bus: Bus<u32> = Bus::new();
                         let sub = silent(&bus).build();
@@ -535,6 +545,7 @@ fn closed_is_for_good_under_concurrent_publishers() {
     watched(|| {
         let mut reached = 0;
         for round in 0..48 {
+            step();
             let bus: Bus<u32> = Bus::builder().capacity(8).build();
             let overflow = [Overflow::DropOldest, Overflow::DropNewest][round % 2];
             let sub = match round % 4 {
@@ -571,9 +582,7 @@ fn closed_is_for_good_under_concurrent_publishers() {
                     assert_ended(&sub);
                     received
                 });
-                for _ in 0..round % 5 {
-                    thread::yield_now();
-                }
+                linger(round % 5);
                 match round % 3 {
                     0 => sub.close(),
                     _ => bus.close(),
@@ -600,6 +609,7 @@ fn closed_is_for_good_under_concurrent_publishers() {
 fn what_was_published_before_is_drained() {
     watched(|| {
         for _ in 0..200 {
+            step();
             let bus: Bus<u32> = Bus::new();
             let subs =
                 [silent(&bus).subscribe("c").unwrap(), silent(&bus).psubscribe("c").unwrap()];
@@ -710,7 +720,7 @@ fn a_closed_bus_holds_nothing_though_a_publish_still_stands_in_its_turn() {
         assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
         assert!(bus.subscribers().is_empty());
         assert_eq!((bus.match_count("c"), bus.pattern_count()), (0, 0));
-        assert_eq!(bus.channels(None), []);
+        assert_eq!(bus.channels(), []);
         assert_eq!(bus.subscriber_count("c"), 0);
         assert_eq!(topic.subscriber_count(), 0);
         for sub in &subs {
@@ -763,6 +773,7 @@ fn receivers_are_disconnected_though_others_look_in_while_the_bus_closes() {
     for (what, look) in looks {
         watched(move || {
             for round in 0..20 {
+                step();
                 let bus: Bus<u32> = Bus::builder().capacity(1).build();
                 let subs: Vec<_> = (0..2_000)
                     .map(|_| silent(&bus).dedupe(true).psubscribe("car*").unwrap())
@@ -778,9 +789,7 @@ fn receivers_are_disconnected_though_others_look_in_while_the_bus_closes() {
                         }
                     });
                     begun.wait();
-                    for _ in 0..round {
-                        thread::yield_now();
-                    }
+                    linger(round);
                     bus.close();
                     stop.now();
                 });
@@ -797,6 +806,7 @@ fn receivers_are_disconnected_though_others_look_in_while_the_bus_closes() {
 fn receivers_are_disconnected_though_others_come_and_go_while_the_bus_closes() {
     watched(|| {
         for round in 0..100 {
+            step();
             let bus: Bus<u32> = Bus::builder().capacity(1).build();
             let steady: Vec<_> = (0..200)
                 .map(|n| match n % 2 {
@@ -815,9 +825,7 @@ fn receivers_are_disconnected_though_others_come_and_go_while_the_bus_closes() {
                     }
                 });
                 begun.wait();
-                for _ in 0..round {
-                    thread::yield_now();
-                }
+                linger(round);
                 bus.close();
             });
             for sub in &steady {
@@ -832,6 +840,7 @@ fn receivers_are_disconnected_though_others_come_and_go_while_the_bus_closes() {
 fn subscribing_while_the_bus_closes_ends_closed_either_way() {
     watched(|| {
         for round in 0..100 {
+            step();
             let bus: Bus<u32> = Bus::builder().capacity(1).build();
             let start = Barrier::new(3);
             let (keep, kept) = mpsc::channel();
@@ -847,7 +856,7 @@ fn subscribing_while_the_bus_closes_ends_closed_either_way() {
                                 _ => bus.psubscribe("c*"),
                             };
                             let again = match way {
-                                0 => held.subscribe(&format!("c{n}")),
+                                0 => held.subscribe(format!("c{n}")),
                                 _ => held.psubscribe(format!("c{n}*")),
                             };
                             match one {
@@ -863,9 +872,7 @@ fn subscribing_while_the_bus_closes_ends_closed_either_way() {
                     });
                 }
                 start.wait();
-                for _ in 0..round % 8 {
-                    thread::yield_now();
-                }
+                linger(round % 8);
                 bus.close();
             });
             drop(keep);
@@ -907,6 +914,7 @@ fn closing_again_does_nothing() {
 fn many_may_close_at_once() {
     watched(|| {
         for _ in 0..100 {
+            step();
             let bus: Bus<u32> = Bus::new();
             let subs: Vec<_> = (0..10).map(|_| silent(&bus).subscribe("c").unwrap()).collect();
             bus.publish("c", 1u32);
@@ -943,7 +951,7 @@ fn the_second_of_two_that_close_at_once_finds_it_closed_too() {
                 eventually("the first has begun", || bus.is_closed());
                 bus.close();
                 for n in 0..500 {
-                    let late = bus.subscribe(&format!("late {n}"));
+                    let late = bus.subscribe(format!("late {n}"));
                     assert_eq!(late.err(), Some(SubscribeError::Closed));
                 }
                 for sub in &others {
@@ -1033,11 +1041,11 @@ fn every_name_and_count_is_gone_after_it() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscribe("c").unwrap();
     sub.psubscribe("c*").unwrap();
-    assert_eq!(sorted(bus.channels(None)), ["c".into()]);
+    assert_eq!(sorted(bus.channels()), ["c".into()]);
     bus.publish("c", 1u32);
     bus.close();
-    assert!(bus.channels(None).is_empty());
-    assert!(bus.channels(Some("*")).is_empty());
+    assert!(bus.channels().is_empty());
+    assert!(bus.channels_matching("*").is_empty());
     assert_eq!((bus.subscriber_count("c"), bus.match_count("c"), bus.pattern_count()), (0, 0, 0));
     assert!(bus.subscribers().is_empty());
     let stats = bus.stats();
@@ -1046,7 +1054,7 @@ fn every_name_and_count_is_gone_after_it() {
 }
 
 #[test]
-fn closing_takes_bounded_time_while_publishers_hammer() {
+fn closing_returns_while_publishers_hammer() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let subs: Vec<_> = (0..10).map(|_| silent(&bus).psubscribe("*").unwrap()).collect();
@@ -1058,14 +1066,12 @@ fn closing_takes_bounded_time_while_publishers_hammer() {
                 });
             }
             let_it_wait();
-            let begun = Instant::now();
             bus.close();
-            assert!(begun.elapsed() < WATCHDOG);
         });
         for sub in &subs {
             sub.messages().for_each(drop);
             assert_ended(sub);
-            assert!(sub.receiver().recv_timeout(WATCHDOG).is_err());
+            assert_disconnected(sub, "publishers hammered");
         }
     });
 }
@@ -1088,7 +1094,7 @@ impl Drop for Held {
             bus.match_count("a");
             _ = done.send(());
         });
-        if is_done.recv_timeout(Duration::from_secs(10)).is_err() {
+        if is_done.recv_timeout(WATCHDOG).is_err() {
             self.in_turn.store(true, Ordering::SeqCst);
         }
     }
@@ -1156,8 +1162,8 @@ fn one_of_several_that_is_closed_and_read_to_its_end_meanwhile_gets_nothing_and_
 #[test]
 fn long_names_go_with_the_last_who_holds_them() -> Result<(), Box<dyn std::error::Error>> {
     let bus: Bus<u32> = Bus::new();
-    let name = format!("a{}", "b".repeat(1 << 13));
-    let pattern = format!("a*{}", "*b".repeat(1 << 12));
+    let name = format!("a{}", "b".repeat(1 << 11));
+    let pattern = format!("a*{}", "*b".repeat(1 << 10));
     let builder = || bus.subscriber_builder().lifecycle_events(false);
     let (exact, matching) = (builder().subscribe(&name)?, builder().psubscribe(pattern.as_str())?);
     (0..4).for_each(|n| _ = bus.publish(&name, n as u32));

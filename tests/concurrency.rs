@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fanout::{Bus, Event, Overflow, Pattern, Receipt, RecvTimeoutError, Subscriber, TryRecvError};
 use support::{
     Census, Dice, Gate, Stop, Tracked, WATCHDOG, assert_ascending, assert_books, drain,
-    let_it_wait, silent, sorted, watched, watched_for,
+    let_it_wait, linger, silent, sorted, step, steps, watched,
 };
 
 /// Enough to meet a race, in a build without optimisation and in one with it.
@@ -136,7 +136,7 @@ fn churn(bus: &Bus<u64>, dice: &mut Dice, give_away: &mpsc::Sender<Subscriber<u6
         10 => {
             bus.stats();
             bus.subscribers();
-            bus.channels(Some("c*"));
+            bus.channels_matching("c*");
             bus.match_count("c0");
             bus.match_count("seen by nobody");
             bus.subscriber_count(&channel);
@@ -159,7 +159,7 @@ fn dice_capacity(policy: Overflow) -> usize {
 #[test]
 fn the_books_balance_exactly_after_everybody_came_and_went() {
     for stripes in [1, 64] {
-        watched_for(2 * WATCHDOG, move || {
+        watched(move || {
             let publishes = scaled(3_000);
             let rounds = scaled(1_500);
             let bus: Bus<u64> = Bus::builder().stripes(stripes).build();
@@ -188,10 +188,12 @@ fn the_books_balance_exactly_after_everybody_came_and_went() {
                     .collect::<Vec<_>>();
                 let publishers: Vec<_> = (0..3)
                     .map(|publisher| {
+                        let steps = steps();
                         scope.spawn(move || {
                             let topics = [0, 1, 2, 3].map(|n| bus.topic(&format!("c{n}")));
                             let mut sum = Sum::default();
                             for n in 0..publishes {
+                                steps.step();
                                 let channel = n % 4;
                                 let value = n as u64;
                                 sum.add(match (n / 4 + publisher) % 3 {
@@ -248,7 +250,7 @@ fn the_books_balance_exactly_after_everybody_came_and_went() {
             assert_eq!((stats.channels, stats.patterns, stats.subscribers), (4, 3, 6));
             assert_eq!(bus.pattern_count(), 3);
             assert_eq!(bus.subscribers().len(), 6);
-            assert_eq!(sorted(bus.channels(None)), ["c0", "c1", "c2", "c3"].map(Into::into));
+            assert_eq!(sorted(bus.channels()), ["c0", "c1", "c2", "c3"].map(Into::into));
             assert_eq!([0, 1, 2, 3].map(|n| bus.subscriber_count(&format!("c{n}"))), [1, 2, 1, 1]);
             assert_eq!([0, 1, 2, 3].map(|n| bus.match_count(&format!("c{n}"))), [4, 5, 4, 4]);
 
@@ -332,6 +334,7 @@ fn a_reader_and_evicting_publishers_account_for_every_message() {
 fn publishers_that_meet_a_full_inbox_at_once_end_it_once() {
     watched(|| {
         for _ in 0..scaled(300) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub =
                 silent(&bus).capacity(2).overflow(Overflow::Disconnect).psubscribe("*").unwrap();
@@ -394,7 +397,7 @@ fn a_channel_and_a_pattern_opened_and_closed_by_many_are_gone_in_the_end_and_can
         assert_eq!((bus.subscriber_count("c"), topic.subscriber_count()), (0, 0));
         let stats = bus.stats();
         assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
-        assert!(bus.channels(None).is_empty());
+        assert!(bus.channels().is_empty());
         assert_eq!(topic.publish(1u64), Receipt::default());
         let sub = silent(&bus).subscribe("c").unwrap();
         sub.psubscribe("c*").unwrap();
@@ -474,6 +477,7 @@ fn no_wake_up_is_lost_between_two_that_answer_each_other() {
             });
             let topic = bus.topic("ping");
             for n in 0..rounds {
+                step();
                 assert_eq!(topic.publish(n).delivered, 1);
                 assert_eq!(receive(&pong), n, "{what}");
             }
@@ -492,6 +496,7 @@ fn every_event_wakes_a_blocked_recv() {
         let copy = sub.clone();
         let reader = thread::spawn(move || copy.iter().for_each(|event| tell.send(event).unwrap()));
         for n in 0..rounds {
+            step();
             // A thread that wants the next event waits for it, or is about to.
             let name = format!("c{n}");
             match n % 4 {
@@ -520,8 +525,9 @@ fn every_event_wakes_a_blocked_recv() {
 /// and wake, nobody sleeps on.
 #[test]
 fn as_many_waiting_clones_wake_as_there_are_things_to_read() {
-    watched_for(2 * WATCHDOG, || {
+    watched(|| {
         for round in 0..scaled(400) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub = bus.subscriber_builder().capacity(1).subscribe("c").unwrap();
             sub.recv().unwrap();
@@ -545,7 +551,7 @@ fn as_many_waiting_clones_wake_as_there_are_things_to_read() {
             sub.subscribe("d").unwrap();
             let mut got = Vec::new();
             for _ in 0..3 {
-                match told.recv_timeout(WATCHDOG / 10) {
+                match told.recv_timeout(WATCHDOG) {
                     Ok(event) => got.push(event),
                     Err(_) => panic!(
                         "round {round}: one sleeps on; woken were those for {got:?}; {:?}",
@@ -563,8 +569,9 @@ fn as_many_waiting_clones_wake_as_there_are_things_to_read() {
 /// The same with several events for as many clones.
 #[test]
 fn several_events_wake_several_clones() {
-    watched_for(2 * WATCHDOG, || {
+    watched(|| {
         for _ in 0..scaled(300) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub = bus.subscriber();
             let (tell, told) = mpsc::channel();
@@ -585,7 +592,7 @@ fn several_events_wake_several_clones() {
             sub.unsubscribe("a");
             bus.publish("b", 1u64);
             for _ in 0..4 {
-                told.recv_timeout(WATCHDOG / 10).expect("nobody sleeps on");
+                told.recv_timeout(WATCHDOG).expect("nobody sleeps on");
             }
             drop(open);
             clones.into_iter().for_each(|clone| clone.join().unwrap());
@@ -597,8 +604,9 @@ fn several_events_wake_several_clones() {
 /// them, and each gets one.
 #[test]
 fn whatever_way_clones_wait_each_gets_its_message() {
-    watched_for(2 * WATCHDOG, || {
+    watched(|| {
         for _ in 0..scaled(300) {
+            step();
             let bus: Bus<u64> = Bus::new();
             let sub = silent(&bus).subscribe("c").unwrap();
             let (tell, told) = mpsc::channel();
@@ -621,7 +629,7 @@ fn whatever_way_clones_wait_each_gets_its_message() {
                 .collect();
             thread::sleep(Duration::from_micros(200));
             (0..4u64).for_each(|n| _ = bus.publish("c", n));
-            let got = (0..4).map(|_| told.recv_timeout(WATCHDOG / 10).expect("nobody sleeps on"));
+            let got = (0..4).map(|_| told.recv_timeout(WATCHDOG).expect("nobody sleeps on"));
             assert_eq!(sorted(got), [0, 1, 2, 3]);
             drop(open);
             clones.into_iter().for_each(|clone| clone.join().unwrap());
@@ -664,6 +672,7 @@ fn a_worker_group_gets_each_message_once() {
             })
             .collect();
         for n in 0..messages {
+            step();
             assert_eq!(bus.publish("work", n).delivered, 2);
         }
         bus.close();
@@ -728,7 +737,7 @@ fn nobody_reports_a_timeout_early() {
         let stop = Stop::default();
         thread::scope(|scope| {
             let _stop = stop.at_last();
-            for way in 0..3 {
+            for way in 0..4 {
                 let (sub, stop) = (sub.clone(), &stop);
                 scope.spawn(move || {
                     let mut timeouts = 0;
@@ -738,6 +747,7 @@ fn nobody_reports_a_timeout_early() {
                         let outcome = match way {
                             0 => sub.recv_timeout(timeout).map(drop),
                             1 => sub.recv_deadline(deadline).map(drop),
+                            2 => sub.recv_message_deadline(deadline).map(drop),
                             _ => sub.recv_message_timeout(timeout).map(drop),
                         };
                         if outcome == Err(RecvTimeoutError::Timeout) {
@@ -773,6 +783,10 @@ fn a_timeout_of_nothing_still_takes_what_is_there() {
     assert!(sub.recv_deadline(Instant::now() - Duration::from_secs(1)).is_ok());
     bus.publish("c", 3u64);
     assert!(sub.recv_message_timeout(Duration::ZERO).is_ok());
+    let past = Instant::now() - Duration::from_secs(1);
+    bus.publish("c", 4u64);
+    assert!(sub.recv_message_deadline(past).is_ok());
+    assert_eq!(sub.recv_message_deadline(past), Err(RecvTimeoutError::Timeout));
 }
 
 /// Time this thread has spent on a processor, where the system tells.
@@ -860,6 +874,7 @@ fn receives_are_counted_through_every_clone_and_way() {
                 });
             }
             for n in 0..messages {
+                step();
                 bus.publish("c", n);
                 if n % 16 == 0 {
                     thread::yield_now();
@@ -924,7 +939,7 @@ fn subscribing_to_the_same_names_in_opposite_orders_does_not_deadlock() {
                         }
                         bus.stats();
                         bus.subscribers();
-                        bus.channels(None);
+                        bus.channels();
                     }
                 });
             }
@@ -1012,6 +1027,7 @@ fn every_payload_is_dropped_when_the_bus_closes_during_sends() {
     watched(|| {
         let census = Census::new();
         for round in 0..scaled(200) {
+            step();
             let bus: Bus<Tracked> = Bus::builder().capacity(3).build();
             let subs =
                 [silent(&bus).subscribe("c").unwrap(), silent(&bus).psubscribe("c*").unwrap()];
@@ -1027,7 +1043,7 @@ fn every_payload_is_dropped_when_the_bus_closes_during_sends() {
                         }
                     });
                 }
-                thread::yield_now();
+                linger(round % 16);
                 match round % 2 {
                     0 => bus.close(),
                     _ => subs.iter().for_each(Subscriber::close),
@@ -1047,6 +1063,7 @@ fn handles_may_be_dropped_in_any_order_on_any_thread() {
     watched(|| {
         let census = Census::new();
         for round in 0..scaled(200) {
+            step();
             let bus: Bus<Tracked> = Bus::new();
             let weak = bus.downgrade();
             let sub = bus.subscribe("c").unwrap();
@@ -1075,7 +1092,7 @@ fn handles_may_be_dropped_in_any_order_on_any_thread() {
 
 #[test]
 fn a_channel_comes_and_goes_under_its_publishers_while_names_never_seen_pass_by() {
-    watched_for(3 * WATCHDOG, || {
+    watched(|| {
         // One stripe, whose memory of recent names is full: all meet there.
         let bus: Bus<u64> = Bus::builder().stripes(1).capacity(4).build();
         let stop = Stop::default();
@@ -1095,6 +1112,7 @@ fn a_channel_comes_and_goes_under_its_publishers_while_names_never_seen_pass_by(
                 }
             });
             for i in 0..scaled(100_000) {
+                step();
                 assert_eq!(bus.publish(&format!("never:{i}"), 1_u64).matched, 0);
             }
         });
@@ -1153,16 +1171,17 @@ impl Held {
 fn receipts_say_what_each_thread_knows() {
     // Names of a thread begin with its letter, and it alone subscribes them: so it knows how many match.
     const LETTERS: [char; 4] = ['a', 'b', 'c', 'd'];
-    watched_for(3 * WATCHDOG, || {
+    watched(|| {
         let bus: Bus<u64> = Bus::builder().stripes(2).capacity(3).build();
         thread::scope(|scope| {
             for (seed, letter) in (1..).zip(LETTERS) {
-                let bus = &bus;
+                let (bus, steps) = (&bus, steps());
                 scope.spawn(move || {
                     let mut dice = Dice::new(seed);
                     let mut held: Vec<Option<(Subscriber<u64>, Held)>> = Vec::new();
                     held.resize_with(16, || None);
                     for turn in 0..scaled(20_000) as u64 {
+                        steps.step();
                         let number = [10, 200, 5_000][dice.roll(3)];
                         let number = dice.roll(number);
                         // Some are so long that few of them fit into the memory of recent names.

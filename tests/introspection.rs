@@ -9,8 +9,12 @@ use std::time::Duration;
 use fanout::{Bus, CloseReason, Limits, Overflow, Pattern, Receipt, Subscriber, SubscriberInfo};
 use support::{assert_books, drain, silent, sorted};
 
-fn names(bus: &Bus<u32>, pattern: Option<&str>) -> Vec<String> {
-    sorted(bus.channels(pattern).iter().map(|name| name.to_string()))
+fn names(bus: &Bus<u32>) -> Vec<String> {
+    sorted(bus.channels().iter().map(|name| name.to_string()))
+}
+
+fn names_matching(bus: &Bus<u32>, pattern: impl Into<Pattern>) -> Vec<String> {
+    sorted(bus.channels_matching(pattern).iter().map(|name| name.to_string()))
 }
 
 fn info_of(bus: &Bus<u32>, label: &str) -> SubscriberInfo {
@@ -29,7 +33,7 @@ fn labelled(bus: &Bus<u32>, label: &str) -> fanout::SubscriberBuilder<u32> {
 #[test]
 fn channels_lists_those_with_an_exact_subscriber_once_each() {
     let bus: Bus<u32> = Bus::new();
-    assert!(bus.channels(None).is_empty());
+    assert!(bus.channels().is_empty());
     let a = bus.subscribe("a").unwrap();
     a.subscribe("a").unwrap();
     a.subscribe("b").unwrap();
@@ -42,19 +46,19 @@ fn channels_lists_those_with_an_exact_subscriber_once_each() {
     bus.publish("cc", 1u32);
     bus.match_count("g");
     let _nothing = bus.subscriber();
-    assert_eq!(names(&bus, None), ["a", "b"]);
+    assert_eq!(names(&bus), ["a", "b"]);
     drop(a);
-    assert_eq!(names(&bus, None), ["a", "b"], "a clone still holds them");
+    assert_eq!(names(&bus), ["a", "b"], "a clone still holds them");
     copy.unsubscribe("b");
-    assert_eq!(names(&bus, None), ["a"]);
+    assert_eq!(names(&bus), ["a"]);
     drop(copy);
-    assert_eq!(names(&bus, None), ["a"]);
+    assert_eq!(names(&bus), ["a"]);
     drop(again);
-    assert!(bus.channels(None).is_empty());
+    assert!(bus.channels().is_empty());
 }
 
 #[test]
-fn channels_takes_a_redis_pattern() {
+fn channels_matching_takes_a_redis_pattern() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscriber();
     sub.subscribe_many(["", "a", "user:1", "user:22", "héllo", "{a,b}", "x/y"]).unwrap();
@@ -71,9 +75,56 @@ fn channels_takes_a_redis_pattern() {
         ("", &[""]),
     ];
     for (pattern, wanted) in cases {
-        assert_eq!(names(&bus, Some(pattern)), wanted, "{pattern:?}");
+        assert_eq!(names_matching(&bus, pattern), wanted, "{pattern:?}");
     }
-    assert_eq!(bus.channels(None).len(), 7, "the empty one included");
+    assert_eq!(bus.channels().len(), 7, "the empty one included");
+}
+
+#[test]
+fn channels_matching_takes_a_pattern_of_either_dialect() {
+    let bus: Bus<u32> = Bus::new();
+    let sub = bus.subscriber();
+    sub.subscribe_many(["sensors/1/temp", "sensors/1/hum", "sensors/1/2/temp"]).unwrap();
+    let glob = Pattern::glob("sensors/*/{temp,hum}").unwrap();
+    assert_eq!(names_matching(&bus, &glob), ["sensors/1/hum", "sensors/1/temp"]);
+    assert_eq!(names_matching(&bus, glob), ["sensors/1/hum", "sensors/1/temp"]);
+    // As Redis reads it, `*` crosses levels.
+    let all = ["sensors/1/2/temp", "sensors/1/temp"];
+    assert_eq!(names_matching(&bus, Pattern::redis("sensors/*/temp")), all);
+    assert_eq!(names_matching(&bus, String::from("sensors/*/temp")), all);
+}
+
+// ---- patterns -----------------------------------------------------------------------------------
+
+#[test]
+fn patterns_lists_each_that_is_subscribed_once() {
+    let bus: Bus<u32> = Bus::new();
+    assert_eq!(bus.patterns(), []);
+    let (redis, glob) = (Pattern::redis("a/*"), Pattern::glob("a/*").unwrap());
+    let first = bus.psubscribe(&redis).unwrap();
+    first.psubscribe(&glob).unwrap();
+    // Without a literal beginning, without wildcards, and empty.
+    first.psubscribe_many(["*a", "plain", ""]).unwrap();
+    first.subscribe("a channel").unwrap();
+    let second = bus.psubscribe(&redis).unwrap();
+    let wanted = || sorted([redis.clone(), glob.clone(), "*a".into(), "plain".into(), "".into()]);
+    assert_eq!(sorted(bus.patterns()), wanted());
+    assert_eq!(bus.patterns().len(), bus.pattern_count());
+    second.punsubscribe(&redis);
+    assert_eq!(sorted(bus.patterns()), wanted(), "the first holds it still");
+    first.punsubscribe(&redis);
+    assert_eq!(bus.patterns().len(), 4);
+    first.punsubscribe_all();
+    assert_eq!(bus.patterns(), []);
+}
+
+#[test]
+fn a_closed_bus_has_no_patterns() {
+    let bus: Bus<u32> = Bus::new();
+    let sub = bus.psubscribe("a*").unwrap();
+    bus.close();
+    assert_eq!(bus.patterns(), []);
+    assert_eq!(sub.patterns(), []);
 }
 
 // ---- counts -------------------------------------------------------------------------------------
@@ -160,7 +211,7 @@ fn looking_in_changes_nothing() {
     let look = || {
         let topic = bus.topic("c");
         (
-            (bus.stats(), bus.subscribers(), names(&bus, None), bus.pattern_count()),
+            (bus.stats(), bus.subscribers(), names(&bus), bus.pattern_count()),
             (bus.match_count("c"), bus.match_count("new"), bus.subscriber_count("new")),
             (topic.match_count(), topic.subscriber_count(), sub.channels(), sub.patterns()),
             (sub.info(), sub.len(), sub.missed(), sub.is_closed(), sub.close_reason()),
@@ -470,8 +521,8 @@ fn all_of_it_after_the_end() {
     sub.recv_message().unwrap();
     bus.close();
 
-    assert!(bus.channels(None).is_empty());
-    assert!(bus.channels(Some("*")).is_empty());
+    assert!(bus.channels().is_empty());
+    assert!(bus.channels_matching("*").is_empty());
     assert_eq!((bus.subscriber_count("c"), topic.subscriber_count()), (0, 0));
     assert_eq!((bus.match_count("c"), topic.match_count(), bus.match_count("cc")), (0, 0, 0));
     assert_eq!(bus.pattern_count(), 0);
@@ -547,6 +598,6 @@ fn names_are_shared_not_copied_by_reference_counted_text() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscribe("c").unwrap();
     let (listed, held): (Arc<str>, Arc<str>) =
-        (bus.channels(None)[0].clone(), sub.channels()[0].clone());
+        (bus.channels()[0].clone(), sub.channels()[0].clone());
     assert!(Arc::ptr_eq(&listed, &held));
 }

@@ -7,10 +7,13 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{LONG, assert_books, bounded, cases, drain, text};
-use fanout::{Bus, Event, Overflow, Pattern, RecvError, SubscribeError, Subscriber, TryRecvError};
+use common::{WATCHDOG, assert_books, cases, drain, linger, step, text, watched};
+use fanout::{
+    Bus, Event, Message, Overflow, Pattern, RecvError, RecvTimeoutError, SubscribeError,
+    Subscriber, TryRecvError,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -401,13 +404,13 @@ fn events_take_no_capacity_and_are_never_lost() -> Outcome {
         let bus = bus();
         let sub = small(&bus, 1, overflow);
         for n in 0..1_000 {
-            assert_eq!(sub.subscribe(&format!("c{n}"))?, n + 1);
+            assert_eq!(sub.subscribe(format!("c{n}"))?, n + 1);
         }
         assert_eq!((sub.len(), sub.is_empty(), sub.info().depth), (0, true, 0));
         assert_eq!(bus.publish("c7", 7u32).delivered, 1);
         assert_eq!((sub.len(), sub.missed()), (1, 0));
         for n in 0..1_000 {
-            sub.unsubscribe(&format!("c{n}"));
+            sub.unsubscribe(format!("c{n}"));
         }
         assert_eq!((sub.len(), sub.missed(), sub.info().high_water), (1, 0, 1));
         let subscribed = (0..1_000).map(|n| format!("subscribe c{n} {}", n + 1));
@@ -475,6 +478,35 @@ fn silenced_events_do_not_come() -> Outcome {
 }
 
 #[test]
+fn iterators_over_messages_skip_events() -> Outcome {
+    let bus = bus();
+    let sub = small(&bus, 2, Overflow::DropOldest);
+    sub.subscribe_many(["a", "b"])?;
+    assert!(sub.try_messages().next().is_none(), "events are no messages");
+    for n in 1..=3u32 {
+        bus.publish("a", n);
+        sub.unsubscribe("b");
+    }
+    let payload = |message: Message<u32>| message.payload;
+    let mut now = sub.try_messages();
+    assert_eq!(now.by_ref().map(payload).collect::<Vec<_>>(), [2, 3], "`Lagged` is skipped too");
+    // It is empty, not at an end.
+    bus.publish("a", 4u32);
+    assert_eq!(now.next().map(payload), Some(4));
+    assert!(now.next().is_none());
+    assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
+
+    bus.publish("a", 5u32);
+    sub.unsubscribe("a");
+    bus.close();
+    let mut all = sub.into_messages();
+    assert_eq!(all.next().map(payload), Some(5));
+    assert!(all.next().is_none());
+    assert!(all.next().is_none());
+    Ok(())
+}
+
+#[test]
 fn receiving_messages_skips_events() -> Outcome {
     let bus = bus();
     let sub = small(&bus, 2, Overflow::DropOldest);
@@ -491,9 +523,15 @@ fn receiving_messages_skips_events() -> Outcome {
     assert!(sub.recv_message_timeout(Duration::from_millis(1)).is_err());
     sub.subscribe("b")?;
     bus.publish("a", 4u32);
-    assert_eq!(sub.recv_message_timeout(LONG)?.payload, 4);
+    assert_eq!(sub.recv_message_timeout(WATCHDOG)?.payload, 4);
     // What was skipped is gone.
     assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
+    sub.unsubscribe("c");
+    let past = Instant::now();
+    assert_eq!(sub.recv_message_deadline(past), Err(RecvTimeoutError::Timeout));
+    sub.subscribe("b")?;
+    bus.publish("a", 6u32);
+    assert_eq!(sub.recv_message_deadline(Instant::now() + WATCHDOG)?.payload, 6);
     sub.unsubscribe("a");
     bus.publish("b", 5u32);
     bus.close();
@@ -536,7 +574,7 @@ fn iterators_yield_events() -> Outcome {
 /// Each call of another thread wakes a reader that waits for it alone.
 #[test]
 fn events_wake_a_blocked_receive() {
-    bounded(|| {
+    watched(|| {
         let bus = bus();
         let sub = bus.subscriber();
         let reader = sub.clone();
@@ -547,8 +585,9 @@ fn events_wake_a_blocked_receive() {
                 seen.send(text(&event)).unwrap();
             }
         });
-        let next = || log.recv_timeout(LONG).unwrap();
+        let next = || log.recv_timeout(WATCHDOG).unwrap();
         for round in 0..2_000u32 {
+            step();
             if round % 64 == 0 {
                 // So that it is asleep by now, most likely.
                 thread::sleep(Duration::from_millis(1));
@@ -574,7 +613,7 @@ fn events_wake_a_blocked_receive() {
 /// With many waiting, there is one for each of many events.
 #[test]
 fn events_wake_as_many_clones_as_there_are_events() {
-    bounded(|| {
+    watched(|| {
         const READERS: usize = 4;
         let bus = bus();
         let sub = bus.subscriber();
@@ -593,6 +632,7 @@ fn events_wake_as_many_clones_as_there_are_events() {
             })
             .collect();
         for round in 0..300 {
+            step();
             if round % 32 == 0 {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -601,7 +641,7 @@ fn events_wake_as_many_clones_as_there_are_events() {
             sub.subscribe_many(&names).unwrap();
             barrier.wait();
             let mut told: Vec<String> =
-                (0..READERS).map(|_| log.recv_timeout(LONG).unwrap()).collect();
+                (0..READERS).map(|_| log.recv_timeout(WATCHDOG).unwrap()).collect();
             told.sort_unstable();
             let expected: Vec<String> =
                 (0..READERS).map(|n| format!("subscribe {round}:{n} {}", first + n + 1)).collect();
@@ -615,11 +655,12 @@ fn events_wake_as_many_clones_as_there_are_events() {
 /// An Unsubscribe that waits for a message to be taken wakes a clone when another has taken it.
 #[test]
 fn what_becomes_due_by_another_clone_wakes_a_blocked_receive() {
-    bounded(|| {
+    watched(|| {
         let bus = bus();
         let sub = bus.subscribe("a").unwrap();
         drain(&sub);
         for round in 0..1_000u32 {
+            step();
             bus.publish("a", round);
             sub.unsubscribe("a");
             let reader = sub.clone();
@@ -637,7 +678,7 @@ fn what_becomes_due_by_another_clone_wakes_a_blocked_receive() {
 
 #[test]
 fn clones_share_events_each_to_exactly_one() {
-    let all = bounded(|| {
+    let all = watched(|| {
         let bus = bus();
         let sub = small(&bus, 1_000, Overflow::DropOldest);
         let readers: Vec<_> = (0..3)
@@ -694,7 +735,7 @@ fn a_clone_subscribes_for_all() -> Outcome {
 /// belongs to that one or a later one, whose `Subscribe` must be seen first.
 fn no_message_before_its_subscribe(overflow: Overflow, capacity: usize, by_pattern: bool) {
     const ROUNDS: u32 = 300;
-    let stream = bounded(move || {
+    let stream = watched(move || {
         let bus = bus();
         let sub = small(&bus, capacity, overflow);
         let begun = Arc::new(AtomicU32::new(0));
@@ -712,15 +753,14 @@ fn no_message_before_its_subscribe(overflow: Overflow, capacity: usize, by_patte
         let reader = sub.clone();
         let reader = thread::spawn(move || reader.iter().collect::<Vec<_>>());
         for round in 1..=ROUNDS {
+            step();
             begun.store(round, Ordering::SeqCst);
             if by_pattern {
                 sub.psubscribe("b*").unwrap();
             } else {
                 sub.subscribe("b").unwrap();
             }
-            for _ in 0..round % 8 {
-                thread::yield_now();
-            }
+            linger(round as usize % 8);
             if by_pattern {
                 sub.punsubscribe("b*");
             } else {
@@ -869,7 +909,7 @@ fn unsubscribe_follows_all(
     rounds: u32,
     read: fn(&Subscriber<u32>) -> Result<Event<u32>, TryRecvError>,
 ) {
-    let stream = bounded(move || {
+    let stream = watched(move || {
         let bus = bus();
         let sub = small(&bus, rounds as usize, Overflow::DropNewest);
         sub.subscribe("a").unwrap();
@@ -885,9 +925,10 @@ fn unsubscribe_follows_all(
             }
         });
         for round in 0..rounds {
+            step();
             assert_eq!(bus.publish("a", round).delivered, 1);
             if round % 4 != 0 {
-                sub.unsubscribe(&round.to_string());
+                sub.unsubscribe(round.to_string());
             }
         }
         bus.close();

@@ -7,8 +7,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use fanout::{Bus, Event, Limits, Pattern, SubscribeError, Subscriber, TryRecvError};
-use support::{silent, watched};
+use fanout::{Bus, Event, Limits, Overflow, Pattern, SubscribeError, Subscriber, TryRecvError};
+use support::{drain, silent, step, steps, watched};
 
 fn limited(limits: Limits) -> Bus<u32> {
     Bus::builder().limits(limits).build()
@@ -23,7 +23,7 @@ fn assert_refused_without_a_trace(
 ) -> SubscribeError {
     while sub.try_recv().is_ok() {}
     let look = || {
-        let mut channels = bus.channels(None);
+        let mut channels = bus.channels();
         channels.sort();
         let mut infos = bus.subscribers();
         infos.sort_by(|a, b| a.label.cmp(&b.label));
@@ -292,7 +292,7 @@ fn max_patterns_counts_distinct_patterns() {
 fn no_limit_is_the_default() {
     let bus: Bus<u32> = Bus::new();
     assert_eq!(Limits::default(), Limits::default().max_channels(usize::MAX));
-    let sub = silent(&bus).subscribe(&"long".repeat(10_000)).unwrap();
+    let sub = silent(&bus).subscribe("long".repeat(10_000)).unwrap();
     sub.psubscribe("*".repeat(10_000)).unwrap();
     sub.subscribe_many((0..5_000).map(|n| n.to_string())).unwrap();
     sub.psubscribe_many((0..1_000).map(|n| format!("{n}*"))).unwrap();
@@ -352,7 +352,7 @@ fn bounded() -> [(&'static str, Limits, Ask); 4] {
             0 => bus.subscribe("c"),
             _ => bus.psubscribe("c*"),
         }),
-        ("channels", none.max_channels(PLACES), |bus, n| bus.subscribe(&format!("c{n}"))),
+        ("channels", none.max_channels(PLACES), |bus, n| bus.subscribe(format!("c{n}"))),
         ("patterns", none.max_patterns(PLACES), |bus, n| bus.psubscribe(format!("c{n}*"))),
         ("all", none.max_subscribers(PLACES).max_channels(100).max_patterns(PLACES), |bus, n| {
             bus.psubscribe(format!("c{n}*"))
@@ -365,6 +365,7 @@ fn many_that_race_for_the_last_places_get_exactly_those() {
     for (what, limits, ask) in bounded() {
         watched(move || {
             for _ in 0..100 {
+                step();
                 let bus = limited(limits);
                 let start = Barrier::new(4);
                 let got: Vec<_> = thread::scope(|scope| {
@@ -406,9 +407,11 @@ fn while_places_come_free_there_are_never_more_than_the_limit() {
             thread::scope(|scope| {
                 for thread in 0..4 {
                     let (bus, held, admitted) = (&bus, &held, &admitted);
+                    let steps = steps();
                     scope.spawn(move || {
                         let mut own = Vec::new();
                         for n in 0..2_000 {
+                            steps.step();
                             if let Ok(sub) = ask(bus, 2_000 * thread + n) {
                                 // Counted after it is taken and until it is given up: fewer than there
                                 // are, never more.
@@ -472,4 +475,54 @@ fn places_that_are_shared_are_counted_once_whoever_comes_and_goes() {
             assert_eq!(sub.psubscribe_many(["x", "y"]), Ok(4));
         });
     }
+}
+
+// ---- builders -----------------------------------------------------------------------------------
+
+#[test]
+fn a_builder_subscribes_to_many_or_makes_nothing() {
+    let bus = limited(Limits::default().max_subscriptions(2).max_pattern_len(2));
+    let build = || bus.subscriber_builder().capacity(3).lifecycle_events(false);
+    let channels = build().subscribe_many(["a", "b"]).unwrap();
+    assert_eq!((channels.capacity(), channels.channels().len()), (3, 2));
+    let patterns = build().psubscribe_many([Pattern::redis("a*"), "b*".into()]).unwrap();
+    assert_eq!(patterns.patterns(), ["a*".into(), "b*".into()]);
+    assert_eq!(bus.publish("a", 1u32).delivered, 2);
+
+    let error = build().subscribe_many(["c", "d", "e"].map(String::from)).unwrap_err();
+    assert!(matches!(error, SubscribeError::TooManySubscriptions { limit: 2, .. }));
+    let error = build().psubscribe_many(["c*", "cc*"]).unwrap_err();
+    assert!(matches!(error, SubscribeError::PatternTooLong { limit: 2, .. }));
+    assert_eq!((bus.channels().len(), bus.pattern_count(), bus.stats().subscribers), (2, 2, 2));
+
+    // None of nothing: a subscriber, without subscriptions.
+    assert_eq!(build().subscribe_many([""; 0]).unwrap().channels(), []);
+    bus.close();
+    assert_eq!(build().subscribe_many(["a"]).unwrap_err(), SubscribeError::Closed);
+    assert_eq!(build().psubscribe_many(["a*"]).unwrap_err(), SubscribeError::Closed);
+}
+
+#[test]
+fn a_cloned_builder_has_the_same_settings() {
+    let limits = Limits::default().max_channels(1);
+    let builder = Bus::<u32>::builder().capacity(7).overflow(Overflow::DropNewest).limits(limits);
+    let (one, other) = (builder.clone().build(), builder.clone().capacity(8).build());
+    assert_eq!((one.subscriber().capacity(), other.subscriber().capacity()), (7, 8));
+    let builder = one.subscriber_builder().label("worker").lifecycle_events(false).dedupe(true);
+    let first = builder.clone().subscribe("a").unwrap();
+    let second = builder.label("other").subscribe("a").unwrap();
+    assert_eq!((first.label(), second.label()), (Some("worker"), Some("other")));
+    first.psubscribe("a*").unwrap();
+    second.psubscribe("a*").unwrap();
+    (0..8u32).for_each(|n| _ = one.publish("a", n));
+    for sub in [first, second] {
+        // Neither events nor doubles, and the newest is refused.
+        assert_eq!((sub.capacity(), sub.missed(), drain(&sub)), (7, 1, Vec::from_iter(0..7)));
+        assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
+    }
+    let _kept = other.subscribe("a").unwrap();
+    assert!(matches!(
+        other.subscribe("b").unwrap_err(),
+        SubscribeError::TooManyChannels { limit: 1, .. }
+    ));
 }

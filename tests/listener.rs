@@ -11,7 +11,7 @@ use std::time::Duration;
 use fanout::{Bus, Event, Listener, Message, Overflow, Subscriber};
 use support::{
     Gate, WATCHDOG, assert_ascending, assert_books, drain, eventually, let_it_wait, panic_text,
-    silent, sorted, watched,
+    silent, sorted, step, watched,
 };
 
 /// A listener that sends on what it gets.
@@ -187,6 +187,7 @@ fn a_stopped_listener_takes_no_wake_up_with_it() {
     for (what, cause) in causes {
         watched(move || {
             for round in 0..300 {
+                step();
                 let bus: Bus<u32> = Bus::new();
                 let sub = bus.subscriber();
                 sub.subscribe("c").unwrap();
@@ -216,7 +217,7 @@ fn a_stopped_listener_takes_no_wake_up_with_it() {
                 listener.stop();
                 listener.join().unwrap();
                 // Somebody who waits for it gets it, though nothing else happens.
-                let deadline = std::time::Instant::now() + WATCHDOG / 10;
+                let deadline = std::time::Instant::now() + WATCHDOG;
                 while taken.load(Ordering::SeqCst) == 0 {
                     assert!(
                         std::time::Instant::now() < deadline,
@@ -485,6 +486,7 @@ fn starting_and_stopping_again_and_again_loses_nothing() {
                 }
             });
             for round in 0..100 {
+                step();
                 let seen = Arc::clone(&seen);
                 let listener = sub.spawn("comes and goes", move |event: Event<u64>| {
                     seen.lock().unwrap().push(event.into_message().unwrap().payload);
@@ -529,7 +531,7 @@ fn a_handler_may_subscribe_and_unsubscribe_its_own_subscriber() {
         let listener = sub.spawn("moves on", move |event: Event<u32>| {
             let message = event.into_message().unwrap();
             own.unsubscribe(message.channel());
-            own.subscribe(&message.payload.to_string()).unwrap();
+            own.subscribe(message.payload.to_string()).unwrap();
             tell.send(message.payload).unwrap();
         });
         for n in 0..200u32 {
@@ -538,6 +540,6 @@ fn a_handler_may_subscribe_and_unsubscribe_its_own_subscriber() {
         }
         sub.close();
         listener.join().unwrap();
-        assert!(bus.channels(None).is_empty());
+        assert!(bus.channels().is_empty());
     });
 }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use fanout::{Bus, Event, Overflow, Subscriber};
-use support::{Dice, Stop, assert_ascending, drain, is_subsequence, silent, watched, watched_for};
+use support::{Dice, Stop, assert_ascending, drain, is_subsequence, silent, steps, watched};
 
 /// Which publisher sent it, and its how-manieth that was.
 type Tag = (usize, u64);
@@ -47,9 +47,11 @@ fn a_publisher_s_messages_arrive_in_its_order_across_channels_and_ways_to_publis
         thread::scope(|scope| {
             for publisher in 0..3 {
                 let bus = &bus;
+                let steps = steps();
                 scope.spawn(move || {
                     let topic = bus.topic("b");
                     for n in 0..EACH {
+                        steps.step();
                         match n % 3 {
                             0 => _ = topic.publish((publisher, n)),
                             1 => publish_somehow(bus, "a", (publisher, n)),
@@ -86,9 +88,11 @@ fn a_publisher_s_order_survives_every_policy() {
             thread::scope(|scope| {
                 for publisher in 0..3 {
                     let bus = &bus;
+                    let steps = steps();
                     scope.spawn(move || {
                         let topic = bus.topic("b");
                         for n in 0..EACH {
+                            steps.step();
                             match n % 2 {
                                 0 => _ = topic.publish((publisher, n)),
                                 _ => publish_somehow(bus, "a", (publisher, n)),
@@ -238,8 +242,10 @@ fn inboxes_that_lose_messages_keep_the_common_order() {
         thread::scope(|scope| {
             for publisher in 0..PUBLISHERS {
                 let bus = &bus;
+                let steps = steps();
                 scope.spawn(move || {
                     for n in 0..EACH {
+                        steps.step();
                         publish_somehow(bus, "c", (publisher, n));
                     }
                 });
@@ -261,7 +267,7 @@ fn inboxes_that_lose_messages_keep_the_common_order() {
 /// channel then has two turns, and two orders.
 #[test]
 fn a_channel_made_anew_again_and_again_keeps_one_order() {
-    watched_for(Duration::from_secs(90), || {
+    watched(|| {
         let publishes: u64 = if cfg!(debug_assertions) { 6_000 } else { 20_000 };
         const PUBLISHERS: usize = 3;
         let capacity = PUBLISHERS * publishes as usize;
@@ -278,8 +284,10 @@ fn a_channel_made_anew_again_and_again_keeps_one_order() {
             let _done = done.at_last();
             let publishers: Vec<_> = (0..PUBLISHERS)
                 .map(|publisher| {
+                    let steps = steps();
                     scope.spawn(move || {
                         for n in 0..publishes {
+                            steps.step();
                             publish_somehow(bus, "hot", (publisher, n));
                             if n % 64 == 0 {
                                 // So that the entry is left alone for a while, too.
@@ -362,8 +370,12 @@ fn a_channel_made_anew_while_publishers_wait_for_its_turn_keeps_one_order() {
             let _done = done.at_last();
             let publishers: Vec<_> = (0..PUBLISHERS)
                 .map(|publisher| {
+                    let steps = steps();
                     scope.spawn(move || {
-                        (0..each).for_each(|n| _ = bus.publish("hot", Slow((publisher, n))));
+                        for n in 0..each {
+                            steps.step();
+                            bus.publish("hot", Slow((publisher, n)));
+                        }
                     })
                 })
                 .collect();
@@ -404,8 +416,10 @@ fn a_channel_without_subscribers_of_its_own_keeps_one_order() {
         thread::scope(|scope| {
             for publisher in 0..2 {
                 let (bus, name) = (&bus, &name);
+                let steps = steps();
                 scope.spawn(move || {
                     for n in 0..EACH {
+                        steps.step();
                         bus.publish(name, (publisher, n));
                     }
                 });

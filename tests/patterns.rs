@@ -184,7 +184,7 @@ fn a_pattern_without_wildcards_is_a_pattern_still() -> Result<(), Box<dyn Error>
     let bus: Bus<u32> = Bus::new();
     let sub = bus.psubscribe("news")?;
     assert_eq!((bus.subscriber_count("news"), bus.match_count("news")), (0, 1));
-    assert_eq!((bus.pattern_count(), bus.channels(None).len()), (1, 0));
+    assert_eq!((bus.pattern_count(), bus.channels().len()), (1, 0));
     bus.publish("news", 1u32);
     assert_eq!(sub.recv()?, Event::PSubscribe { pattern: "news".into(), count: 1 });
     let Event::PMessage(message) = sub.recv()? else { panic!("no PMessage") };
@@ -387,7 +387,8 @@ fn a_glob_that_does_not_parse_tells_what_and_where() {
         let wrapped = SubscribeError::from(error.clone());
         assert_eq!(wrapped, SubscribeError::Pattern(error.clone()));
         assert!(wrapped.source().is_some_and(|source| source.to_string() == shown));
-        assert!(wrapped.to_string().contains(&shown));
+        // The source's text is not repeated: who prints a chain of errors prints both.
+        assert_eq!(wrapped.to_string(), "invalid pattern");
     }
 }
 

@@ -59,7 +59,7 @@ fn without_growth(total: usize, mut round: impl FnMut(std::ops::Range<usize>)) {
 fn assert_empty<P: Clone + Send + 'static>(bus: &Bus<P>) {
     let stats = bus.stats();
     assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
-    assert!(bus.channels(None).is_empty());
+    assert!(bus.channels().is_empty());
     assert_eq!(bus.pattern_count(), 0);
     assert!(bus.subscribers().is_empty());
 }
@@ -111,7 +111,7 @@ fn channels_of_many_subscribers_at_once_come_and_go() {
             let mut subs: Vec<_> = batch
                 .iter()
                 .map(|n| {
-                    let sub = silent(&bus).subscribe(&format!("c{n}")).unwrap();
+                    let sub = silent(&bus).subscribe(format!("c{n}")).unwrap();
                     sub.subscribe("shared").unwrap();
                     sub
                 })

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::any::Any;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::error::Error;
@@ -10,8 +12,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use common::{LONG, assert_books, bounded, cases, drain, payloads};
-use fanout::{Bus, Event, Message, Pattern, Receipt, Stats, Subscriber, Topic, TryRecvError};
+use common::{WATCHDOG, assert_books, cases, drain, payloads, step, watched};
+use fanout::{
+    Bus, Event, Message, Pattern, Receipt, Stats, SubscribeError, Subscriber, Topic, TryRecvError,
+};
 use proptest::prelude::*;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -64,7 +68,7 @@ fn a_channel_is_any_text_compared_as_bytes() -> Outcome {
     let bus: Bus<usize> = Bus::new();
     let subs: Vec<Subscriber<usize>> =
         NAMES.iter().map(|name| bus.subscribe(name)).collect::<Result<_, _>>()?;
-    assert_eq!(bus.channels(None).len(), NAMES.len());
+    assert_eq!(bus.channels().len(), NAMES.len());
     for (at, name) in NAMES.iter().enumerate() {
         assert_eq!((bus.subscriber_count(name), bus.match_count(name)), (1, 1), "{name:?}");
         assert_eq!(bus.publish(name, at), receipt(1), "{name:?}");
@@ -81,14 +85,51 @@ fn a_channel_is_any_text_compared_as_bytes() -> Outcome {
 }
 
 #[test]
+fn a_channel_is_subscribed_by_text_of_any_type() -> Outcome {
+    let bus: Bus<u32> = Bus::new();
+    let user = 42;
+    let made = bus.subscribe(format!("user:{user}"))?;
+    let owned = String::from("user:42");
+    let shared: Arc<str> = Arc::from("user:42");
+    let subs = [
+        bus.subscribe(&owned)?,
+        bus.subscribe(&shared)?,
+        bus.subscribe(Cow::from("user:42"))?,
+        bus.subscriber_builder().subscribe(Box::<str>::from("user:42"))?,
+    ];
+    assert_eq!(bus.subscriber_count("user:42"), 5);
+    assert_eq!(made.subscribe(format!("user:{}", user + 1))?, 2);
+    assert_eq!(made.subscribe(shared.clone())?, 2);
+    assert_eq!(made.unsubscribe(format!("user:{}", user + 1)), 1);
+    assert_eq!(made.unsubscribe(shared), 0);
+    assert_eq!(subs[0].unsubscribe(&owned), 0);
+    assert_eq!(bus.subscriber_count("user:42"), 3);
+    Ok(())
+}
+
+#[test]
+fn a_payload_of_any_type_is_published_from_its_own_arc() -> Outcome {
+    type Payload = Arc<dyn Any + Send + Sync>;
+    let bus: Bus<Payload> = Bus::new();
+    let sub = bus.subscribe("c")?;
+    let number: Arc<u32> = Arc::new(7);
+    bus.publish("c", Arc::clone(&number) as Payload);
+    bus.topic("c").publish(Arc::new("text") as Payload);
+    let first = sub.recv_message()?.payload.downcast::<u32>().unwrap();
+    assert!(Arc::ptr_eq(&first, &number), "the same, not a box around it");
+    assert_eq!(sub.recv_message()?.payload.downcast_ref::<&str>(), Some(&"text"));
+    Ok(())
+}
+
+#[test]
 fn the_empty_channel_is_a_channel() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     let exact = bus.subscribe("")?;
     let empty = bus.psubscribe("")?;
     let star = bus.psubscribe("*")?;
     assert_eq!(bus.publish("", 1u32), receipt(2));
-    assert_eq!(bus.channels(Some("")), [Arc::from("")]);
-    assert!(bus.channels(Some("*")).is_empty());
+    assert_eq!(bus.channels_matching(""), [Arc::from("")]);
+    assert!(bus.channels_matching("*").is_empty());
     assert_eq!(drain(&exact), ["subscribe  1", "message  1"]);
     assert_eq!(drain(&empty), ["psubscribe  1", "pmessage   1"]);
     assert_eq!(drain(&star), ["psubscribe * 1"]);
@@ -187,7 +228,7 @@ fn nobody_listening_is_a_receipt_of_zeros() -> Outcome {
 /// Subscribes and unsubscribes here, publishes there, each after the other has returned.
 #[test]
 fn a_subscription_is_live_when_subscribe_returns_and_gone_when_unsubscribe_does() {
-    bounded(|| {
+    watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = bus.subscriber_builder().lifecycle_events(false).build();
         let (ask, asked) = mpsc::channel::<(&str, u32)>();
@@ -207,9 +248,10 @@ fn a_subscription_is_live_when_subscribe_returns_and_gone_when_unsubscribe_does(
         };
         let publish = |how, payload| {
             ask.send((how, payload)).unwrap();
-            answered.recv_timeout(LONG).unwrap()
+            answered.recv_timeout(WATCHDOG).unwrap()
         };
         for round in 0..500 {
+            step();
             let how = ["name", "topic"][round as usize % 2];
             sub.subscribe("ab").unwrap();
             assert_eq!(publish(how, 4 * round), receipt(1));
@@ -260,7 +302,7 @@ impl Clone for Asking {
 /// message is there.
 #[test]
 fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
-    let (before, after, receipt) = bounded(|| {
+    let (before, after, receipt) = watched(|| {
         let bus: Bus<Asking> = Bus::new();
         let quiet = || bus.subscriber_builder().lifecycle_events(false);
         let subs = [quiet().subscribe("a").unwrap(), quiet().subscribe("a").unwrap()];
@@ -272,7 +314,7 @@ fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
             let bus = bus.clone();
             thread::spawn(move || bus.publish("a", payload))
         };
-        asked.recv_timeout(LONG).unwrap();
+        asked.recv_timeout(WATCHDOG).unwrap();
         // Closing waits for no publish.
         bus.close();
         let read = || -> Vec<u32> {
@@ -416,7 +458,7 @@ fn try_publish_with_publishes_nothing_on_an_error() -> Outcome {
 /// The closure runs outside every turn: what it publishes comes first, and what it changes counts.
 #[test]
 fn a_closure_may_use_the_bus() -> Outcome {
-    bounded(|| {
+    watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = bus.subscribe("a").unwrap();
         let topic = bus.topic("a");
@@ -482,17 +524,34 @@ fn a_topic_is_no_subscriber() -> Outcome {
     let bus: Bus<u32> = Bus::builder().limits(limits).build();
     let topics: Vec<Topic<u32>> = (0..10).map(|n| bus.topic(&format!("t{n}"))).collect();
     topics.iter().for_each(|topic| assert_eq!(topic.publish(1u32), receipt(0)));
-    assert!(bus.channels(None).is_empty());
+    assert!(bus.channels().is_empty());
     assert_eq!((bus.stats().channels, bus.stats().subscribers), (0, 0));
     let sub = bus.subscribe("t3")?;
-    assert_eq!(bus.channels(None), [Arc::from("t3")]);
+    assert_eq!(bus.channels(), [Arc::from("t3")]);
     assert_eq!(topics[3].publish(2u32), receipt(1));
     sub.unsubscribe("t3");
-    assert!(bus.channels(None).is_empty(), "pinned, and not listed");
+    assert!(bus.channels().is_empty(), "pinned, and not listed");
     assert_eq!(topics[3].publish(3u32), receipt(0));
     sub.subscribe("t4")?;
     assert_eq!((topics[3].publish(4u32), topics[4].publish(5u32)), (receipt(0), receipt(1)));
     assert_eq!(payloads(&sub), [2, 5]);
+    Ok(())
+}
+
+#[test]
+fn a_topic_makes_subscribers_of_its_channel() -> Outcome {
+    let limits = fanout::Limits::default().max_subscribers(1);
+    let bus: Bus<u32> = Bus::builder().capacity(3).limits(limits).build();
+    let topic = bus.topic("game:7");
+    let sub = topic.subscribe()?;
+    assert_eq!((sub.capacity(), sub.channels()), (3, vec![Arc::from("game:7")]));
+    assert_eq!(topic.subscriber_count(), 1);
+    assert_eq!(topic.publish(1u32), receipt(1));
+    assert_eq!(drain(&sub), ["subscribe game:7 1", "message game:7 1"]);
+    let error = topic.subscribe().unwrap_err();
+    assert!(matches!(error, SubscribeError::TooManySubscribers { limit: 1, .. }));
+    bus.close();
+    assert_eq!(topic.subscribe().unwrap_err(), SubscribeError::Closed);
     Ok(())
 }
 

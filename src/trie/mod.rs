@@ -605,6 +605,12 @@ impl<P> Trie<P> {
         self.patterns.count()
     }
 
+    /// Returns the distinct patterns, in no particular order; none once the trie is closed.
+    pub(crate) fn patterns(&self) -> Vec<Pattern> {
+        turn::forbid();
+        if self.is_closed() { Vec::new() } else { self.patterns.patterns() }
+    }
+
     /// All that was counted since the trie was made.
     pub(crate) fn tally(&self) -> Tally {
         turn::forbid();

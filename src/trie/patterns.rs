@@ -341,6 +341,15 @@ impl<P> Patterns<P> {
         self.part(pattern).tree.read().get(pattern, |entry| entry.pattern == *pattern).is_some()
     }
 
+    /// Returns the patterns that someone holds, in no particular order.
+    pub(crate) fn patterns(&self) -> Vec<Pattern> {
+        let mut patterns = Vec::with_capacity(self.count());
+        for part in &self.parts {
+            part.tree.read().for_each(|entry| patterns.push(entry.pattern.clone()));
+        }
+        patterns
+    }
+
     /// Calls `each` for every pattern, under no lock.
     pub(crate) fn close(&self, mut each: impl FnMut(&PatternEntry<P>)) {
         for part in &self.parts {

@@ -2,16 +2,15 @@
 #![allow(dead_code)]
 
 use std::fmt::Display;
-use std::panic;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use fanout::{Event, Subscriber, TryRecvError};
 use proptest::test_runner::Config;
 
-/// Far longer than anything here takes; a test that hits it hangs.
-pub const LONG: Duration = Duration::from_secs(60);
+#[path = "../support/waiting.rs"]
+mod waiting;
+
+#[allow(unused_imports)]
+pub use waiting::{WATCHDOG, linger, step, steps, watched};
 
 /// Settings for so many cases of a property. A failure prints its smallest input; no file is written.
 pub fn cases(cases: u32) -> Config {
@@ -79,22 +78,4 @@ pub fn assert_books<P: Clone + Send + 'static>(sub: &Subscriber<P>, matched: u64
     assert_eq!(info.depth, sub.len());
     assert_eq!(info.depth, sub.receiver().len(), "at rest all that waits is in the queue");
     assert!(info.depth <= info.high_water, "{info:?}");
-}
-
-/// Runs `f` on a thread of its own and fails the test where it hangs, instead of hanging with it.
-#[track_caller]
-pub fn bounded<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, wait) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let result = f();
-        let _ = done.send(());
-        result
-    });
-    match wait.recv_timeout(LONG) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("still not done after {LONG:?}"),
-        Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
-            Ok(result) => result,
-            Err(cause) => panic::resume_unwind(cause),
-        },
-    }
 }

@@ -5,39 +5,18 @@
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fanout::{Bus, Subscriber, SubscriberBuilder};
 
-/// How long anything may take before it counts as a deadlock.
-pub const WATCHDOG: Duration = Duration::from_secs(30);
+mod waiting;
 
-/// Runs `test` on a thread of its own. Fails, where it would hang otherwise, when that takes too long.
-pub fn watched<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    watched_for(WATCHDOG, test)
-}
-
-/// [`watched`], for a test that takes longer.
-pub fn watched_for<T: Send + 'static>(
-    limit: Duration,
-    test: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let (done, finished) = mpsc::channel::<()>();
-    let thread = thread::spawn(move || {
-        // Dropped by unwinding too.
-        let _done = done;
-        test()
-    });
-    match finished.recv_timeout(limit) {
-        Err(RecvTimeoutError::Timeout) => panic!("not done after {limit:?}: deadlock"),
-        _ => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-    }
-}
+#[allow(unused_imports)]
+pub use waiting::{WATCHDOG, linger, step, steps, watched, watched_for};
 
 /// Waits until `done`; fails when that takes too long.
 #[track_caller]
