@@ -830,7 +830,7 @@ fn messages_stand_in_their_subscription(
     overflow: Overflow,
     by_pattern: bool,
 ) {
-    let stream = bounded(move || {
+    let stream = watched(move || {
         let bus = bus();
         let sub = small(&bus, capacity, overflow);
         let reader = sub.clone();

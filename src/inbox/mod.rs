@@ -11,10 +11,10 @@
 mod waiter;
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
+use std::{iter, mem};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use crossbeam_utils::Backoff;
@@ -41,6 +41,8 @@ const ENDED: u32 = 1 << 3;
 const PARKED: u32 = 1 << 4;
 /// Publishers wait for room: whoever takes a message wakes them.
 const CROWDED: u32 = 1 << 5;
+/// There are no lifecycle events, and never will be: no receive need mark its take for them. Set from the beginning.
+const SILENT: u32 = 1 << 6;
 
 /// What a publisher must look at after it has sent a message.
 const AFTER: u32 = PARKED | CLOSED;
@@ -71,18 +73,25 @@ impl Settings {
 }
 
 /// See the module's documentation.
+///
+/// In this order, so that what a publish reads lies apart from what each receive writes.
+#[repr(C)]
 pub(crate) struct Inbox<P> {
+    queue: Receiver<Message<P>>,
+    /// The bits above; none but `SILENT` while publishers have nothing to do but send, and receivers but to take.
+    attention: AtomicU32,
+    settings: Settings,
     /// The number of its member in the registry.
     member: u64,
-    queue: Receiver<Message<P>>,
-    /// The bits above; 0 while publishers have nothing to do but send, and receivers but to take.
-    attention: AtomicU32,
+    mailbox: Mutex<Mailbox<P>>,
+    /// What is left of it when it is dropped.
+    departed: Arc<Departed>,
     /// Twice the number of messages that were taken without the mailbox's lock; odd while one is being taken. Exact
     /// for one reader: see [`Rare::passed`].
     takes: AtomicU32,
-    /// What `takes` was when a receive last looked how many messages there are.
-    sampled: AtomicU32,
-    settings: Settings,
+    /// What `takes` is when a receive looks again how many messages there are.
+    sample_at: AtomicU32,
+    high_water: AtomicUsize,
     /// Messages that made room for newer ones.
     evicted: AtomicU64,
     /// Messages that did not enter.
@@ -92,10 +101,6 @@ pub(crate) struct Inbox<P> {
     /// Messages that entered, as far as no route counts them: those of subscriptions given up, and
     /// those that waited in `Block`.
     entered: AtomicU64,
-    high_water: AtomicUsize,
-    mailbox: Mutex<Mailbox<P>>,
-    /// What is left of it when it is dropped.
-    departed: Arc<Departed>,
 }
 
 /// What the inboxes of a bus that have been dropped had received and discarded.
@@ -299,10 +304,9 @@ impl<P> Inbox<P> {
         Self {
             member,
             queue,
-            attention: AtomicU32::new(0),
+            attention: AtomicU32::new(if settings.lifecycle_events { 0 } else { SILENT }),
             takes: AtomicU32::new(0),
-            // So that the first receive looks.
-            sampled: AtomicU32::new(0_u32.wrapping_sub(2)),
+            sample_at: AtomicU32::new(0),
             settings,
             evicted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -461,10 +465,10 @@ impl<P> Inbox<P> {
         // Relaxed: under the lock.
         let pending = self.attention.load(Ordering::Relaxed) & EVENTS != 0;
         let Some(rare) = mailbox.rare.as_mut().filter(|_| pending) else {
-            return self.queue.try_recv().ok();
+            return self.pop();
         };
         self.count_queued(rare);
-        let evicted = self.queue.try_recv().ok()?;
+        let evicted = self.pop()?;
         // One that was taken in this very moment counts as older.
         self.count_queued(rare);
         self.pass_one(rare);
@@ -622,7 +626,7 @@ impl<P> Inbox<P> {
             let _mailbox = self.mailbox.lock();
             if self.attention.load(Ordering::Relaxed) & ENDED != 0 {
                 // As many are taken back as were sent too late, whichever of them.
-                return self.queue.try_recv().ok();
+                return self.pop();
             }
         }
         self.wake_one();
@@ -668,49 +672,95 @@ impl<P> Inbox<P> {
     #[inline(always)]
     pub(crate) fn glance(&self) -> Glance<P> {
         // Acquire and SeqCst: as in `take`.
-        if self.attention.load(Ordering::Acquire) & FIRST != 0 {
+        let attention = self.attention.load(Ordering::Acquire);
+        if attention & FIRST != 0 {
             return Glance::More;
         }
-        // Relaxed: written by readers alone, and read by others as in `count_queued`.
+        // Relaxed, both: written by readers alone, and read by others as in `count_queued`.
         let takes = self.takes.load(Ordering::Relaxed) & !1;
-        // Relaxed, all: a mere statistic. Once it has been full, there is nothing left to be seen. Nor does every receive
-        // look, since that asks a processor that publishes for what it writes: those in between take out, together, an
-        // eighth of the largest depth at most, so that no more of it is overlooked.
-        let high_water = self.high_water.load(Ordering::Relaxed);
-        if high_water < self.settings.capacity
-            && takes.wrapping_sub(self.sampled.load(Ordering::Relaxed)) as usize / 2
-                > high_water / 8
-        {
-            let depth = self.queue.len();
-            if depth == 0 {
-                return Glance::Nothing;
-            }
-            self.sample(depth);
-            self.sampled.store(takes, Ordering::Relaxed);
+        let until_look = self.sample_at.load(Ordering::Relaxed).wrapping_sub(takes) as i32;
+        if until_look <= 0 && !self.look(takes) {
+            return Glance::Nothing;
         }
-        // Relaxed: before crossbeam's exchange, which is a release.
-        self.takes.store(takes + 1, Ordering::Relaxed);
+        self.begin_take(takes, attention);
         // Taken apart at once, so that it stays in registers; no call comes between.
         let Ok(Message { payload, source }) = self.queue.try_recv() else {
-            self.takes.store(takes, Ordering::Relaxed);
+            self.cancel_take();
+            // Looking is cheaper than trying in vain.
+            self.sample_at.store(takes, Ordering::Relaxed);
             return Glance::Nothing;
         };
-        // Release: partner of the Acquires in `count_queued`.
-        self.takes.store(takes.wrapping_add(2), Ordering::Release);
-        // SeqCst: as in `take` and in `made_room`.
-        if self.attention.load(Ordering::SeqCst) & (EVENTS | CROWDED) != 0 {
+        // SeqCst: partner of the store in `tell`, and as in `made_room`.
+        let attention = self.attention.load(Ordering::SeqCst);
+        if attention & (EVENTS | CROWDED) != 0 {
             return match self.attended(Message { payload, source }) {
                 Some(message) => Glance::Message(message),
                 None => Glance::More,
             };
         }
+        if attention & SILENT == 0 {
+            self.end_take();
+        }
         Glance::Message(Message { payload, source })
+    }
+
+    /// Marks that a message is about to be taken without the mailbox's lock, when `takes` and `attention` were as
+    /// given. Where there are no events, nothing but the count is wanted.
+    #[inline]
+    fn begin_take(&self, takes: u32, attention: u32) {
+        let silent = attention / SILENT & 1;
+        // Relaxed: crossbeam's exchange, which is at least a release, comes behind it.
+        self.takes.store(takes.wrapping_add(1 + silent), Ordering::Relaxed);
+    }
+
+    /// Marks that it has been taken. `takes` is even after that, also where other readers have written to it meanwhile.
+    #[inline]
+    fn end_take(&self) {
+        // Relaxed: as in `glance`.
+        let takes = self.takes.load(Ordering::Relaxed);
+        // Release: partner of the Acquires in `count_queued`.
+        self.takes.store((takes.wrapping_add(1)) & !1, Ordering::Release);
+    }
+
+    /// Marks that there was none to take.
+    #[inline]
+    fn cancel_take(&self) {
+        // Relaxed, both: as in `glance`; nothing left the queue.
+        let takes = self.takes.load(Ordering::Relaxed);
+        self.takes.store(takes & !1, Ordering::Relaxed);
+    }
+
+    /// Looks how many messages there are, for `high_water`; `false` if there is none.
+    ///
+    /// Not every receive looks, since that asks a processor that publishes for what it writes: those in between take
+    /// out, together, an eighth of the largest depth at most, so that no more of it is overlooked. Once the inbox has
+    /// been full, there is nothing left to be seen.
+    #[inline(never)]
+    fn look(&self, takes: u32) -> bool {
+        let depth = self.queue.len();
+        if depth == 0 {
+            return false;
+        }
+        // Relaxed, all: a mere statistic.
+        let high_water = self.high_water.load(Ordering::Relaxed);
+        if high_water >= self.settings.capacity {
+            self.sample_at.store(takes.wrapping_add(1 << 30), Ordering::Relaxed);
+        } else {
+            self.sample(depth);
+            // Below 8, every receive looks.
+            if high_water >= 8 {
+                let spared = 2 * (high_water / 8).min(1 << 28) as u32;
+                self.sample_at.store(takes.wrapping_add(2 + spared), Ordering::Relaxed);
+            }
+        }
+        true
     }
 
     /// Goes on with a message that was taken while events were told, or publishers wait for room. It is gone where it is
     /// set aside.
     #[cold]
     fn attended(&self, message: Message<P>) -> Option<Message<P>> {
+        self.end_take();
         if self.attention.load(Ordering::SeqCst) & EVENTS != 0 {
             return self.reconcile(message);
         }
@@ -763,17 +813,26 @@ impl<P> Inbox<P> {
         }
     }
 
+    /// Takes the oldest message out of the queue, for all but `glance`: with one caller more, crossbeam's code is no
+    /// longer inlined there.
+    #[inline(never)]
+    fn pop(&self) -> Option<Message<P>> {
+        self.queue.try_recv().ok()
+    }
+
     /// Takes a message, marking it in `takes` if the mailbox is not `locked`: see `glance`.
     fn take(&self, locked: bool) -> Option<Message<P>> {
         if locked {
-            return self.queue.try_recv().ok();
+            return self.pop();
         }
-        // The orderings are those of `glance`.
         let takes = self.takes.load(Ordering::Relaxed) & !1;
-        self.takes.store(takes + 1, Ordering::Relaxed);
-        let message = self.queue.try_recv().ok();
-        let taken = if message.is_some() { takes.wrapping_add(2) } else { takes };
-        self.takes.store(taken, Ordering::Release);
+        self.begin_take(takes, self.attention.load(Ordering::Relaxed));
+        let message = self.pop();
+        if message.is_some() {
+            self.end_take()
+        } else {
+            self.cancel_take()
+        }
         message
     }
 
@@ -995,7 +1054,8 @@ impl<P> Drop for Inbox<P> {
         };
         let aside = aside.into_iter().map(|(_, message)| message);
         // Not by crossbeam, which leaks all that is queued behind a message whose drop panics.
-        let panic = catch_each(aside.chain(self.queue.try_iter()), |message| {
+        let queued = iter::from_fn(|| self.pop());
+        let panic = catch_each(aside.chain(queued), |message| {
             unread += 1;
             drop(message);
         });
