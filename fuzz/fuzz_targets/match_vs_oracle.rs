@@ -64,7 +64,7 @@ fn class(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
             [b']', rest @ ..] => return (hit != negated, rest),
             [] => return (hit != negated, rest),
             [from, b'-', to, rest @ ..] => {
-                let [from, to, byte] = [*from, *to, byte].map(|byte| byte as std::ffi::c_char);
+                let [from, to, byte] = [*from, *to, byte].map(|byte| byte as i8);
                 hit |= from.min(to) <= byte && byte <= from.max(to);
                 rest
             }

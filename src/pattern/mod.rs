@@ -69,8 +69,8 @@ impl Pattern {
     /// `?` one byte, `[...]` one byte of a class (`[^...]` one byte outside it, `a-z` a range), and
     /// `\x` the byte `x`. The corners are redis-server's own: `[]` matches nothing and `[^]` any byte,
     /// an unclosed class closes at the pattern's end, a range's ends may stand in either order, a last
-    /// lone `\` is itself, and the empty channel is matched by the empty pattern alone. Beyond ASCII a
-    /// range orders bytes as the target's C `char` does, signed on x86-64.
+    /// lone `\` is itself, and the empty channel is matched by the empty pattern alone. A range compares
+    /// bytes as signed, on every target, as redis-server does on x86-64.
     ///
     /// # Complexity
     ///

@@ -3,8 +3,6 @@
 //! The rules are those of redis-server 7.0.15 (`stringmatchlen` in its `src/util.c`), found out by
 //! asking it; `tests/data/redis_glob_vectors.tsv` keeps its answers.
 
-use std::ffi::c_char;
-
 use super::bytes::ByteSet;
 use super::code::{Step, Writer};
 
@@ -80,11 +78,11 @@ fn parse_class(text: &[u8], mut at: usize) -> (ByteSet, usize) {
 
 /// Adds a range, whose ends may stand in either order.
 ///
-/// redis-server compares the bytes as C's `char`, which is signed on x86-64 and not on most others: there
-/// `[é-]` holds the byte 0xAC, between 0xA9 and `]`, going up through 0xFF and 0x00. So does this, for the
-/// target it is built for.
+/// redis-server compares bytes as C's `char`, which is signed on x86-64: there `[é-]` holds the byte 0xAC, between
+/// 0xA9 and `]`, going up through 0xFF and 0x00. A pattern means the same on every target, so bytes are compared as
+/// `i8` here, not as the target's `char`.
 fn insert_range(set: &mut ByteSet, from: u8, to: u8) {
-    let (from, to) = (from as c_char, to as c_char);
+    let (from, to) = (from as i8, to as i8);
     for byte in from.min(to)..=from.max(to) {
         set.insert(byte as u8);
     }
@@ -162,6 +160,21 @@ mod tests {
         assert_compiles("*?**?*", &[Step::Any(2), Step::Star]);
         assert_eq!(compile(b"?*?"), compile(b"**??"));
         assert_compiles("a?*b", &[Step::Run(b"a"), Step::Any(1), Step::Star, Step::Run(b"b")]);
+    }
+
+    #[test]
+    fn ranges_compare_bytes_as_signed_on_every_target() {
+        // As signed bytes, é (0xC3 0xA9) lies below ASCII: `\xA9-]` goes up through 0xFF and 0x00 to 0x5D.
+        let (set, _) = parse_class("é-]".as_bytes(), 0);
+        for byte in 0..=u8::MAX {
+            assert_eq!(set.contains(byte), byte >= 0xa9 || byte <= b']', "{byte:#x}");
+        }
+        // The ends may stand in either order, and both are included.
+        assert!(parse_class(&[b'Z', b'-', 0xa9], 0) == parse_class(&[0xa9, b'-', b'Z'], 0));
+        let (set, _) = parse_class(&[0x80, b'-', 0x7f], 0);
+        assert!((0..=u8::MAX).all(|byte| set.contains(byte)));
+        let (set, _) = parse_class(&[0xff, b'-', 0x00], 0);
+        assert!((0..=u8::MAX).all(|byte| set.contains(byte) == matches!(byte, 0 | 0xff)));
     }
 
     #[test]
