@@ -24,16 +24,25 @@ impl ByteSet {
         set
     }
 
-    /// The bytes from `first` to `last`.
+    /// The bytes from `first` to `last`; none, if `first` is greater.
     pub(crate) fn range(first: u8, last: u8) -> Self {
         let mut set = Self::default();
-        (first..=last).for_each(|byte| set.insert(byte));
+        for (at, bits) in set.0.iter_mut().enumerate() {
+            let lowest = 8 * at as u32;
+            let from = u32::from(first).saturating_sub(lowest).min(8);
+            let to = (u32::from(last) + 1).saturating_sub(lowest).min(8);
+            // The bits from `from` on, less those from `to` on.
+            *bits = (0xff_u32 << from & !(0xff_u32 << to)) as u8;
+        }
         set
     }
 
-    /// The first and the last byte, if it has all that lie between.
+    /// The first and the last byte, if the set has all that lie between. The empty set is a range whose first byte is
+    /// greater than its last.
     pub(crate) fn as_range(&self) -> Option<(u8, u8)> {
-        let first = (0..=u8::MAX).find(|&byte| self.contains(byte))?;
+        let Some(first) = (0..=u8::MAX).find(|&byte| self.contains(byte)) else {
+            return Some((1, 0));
+        };
         let last = (0..=u8::MAX).rfind(|&byte| self.contains(byte))?;
         (*self == Self::range(first, last)).then_some((first, last))
     }
@@ -51,5 +60,23 @@ impl ByteSet {
     #[inline]
     pub(crate) fn contains(&self, byte: u8) -> bool {
         self.0[usize::from(byte >> 3)] >> (byte & 7) & 1 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_its_bytes_and_no_others() {
+        for (first, last) in
+            (0..=u8::MAX).flat_map(|first| (0..=u8::MAX).map(move |last| (first, last)))
+        {
+            let set = ByteSet::range(first, last);
+            let mut expected = ByteSet::default();
+            (first..=last).for_each(|byte| expected.insert(byte));
+            assert!(set == expected, "{first} {last}");
+            assert_eq!(set.as_range(), Some(if first <= last { (first, last) } else { (1, 0) }));
+        }
     }
 }

@@ -8,9 +8,9 @@ use super::code::{Step, Writer};
 
 /// Compiles `text`. Every text is a pattern.
 ///
-/// The code is in normal form, on which the trie relies: runs are maximal, no two `Any`s or `Star`s are
-/// neighbours, and an `Any` stands before a `Star`, never right after one (`*?` and `?*` match the same
-/// channels).
+/// The code is in normal form, on which the trie relies: runs are as long as they can be (up to `MAX_RUN`), no two
+/// `Any`s or `Star`s are neighbours, and an `Any` stands before a `Star`, never right after one (`*?` and `?*` match
+/// the same channels).
 pub(super) fn compile(text: &[u8]) -> Box<[u8]> {
     let mut builder = Builder::default();
     let mut at = 0;
