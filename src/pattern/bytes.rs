@@ -27,12 +27,11 @@ impl ByteSet {
     /// The bytes from `first` to `last`; none, if `first` is greater.
     pub(crate) fn range(first: u8, last: u8) -> Self {
         let mut set = Self::default();
-        for (at, bits) in set.0.iter_mut().enumerate() {
-            let lowest = 8 * at as u32;
-            let from = u32::from(first).saturating_sub(lowest).min(8);
-            let to = (u32::from(last) + 1).saturating_sub(lowest).min(8);
-            // The bits from `from` on, less those from `to` on.
-            *bits = (0xff_u32 << from & !(0xff_u32 << to)) as u8;
+        for (lowest, bytes) in (0..).step_by(64).zip(set.0.chunks_exact_mut(8)) {
+            // The bits from `byte` on, of 64 that stand for `lowest` and what follows.
+            let from = |byte: u32| u64::MAX.checked_shl(byte.saturating_sub(lowest)).unwrap_or(0);
+            let bits = from(u32::from(first)) & !from(u32::from(last) + 1);
+            bytes.copy_from_slice(&bits.to_le_bytes());
         }
         set
     }
@@ -40,10 +39,16 @@ impl ByteSet {
     /// The first and the last byte, if the set has all that lie between. The empty set is a range whose first byte is
     /// greater than its last.
     pub(crate) fn as_range(&self) -> Option<(u8, u8)> {
-        let Some(first) = (0..=u8::MAX).find(|&byte| self.contains(byte)) else {
-            return Some((1, 0));
-        };
-        let last = (0..=u8::MAX).rfind(|&byte| self.contains(byte))?;
+        let mut ends = None;
+        for (lowest, bytes) in (0..).step_by(64).zip(self.0.chunks_exact(8)) {
+            let bits = bytes.iter().rfold(0, |bits, &byte| bits << 8 | u64::from(byte));
+            if bits != 0 {
+                let (first, last) = (lowest + bits.trailing_zeros(), lowest + bits.ilog2());
+                ends = Some((ends.map_or(first, |(first, _)| first), last));
+            }
+        }
+        let (first, last) = ends.unwrap_or((1, 0));
+        let (first, last) = (first as u8, last as u8);
         (*self == Self::range(first, last)).then_some((first, last))
     }
 

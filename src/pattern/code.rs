@@ -153,17 +153,6 @@ impl<'a> Iterator for Steps<'a> {
     }
 }
 
-/// Returns the number of bytes of the shortest text that `code` can match.
-pub(crate) fn least_length(code: &[u8]) -> usize {
-    let length = |step| match step {
-        Step::Run(run) => run.len(),
-        Step::Any(count) => count,
-        Step::Class(_) | Step::Range(..) => 1,
-        Step::Star | Step::Ask => 0,
-    };
-    Steps::new(code).map(length).sum()
-}
-
 /// Returns the number of bytes of the literal that `code` is, if it is nothing else.
 fn literal_length(code: &[u8]) -> Option<usize> {
     let mut length = 0;
@@ -296,7 +285,6 @@ mod tests {
             writer.push(Step::Run(&literal));
             let code = writer.finish();
             assert_eq!(Steps::new(&code).count(), 1 + length.div_ceil(MAX_RUN));
-            assert_eq!(least_length(&code), length);
             let (alone, starred) = (&code[1..], &code[..]);
             assert!(matches(alone, &literal, &mut 0) && matches(starred, &literal, &mut 0));
             let longer = [&[b'y'], &literal[..]].concat();

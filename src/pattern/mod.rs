@@ -214,8 +214,8 @@ impl Pattern {
     }
 
     fn from_redis(text: Arc<str>) -> Self {
-        let code = redis::compile(text.as_bytes());
-        let program = Program::Redis { least: code::least_length(&code), code };
+        let (code, least) = redis::compile(text.as_bytes());
+        let program = Program::Redis { code, least };
         Self(Arc::new(Inner { text, program }))
     }
 

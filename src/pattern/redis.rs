@@ -6,12 +6,13 @@
 use super::bytes::ByteSet;
 use super::code::{Step, Writer};
 
-/// Compiles `text`. Every text is a pattern.
+/// Compiles `text`. Every text is a pattern. Returns the code, and the number of bytes of the shortest channel that it
+/// can match.
 ///
 /// The code is in normal form, on which the trie relies: runs are as long as they can be (up to `MAX_RUN`), no two
 /// `Any`s or `Star`s are neighbours, and an `Any` stands before a `Star`, never right after one (`*?` and `?*` match
 /// the same channels).
-pub(super) fn compile(text: &[u8]) -> Box<[u8]> {
+pub(super) fn compile(text: &[u8]) -> (Box<[u8]>, usize) {
     let mut builder = Builder::default();
     let mut at = 0;
     while let Some(&byte) = text.get(at) {
@@ -39,7 +40,8 @@ pub(super) fn compile(text: &[u8]) -> Box<[u8]> {
             }
         }
     }
-    builder.finish()
+    let least = builder.least;
+    (builder.finish(), least)
 }
 
 /// Reads a class whose `[` ends right before `at`; returns it and where the pattern goes on.
@@ -96,6 +98,8 @@ struct Builder {
     run: Vec<u8>,
     any: usize,
     star: bool,
+    /// The number of bytes that what there is so far matches at least.
+    least: usize,
 }
 
 impl Builder {
@@ -107,18 +111,21 @@ impl Builder {
     fn any(&mut self) {
         self.end_run();
         self.any += 1;
+        self.least += 1;
     }
 
     fn class(&mut self, set: ByteSet) {
         self.end_run();
         self.end_wildcards();
         self.code.push(Step::Class(set));
+        self.least += 1;
     }
 
     /// A byte that stands for itself.
     fn literal(&mut self, byte: u8) {
         self.end_wildcards();
         self.run.push(byte);
+        self.least += 1;
     }
 
     fn end_run(&mut self) {
@@ -152,7 +159,7 @@ mod tests {
     use super::*;
 
     fn assert_compiles(text: &str, steps: &[Step<'_>]) {
-        assert_eq!(Steps::new(&compile(text.as_bytes())).collect::<Vec<_>>(), steps, "{text}");
+        assert_eq!(Steps::new(&compile(text.as_bytes()).0).collect::<Vec<_>>(), steps, "{text}");
     }
 
     #[test]
@@ -175,6 +182,15 @@ mod tests {
         assert!((0..=u8::MAX).all(|byte| set.contains(byte)));
         let (set, _) = parse_class(&[0xff, b'-', 0x00], 0);
         assert!((0..=u8::MAX).all(|byte| set.contains(byte) == matches!(byte, 0 | 0xff)));
+    }
+
+    #[test]
+    fn the_least_length_is_that_of_the_shortest_match() {
+        for (text, least) in
+            [("", 0), ("*", 0), ("a*??*[bc]\\d", 5), ("[]", 1), ("*?*[^x", 2), ("\\", 1)]
+        {
+            assert_eq!(compile(text.as_bytes()).1, least, "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
+use std::mem::ManuallyDrop;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 
@@ -220,8 +221,27 @@ impl<P> PartPatterns<P> {
     }
 }
 
-/// Patterns of which a beginning has been found, and that are yet to be asked.
-type Unconfirmed<P> = SmallVec<[Arc<PatternEntry<P>>; 4]>;
+/// Patterns of which a beginning has been found.
+pub(super) type Unconfirmed<P> = SmallVec<[Arc<PatternEntry<P>>; 4]>;
+
+/// What [`Patterns::matching`] returns.
+pub(crate) struct Matched<P> {
+    /// A shell glob or a long pattern was asked, or memory was allocated.
+    pub(crate) dear: bool,
+    /// Patterns that match and were asked when no lock was held.
+    pub(crate) confirmed: Option<Unconfirmed<P>>,
+}
+
+impl<P> Matched<P> {
+    #[cold]
+    fn confirm(channel: &str, allocated: bool, mut unconfirmed: Unconfirmed<P>) -> Self {
+        let is_dear =
+            |entry: &Arc<PatternEntry<P>>| !entry.is_small || entry.pattern.is_shell_glob();
+        let dear = allocated || unconfirmed.spilled() || unconfirmed.iter().any(is_dear);
+        unconfirmed.retain(|entry| entry.pattern.is_match(channel));
+        Self { dear, confirmed: Some(unconfirmed) }
+    }
+}
 
 /// See the module's documentation.
 pub(crate) struct Patterns<P> {
@@ -303,8 +323,8 @@ impl<P> Patterns<P> {
         stamp.relevant == now.relevant
     }
 
-    /// Calls `found` for each pattern that matches `channel`, once, in no particular order. Returns whether it was dear: a
-    /// shell glob or a long pattern was asked, or memory was allocated.
+    /// Finds each pattern that matches `channel`, once, in no particular order: calls `found` for those that the walk
+    /// confirms, and returns the others.
     ///
     /// In between, while what the last of them point to is fetched from memory, it calls `meanwhile`, with the locks of
     /// pattern trees held, and tells how many patterns match at most. (Some may not match, and one may be counted twice.)
@@ -316,9 +336,10 @@ impl<P> Patterns<P> {
         channel: &str,
         meanwhile: impl FnOnce(usize),
         mut found: impl FnMut(&Arc<PatternEntry<P>>),
-    ) -> bool {
+    ) -> Matched<P> {
         let matches = Cell::new(0);
-        let mut unconfirmed = Unconfirmed::new();
+        // Dropped by `confirm`, unless it is empty: most publishes find none, and spend nothing on it.
+        let mut unconfirmed = ManuallyDrop::new(Unconfirmed::new());
         let effort = {
             let free = self.parts[0].read();
             let anchored =
@@ -341,24 +362,10 @@ impl<P> Patterns<P> {
             meanwhile(matches.get() + walk.leads());
             walk.finish(&mut report)
         };
-        effort.allocated | Self::confirm(channel, unconfirmed, &mut found)
-    }
-
-    /// Calls `found` for those that match. Returns whether it was dear.
-    #[inline]
-    fn confirm(
-        channel: &str,
-        unconfirmed: Unconfirmed<P>,
-        found: &mut impl FnMut(&Arc<PatternEntry<P>>),
-    ) -> bool {
-        let mut dear = unconfirmed.spilled();
-        for entry in unconfirmed {
-            dear |= !entry.is_small || entry.pattern.is_shell_glob();
-            if entry.pattern.is_match(channel) {
-                found(&entry);
-            }
+        if unconfirmed.is_empty() {
+            return Matched { dear: effort.allocated, confirmed: None };
         }
-        dear
+        Matched::confirm(channel, effort.allocated, ManuallyDrop::into_inner(unconfirmed))
     }
 
     /// The hash of a pattern, under the bus's seed.
@@ -374,10 +381,17 @@ impl<P> Patterns<P> {
             Arc::clone(entry)
         };
         let part = self.part(pattern);
-        if let Some(held) = part.read().and_then(|part| part.find(pattern, hash).map(hold)) {
+        let is_small = pattern.as_str().len() <= SMALL;
+        // Equal texts take as long to compare as they are: long ones are looked for where publishers do not wait.
+        if !is_small
+            && let Some(held) = part.read().and_then(|part| part.find(pattern, hash).map(hold))
+        {
             return held;
         }
-        // Made before the lock is taken, under which publishers wait.
+        let mut patterns = part.patterns.write();
+        if let Some(other) = patterns.find(pattern, hash) {
+            return hold(other);
+        }
         let entry = Arc::new(PatternEntry {
             code: Inline::new(pattern.code()),
             pattern: pattern.clone(),
@@ -387,13 +401,9 @@ impl<P> Patterns<P> {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             holders: AtomicUsize::new(1),
             recipients_len: AtomicU32::new(0),
-            is_small: pattern.as_str().len() <= SMALL,
+            is_small,
             recipients: RwLock::default(),
         });
-        let mut patterns = part.patterns.write();
-        if let Some(other) = patterns.find(pattern, hash) {
-            return hold(other);
-        }
         patterns.insert(&entry);
         // Relaxed, both: `advance` makes them visible to whoever looks at a stamp.
         part.size.fetch_add(1, Ordering::Relaxed);

@@ -310,6 +310,7 @@ enum Way<'a> {
 
 impl<'a> Way<'a> {
     /// Where `code` leads if the pattern may have `edges` more.
+    #[inline]
     fn within(edges: usize, code: &'a [u8]) -> Self {
         match Self::of(code) {
             Self::Along(..) if edges == 0 => Self::End(Place::Unconfirmed),
@@ -317,6 +318,7 @@ impl<'a> Way<'a> {
         }
     }
 
+    #[inline]
     fn of(code: &'a [u8]) -> Self {
         let mut steps = Steps::new(code);
         let edge = match steps.next() {
@@ -1764,40 +1766,220 @@ mod tests {
         std::thread::Builder::new().stack_size(64 << 10).spawn(deep).unwrap().join().unwrap();
     }
 
+    /// Nodes and branches of a tree, and the bytes that these take, those of patterns and allocator apart.
+    fn weight(tree: &Tree) -> (usize, usize) {
+        type One = Node<Pattern>;
+        fn heap(node: &One) -> usize {
+            if node.bytes.spilled() { node.bytes.capacity() } else { 0 }
+        }
+        fn ends(ends: &Ends<Pattern>) -> usize {
+            if ends.spilled() { ends.capacity() * size_of::<Pattern>() } else { 0 }
+        }
+        fn runs<'a>(runs: &'a Runs<Pattern>, nodes: &mut Vec<&'a One>) -> usize {
+            match runs {
+                Runs::None => 0,
+                Runs::One(_, node) => {
+                    nodes.push(node);
+                    size_of::<One>()
+                }
+                Runs::Many(many) => {
+                    let boxed = many.table.iter().filter_map(|twig| match twig {
+                        Twig::Leaf(..) => None,
+                        Twig::Node(_, node) => Some(&**node),
+                    });
+                    let before = nodes.len();
+                    nodes.extend(boxed);
+                    size_of::<RunTable<Pattern>>()
+                        + many.table.places() * size_of::<Option<Twig<Pattern>>>()
+                        + many.lengths.capacity() * size_of::<Length>()
+                        + (nodes.len() - before) * size_of::<One>()
+                }
+            }
+        }
+        let (mut count, mut bytes) = (0, 0);
+        let mut branches = vec![&tree.root];
+        while let Some(branch) = branches.pop() {
+            let mut nodes = Vec::new();
+            count += 1;
+            bytes += size_of::<Branch<Pattern>>() + ends(&branch.ends) + ends(&branch.star_ends);
+            bytes += runs(&branch.runs, &mut nodes);
+            if let Some(rare) = &branch.rare {
+                bytes += size_of::<Rare<Pattern>>() + ends(&rare.unconfirmed);
+                bytes += rare.any.capacity() * size_of::<(usize, One)>();
+                bytes += rare.classes.capacity() * size_of::<(ByteSet, One)>();
+                nodes.extend(rare.any.iter().map(|(_, node)| node));
+                nodes.extend(rare.classes.iter().map(|(_, node)| node));
+                if let Some(star) = &rare.star {
+                    bytes += star.classes.capacity() * size_of::<(ByteSet, One)>();
+                    nodes.extend(star.classes.iter().map(|(_, node)| node));
+                    bytes += runs(&star.runs, &mut nodes) + runs(&star.tails, &mut nodes);
+                }
+            }
+            count += nodes.len();
+            for node in nodes {
+                bytes += heap(node);
+                if let Below::Branch(below) = &node.below {
+                    branches.push(below);
+                }
+            }
+        }
+        (count, bytes)
+    }
+
+    #[test]
+    fn a_pattern_of_any_shape_costs_a_bounded_number_of_nodes() {
+        let shapes =
+            ["?", "a?", "[ac]", "[^a]", "[]", "[]?", "*a", "*[ac]", "a?*", "\\a", "a", "[^a]?*b"];
+        let (_, empty) = weight(&tree([""; 0]));
+        for (shape, length) in shapes.iter().flat_map(|shape| [(shape, 1 << 10), (shape, 1 << 16)])
+        {
+            let long = shape.repeat(length / shape.len());
+            let alone = vec![long.clone()];
+            let with_other_ends: Vec<_> = (0..20).map(|i| format!("{long}{i}")).collect();
+            let with_other_beginnings: Vec<_> = (0..20).map(|i| format!("{i}{long}")).collect();
+            for texts in [alone, with_other_ends, with_other_beginnings] {
+                let patterns: Vec<Pattern> = texts.iter().map(Pattern::from).collect();
+                let mut tree = Tree::new(RandomState::default());
+                patterns.iter().for_each(|pattern| tree.insert(pattern, pattern));
+                let (nodes, bytes) = weight(&tree);
+                let text: usize = texts.iter().map(String::len).sum();
+                let code: usize = patterns.iter().map(|pattern| pattern.code().len()).sum();
+                let each = (text + code + bytes) as f64 / text as f64;
+                assert!(each <= 16.0, "{shape} of {length}, {}: {each} bytes", texts.len());
+                // As many on the one way that all share as it may have, and those where they part.
+                let most = 2 * max_depth(length) + 2 * texts.len() + 2;
+                assert!(nodes <= most, "{shape} of {length}, {}: {nodes} nodes", texts.len());
+
+                patterns.iter().rev().for_each(|pattern| {
+                    assert!(tree.remove(pattern, |other| other == pattern).is_some());
+                });
+                assert!(tree.is_empty());
+                assert!(weight(&tree).1 <= empty + size_of::<Branch<Pattern>>());
+            }
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_is_alone_is_one_node_however_long() {
+        let kinds = ["?*", "a?", "*a", "[^a]*", "[ac]"];
+        for text in kinds.iter().map(|kind| kind.repeat(1 << 14)) {
+            // The root, and that node.
+            assert_eq!(weight(&tree([&text])).0, 2, "{}", &text[..4]);
+        }
+    }
+
+    #[test]
+    fn patterns_that_part_beyond_the_greatest_depth_are_told_apart() {
+        // Each unit with what it matches.
+        for (unit, literal) in
+            [("a?", "ab"), ("*a", "a"), ("[ac]", "c"), ("?*b", "ab"), ("[^a]?", "bb")]
+        {
+            for units in [1, 5, 6, 7, 8, 31, 32, 33, 200] {
+                let beginning = unit.repeat(units);
+                let ends = ["", "x", "y", "?", "*", "x*y", "[xy]", "*x"];
+                let texts: Vec<String> =
+                    ends.iter().map(|end| format!("{beginning}{end}")).collect();
+                let mut tree = tree(&texts);
+                for kept in (0..=texts.len()).rev() {
+                    for end in ["", "x", "y", "xy", "xzy"] {
+                        let channel = literal.repeat(units) + end;
+                        let mut expected: Vec<&String> = texts[..kept]
+                            .iter()
+                            .filter(|text| Pattern::redis(text).is_match(&channel))
+                            .collect();
+                        expected.sort();
+                        let found = matches(&tree, &channel).0;
+                        assert_eq!(
+                            found.iter().collect::<Vec<_>>(),
+                            expected,
+                            "{unit} {units} {end}"
+                        );
+                    }
+                    if let Some(last) = kept.checked_sub(1) {
+                        assert!(remove(&mut tree, &texts[last]).is_some());
+                        assert!(remove(&mut tree, &texts[last]).is_none());
+                    }
+                }
+                assert!(tree.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unconfirmed_pattern_is_reported_once_however_often_it_is_reached() {
+        let long = "?".repeat(300) + &"a?".repeat(300);
+        let patterns = [format!("*a*b*{long}"), "*a*b".repeat(40) + "x", "*a*b".repeat(40) + "y"];
+        for count in 1..=patterns.len() {
+            let tree = tree(&patterns[..count]);
+            let mut reports = std::collections::HashMap::new();
+            tree.matches("ab".repeat(1_000).as_bytes(), |pattern, unconfirmed| {
+                assert!(unconfirmed);
+                *reports.entry(pattern.as_str().to_owned()).or_insert(0) += 1;
+            });
+            assert_eq!(reports.len(), count);
+            assert!(reports.values().all(|&times| times == 1), "{count}");
+        }
+    }
+
+    /// Pieces of long patterns, each with a text that it matches.
+    const UNITS: [(&str, &str); 9] = [
+        ("a?", "ab"),
+        ("?*", "a"),
+        ("[ab]", "b"),
+        ("a*", "ab"),
+        ("*[ac]", "bc"),
+        ("ab", "ab"),
+        ("?", "c"),
+        ("[]", "a"),
+        ("\\a", "a"),
+    ];
+
     proptest::proptest! {
         /// The trie says what each pattern says for itself, whatever came and went before.
         #[test]
         fn agrees_with_a_linear_scan(
             patterns in proptest::collection::vec("[ab*?\\[\\]^\\\\-]{0,7}", 1..40),
             runs in proptest::collection::vec("[*?]{0,1}[abc]{1,4}([*?]|[*][abc]|\\[ab\\]c?){0,2}", 0..60),
-            removed in proptest::collection::vec(proptest::bool::ANY, 100),
+            long in proptest::collection::vec((0..UNITS.len(), 0..3_usize, "[abc*?]{0,2}"), 0..12),
+            repeats in proptest::sample::select(vec![3_usize, 12, 31, 33, 130]),
+            removed in proptest::collection::vec(proptest::num::u32::ANY, 112),
             channels in proptest::collection::vec("[abc\\]^-]{0,9}", 8),
             hashed in proptest::sample::select(vec![0, 1, 3, 7, 31, 0x8000_0001, u32::MAX]),
         ) {
             HASHED.set(hashed);
-            let mut patterns = patterns;
+            let (mut patterns, mut channels) = (patterns, channels);
             patterns.extend(runs);
+            // Many share a long beginning, and reach the greatest depth at the same place or near it.
+            for (unit, more, end) in long {
+                let (pattern, literal) = UNITS[unit];
+                patterns.push(pattern.repeat(repeats + more) + &end);
+                channels.push(literal.repeat(repeats + more) + &end.replace(['*', '?'], "b"));
+            }
             patterns.sort();
             patterns.dedup();
             let mut tree = tree(&patterns);
-            let mut kept = Vec::new();
-            for (pattern, removed) in patterns.iter().zip(removed) {
-                if removed {
-                    proptest::prop_assert!(remove(&mut tree, pattern).is_some());
-                } else {
-                    kept.push(pattern.clone());
+            let mut order: Vec<(u32, String)> = removed.into_iter().zip(patterns).collect();
+            order.sort();
+            let half = order.len() / 2;
+            for (at, (_, pattern)) in order.iter().enumerate() {
+                if at == 0 || at == half {
+                    let mut kept: Vec<String> =
+                        order[at..].iter().map(|(_, pattern)| pattern.clone()).collect();
+                    kept.sort();
+                    for channel in &channels {
+                        let expected: Vec<_> = kept
+                            .iter()
+                            .filter(|pattern| Pattern::redis(pattern).is_match(channel))
+                            .cloned()
+                            .collect();
+                        let (found, steps) = matches(&tree, channel);
+                        proptest::prop_assert_eq!(found, expected);
+                        proptest::prop_assert!(steps <= bound(&kept, channel));
+                    }
                 }
+                proptest::prop_assert!(remove(&mut tree, pattern).is_some());
             }
-            for channel in &channels {
-                let expected: Vec<_> = kept
-                    .iter()
-                    .filter(|pattern| Pattern::redis(pattern).is_match(channel))
-                    .cloned()
-                    .collect();
-                let (found, steps) = matches(&tree, channel);
-                proptest::prop_assert_eq!(found, expected);
-                proptest::prop_assert!(steps <= bound(&kept, channel));
-            }
+            proptest::prop_assert!(tree.is_empty() && tree.root.rare.is_none());
         }
     }
 }
