@@ -287,7 +287,7 @@ mod tests {
             assert_eq!(Steps::new(&code).count(), 1 + length.div_ceil(MAX_RUN));
             let (alone, starred) = (&code[1..], &code[..]);
             assert!(matches(alone, &literal, &mut 0) && matches(starred, &literal, &mut 0));
-            let longer = [&[b'y'], &literal[..]].concat();
+            let longer = [b"y", &literal[..]].concat();
             assert!(!matches(alone, &longer, &mut 0) && matches(starred, &longer, &mut 0));
             assert!(!matches(starred, &literal[1..], &mut 0));
             assert!(!matches(starred, &[&literal[..], b"y"].concat(), &mut 0));
