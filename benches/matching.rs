@@ -6,7 +6,7 @@ mod common;
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,9 @@ use common::{
     quiet, scaled,
 };
 use criterion::Criterion;
-use fanout::{Bus, Subscriber};
+use fanout::{Bus, Pattern, Subscriber};
 use globset::{Glob, GlobMatcher, GlobSet, GlobSetBuilder};
+use memory_stats::memory_stats;
 
 /// A family of patterns, numbered, and channels that match one of them and no other.
 struct Shape {
@@ -315,6 +316,99 @@ fn never_seen(name: &'static str, size: usize, reach: f64, aim: f64) -> Vec<Numb
     SHAPES.iter().map(number).collect()
 }
 
+/// What long patterns consist of.
+const LONG: [&str; 9] = ["?", "a?", "[ac]", "[^a]", "[]?", "*a", "*[ac]", "\\a", "a"];
+
+/// The length of a long pattern, in bytes of text.
+fn long() -> usize {
+    scaled(64 << 10, 1 << 10)
+}
+
+/// Bytes of memory that long patterns take for each byte of their text, for each of `LONG`; many patterns share all but
+/// their end.
+fn memory_of_long_patterns() -> Vec<(&'static str, f64)> {
+    let resident = || memory_stats().map_or(0.0, |memory| memory.physical_mem as f64);
+    let patterns = scaled(100, 2);
+    // Kept until all have been measured, so that none takes what another has given back.
+    let mut buses = Vec::new();
+    let each = LONG.iter().map(|shape| {
+        let bus: Bus<Payload> = Bus::new();
+        let subscriber = quiet(&bus, 2).build();
+        let mut text = format!("a{}", shape.repeat(long() / shape.len()));
+        let end = text.len();
+        let before = resident();
+        for i in 0..patterns {
+            text.truncate(end);
+            text.push_str(&i.to_string());
+            subscriber.psubscribe(&text).unwrap();
+        }
+        let taken = resident() - before;
+        buses.push((bus, subscriber));
+        (*shape, taken / (patterns * end) as f64)
+    });
+    each.collect()
+}
+
+/// Publishes in a row: few enough for most bursts to be over before the system takes the core away.
+const BURST: usize = 2_000;
+
+/// What publishes to names never seen take while another thread does something, in nanoseconds.
+struct Delay {
+    median: f64,
+    /// The slowest of [`BURST`], in half of all bursts.
+    slowest: f64,
+}
+
+/// Publishes while another thread does nothing, adds and removes short patterns, and adds and removes long ones, in
+/// turns. All patterns, and all names, begin with the same byte, and so lie behind one lock.
+fn delays(rounds: usize) -> [Delay; 3] {
+    let bus: Bus<Payload> = Bus::new();
+    // None is matched, so that a publish is a look at the patterns and no more.
+    let _others = quiet(&bus, 2).psubscribe("a{}[x]").unwrap();
+    let short: Vec<Pattern> = (0..20).map(|i| Pattern::redis(&format!("a{i}:*"))).collect();
+    let beginning = "a?".repeat(long() / 2);
+    let long = (0..20).map(|i| Pattern::redis(&format!("{beginning}{i}"))).collect();
+    let kinds: [Vec<Pattern>; 3] = [Vec::new(), short, long];
+    let kind = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let payload = payload();
+    let mut taken: [(Vec<f64>, Vec<f64>); 3] = Default::default();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let churner = quiet(&bus, 2).build();
+            while !stop.load(Ordering::Relaxed) {
+                let patterns = &kinds[kind.load(Ordering::Relaxed)];
+                for pattern in patterns {
+                    churner.psubscribe(pattern).unwrap();
+                }
+                for pattern in patterns {
+                    churner.punsubscribe(pattern);
+                }
+                std::hint::spin_loop();
+            }
+        });
+        for round in 0..3 * rounds {
+            kind.store(round % 3, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(1));
+            let names: Vec<String> = (0..BURST).map(|i| format!("a:{round}:{i}")).collect();
+            let publish = |name: &String| {
+                nanos(1, || {
+                    black_box(bus.publish(name, Arc::clone(&payload)));
+                })
+            };
+            let mut burst: Vec<f64> = names.iter().map(publish).collect();
+            let (medians, slowest) = &mut taken[round % 3];
+            medians.push(median(&mut burst));
+            slowest.push(burst[BURST - 1]);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    taken.map(|(mut medians, mut slowest)| Delay {
+        median: median(&mut medians),
+        slowest: median(&mut slowest),
+    })
+}
+
 fn main() {
     let benches = |criterion: &mut Criterion| {
         with_criterion(criterion);
@@ -323,9 +417,9 @@ fn main() {
     let million = scaled(1_000_000, 1_000);
     let few = || never_seen("N7", scaled(10_000, 100), 250.0, 120.0);
     // Before all else: what comes and goes in a process scatters what comes after it.
-    let young = (!common::is_filtered()).then(few);
+    let young = (!common::is_filtered()).then(|| (few(), memory_of_long_patterns()));
     let wanted = common::run(benches);
-    let Some(young) = young.filter(|_| wanted) else { return };
+    let Some((young, memory)) = young.filter(|_| wanted) else { return };
 
     let mut numbers = never_seen("N6", million, 1_000.0, 300.0);
     numbers.extend(young);
@@ -359,6 +453,16 @@ fn main() {
             against: "absolute".to_owned(),
         });
     }
+    numbers.extend(memory.into_iter().map(|(shape, bytes)| Number {
+        name: "H1",
+        what: format!("memory of patterns of {} bytes of {shape}, a byte", long()),
+        figure: bytes,
+        reach: 32.0,
+        aim: 16.0,
+        unit: "B",
+        better: Better::Less,
+        against: "absolute".to_owned(),
+    }));
     common::print_numbers("Matching", &numbers);
     let old: Vec<String> = few().iter().map(|number| format!("{:.0}", number.figure)).collect();
     println!(
@@ -371,6 +475,19 @@ fn main() {
         "1,000 hot channels, one pattern matching: {:.0} ns a publish; while another thread adds and \
          removes patterns of an unrelated beginning: {:.0} ns ({:.2} ×)",
         pair.floor, pair.ours, pair.ratio
+    );
+    let [calm, short, long] = delays(scaled(101, 1));
+    println!(
+        "a name never seen, nothing matching: {:.0} ns a publish, the slowest of {BURST} {:.1} µs; while another \
+         thread subscribes and unsubscribes short patterns of the same beginning: {:.0} ns, {:.1} µs; long ones: \
+         {:.0} ns, {:.1} µs ({:+.1} µs over short ones; subscribing a short one may take 3 µs)",
+        calm.median,
+        calm.slowest / 1e3,
+        short.median,
+        short.slowest / 1e3,
+        long.median,
+        long.slowest / 1e3,
+        (long.slowest - short.slowest) / 1e3,
     );
     let mut once: Vec<f64> = (0..scaled(5, 1)).map(|_| once_each(million)).collect();
     println!("{million} distinct channels, once each: {:.0} ns a publish", median(&mut once));

@@ -24,17 +24,31 @@ impl ByteSet {
         set
     }
 
-    /// The bytes from `first` to `last`.
+    /// The bytes from `first` to `last`; none, if `first` is greater.
     pub(crate) fn range(first: u8, last: u8) -> Self {
         let mut set = Self::default();
-        (first..=last).for_each(|byte| set.insert(byte));
+        for (lowest, bytes) in (0..).step_by(64).zip(set.0.chunks_exact_mut(8)) {
+            // The bits from `byte` on, of 64 that stand for `lowest` and what follows.
+            let from = |byte: u32| u64::MAX.checked_shl(byte.saturating_sub(lowest)).unwrap_or(0);
+            let bits = from(u32::from(first)) & !from(u32::from(last) + 1);
+            bytes.copy_from_slice(&bits.to_le_bytes());
+        }
         set
     }
 
-    /// The first and the last byte, if it has all that lie between.
+    /// The first and the last byte, if the set has all that lie between. The empty set is a range whose first byte is
+    /// greater than its last.
     pub(crate) fn as_range(&self) -> Option<(u8, u8)> {
-        let first = (0..=u8::MAX).find(|&byte| self.contains(byte))?;
-        let last = (0..=u8::MAX).rfind(|&byte| self.contains(byte))?;
+        let mut ends = None;
+        for (lowest, bytes) in (0..).step_by(64).zip(self.0.chunks_exact(8)) {
+            let bits = bytes.iter().rfold(0, |bits, &byte| bits << 8 | u64::from(byte));
+            if bits != 0 {
+                let (first, last) = (lowest + bits.trailing_zeros(), lowest + bits.ilog2());
+                ends = Some((ends.map_or(first, |(first, _)| first), last));
+            }
+        }
+        let (first, last) = ends.unwrap_or((1, 0));
+        let (first, last) = (first as u8, last as u8);
         (*self == Self::range(first, last)).then_some((first, last))
     }
 
@@ -51,5 +65,23 @@ impl ByteSet {
     #[inline]
     pub(crate) fn contains(&self, byte: u8) -> bool {
         self.0[usize::from(byte >> 3)] >> (byte & 7) & 1 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_its_bytes_and_no_others() {
+        for (first, last) in
+            (0..=u8::MAX).flat_map(|first| (0..=u8::MAX).map(move |last| (first, last)))
+        {
+            let set = ByteSet::range(first, last);
+            let mut expected = ByteSet::default();
+            (first..=last).for_each(|byte| expected.insert(byte));
+            assert!(set == expected, "{first} {last}");
+            assert_eq!(set.as_range(), Some(if first <= last { (first, last) } else { (1, 0) }));
+        }
     }
 }

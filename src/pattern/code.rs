@@ -8,13 +8,13 @@ use super::bytes::ByteSet;
 /// One step of a compiled pattern.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step<'a> {
-    /// Literal bytes, one at least.
+    /// Literal bytes, one at least and [`MAX_RUN`] at most.
     Run(&'a [u8]),
     /// Exactly so many bytes, any.
     Any(usize),
     /// One byte of a set, which is not a range.
     Class(ByteSet),
-    /// One byte from the first to the last, both included.
+    /// One byte from the first to the last, both included; no byte, if the first is greater.
     Range(u8, u8),
     /// Any run of bytes, the empty one included.
     Star,
@@ -22,14 +22,15 @@ pub(crate) enum Step<'a> {
     Ask,
 }
 
-/// How many bytes the longest run has: a longer one is several steps.
-pub(crate) const MAX_RUN: usize = u32::MAX as usize;
+/// Maximum number of bytes of a run. Longer literals are several runs, so that hashing and copying one, as the pattern
+/// trie does under its lock, is bounded.
+pub(crate) const MAX_RUN: usize = 256;
 
 const RUN: u8 = 0;
 const ANY: u8 = 1;
 const CLASS: u8 = 2;
 const STAR: u8 = 3;
-const ASK: u8 = 4;
+pub(crate) const ASK: u8 = 4;
 const RANGE: u8 = 5;
 
 /// Set in the bytes of a number that are not its last.
@@ -152,6 +153,26 @@ impl<'a> Iterator for Steps<'a> {
     }
 }
 
+/// Returns the number of bytes of the literal that `code` is, if it is nothing else.
+fn literal_length(code: &[u8]) -> Option<usize> {
+    let mut length = 0;
+    for step in Steps::new(code) {
+        let Step::Run(run) = step else { return None };
+        length += run.len();
+    }
+    Some(length)
+}
+
+/// `true` if `bytes` are the literal that `code` is.
+fn is_literal(code: &[u8], mut bytes: &[u8]) -> bool {
+    for step in Steps::new(code) {
+        let Step::Run(run) = step else { return false };
+        let Some(behind) = bytes.strip_prefix(run) else { return false };
+        bytes = behind;
+    }
+    bytes.is_empty()
+}
+
 /// Whether all of `bytes` match `code`, in which there is nothing to ask. The steps that took, in steps of the
 /// code and bytes of literals looked at, are added to `taken`.
 ///
@@ -169,13 +190,11 @@ pub(crate) fn matches(code: &[u8], bytes: &[u8], taken: &mut usize) -> bool {
                 if steps.rest().is_empty() {
                     return true;
                 }
-                let mut behind = steps;
-                if let Some(Step::Run(run)) = behind.next()
-                    && behind.rest().is_empty()
-                {
+                if let Some(length) = literal_length(steps.rest()) {
                     // The end alone tells.
-                    *taken += run.len();
-                    return bytes[at..].ends_with(run);
+                    *taken += length;
+                    let from = (bytes.len() - at).checked_sub(length);
+                    return from.is_some_and(|from| is_literal(steps.rest(), &bytes[at + from..]));
                 }
                 star = Some((steps, at));
                 None
@@ -219,7 +238,7 @@ mod tests {
 
     #[test]
     fn steps_are_read_as_they_were_written() {
-        let long = vec![b'x'; 300];
+        let long = [b'x'; MAX_RUN];
         let mut set = ByteSet::default();
         b"ace".iter().for_each(|&byte| set.insert(byte));
         let steps = [
@@ -246,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_class_that_is_a_range_is_written_as_one() {
-        for (first, last) in [(0, 0), (0, 255), (b'a', b'f'), (7, 8), (200, 255)] {
+        for (first, last) in [(0, 0), (0, 255), (b'a', b'f'), (7, 8), (200, 255), (1, 0)] {
             let mut writer = Writer::default();
             writer.push(Step::Class(ByteSet::range(first, last)));
             let code = writer.finish();
@@ -255,6 +274,40 @@ mod tests {
                 assert_eq!(matches(&code, &[byte], &mut 0), (first..=last).contains(&byte));
             }
         }
-        assert_eq!(ByteSet::default().as_range(), None);
+    }
+
+    #[test]
+    fn a_long_literal_is_several_runs() {
+        for length in [1, MAX_RUN - 1, MAX_RUN, MAX_RUN + 1, 3 * MAX_RUN, 3 * MAX_RUN + 7] {
+            let literal: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            let mut writer = Writer::default();
+            writer.push(Step::Star);
+            writer.push(Step::Run(&literal));
+            let code = writer.finish();
+            assert_eq!(Steps::new(&code).count(), 1 + length.div_ceil(MAX_RUN));
+            let (alone, starred) = (&code[1..], &code[..]);
+            assert!(matches(alone, &literal, &mut 0) && matches(starred, &literal, &mut 0));
+            let longer = [b"y", &literal[..]].concat();
+            assert!(!matches(alone, &longer, &mut 0) && matches(starred, &longer, &mut 0));
+            assert!(!matches(starred, &literal[1..], &mut 0));
+            assert!(!matches(starred, &[&literal[..], b"y"].concat(), &mut 0));
+            for at in [0, length / 2, length - 1] {
+                let mut other = literal.clone();
+                other[at] ^= 1;
+                assert!(!matches(alone, &other, &mut 0) && !matches(starred, &other, &mut 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_literal_behind_a_star_is_looked_for_at_the_end_alone() {
+        let literal = vec![b'a'; 40 * MAX_RUN];
+        let mut writer = Writer::default();
+        writer.push(Step::Star);
+        writer.push(Step::Run(&literal));
+        writer.push(Step::Run(b"b"));
+        let mut taken = 0;
+        assert!(!matches(&writer.finish(), &vec![b'a'; 80 * MAX_RUN], &mut taken));
+        assert!(taken <= 2 * literal.len(), "{taken}");
     }
 }

@@ -2,6 +2,7 @@
 
 use globset::{Candidate, ErrorKind, GlobBuilder, GlobMatcher};
 
+use super::code::MAX_RUN;
 use crate::error::PatternError;
 
 /// The longest glob, in bytes. Within it no glob can exceed what the regex engine behind `globset`
@@ -13,6 +14,9 @@ const MAX_DEPTH: usize = 32;
 
 /// How many literal beginnings a glob is filed under; one with more is filed under shorter ones.
 const MAX_PREFIXES: usize = 64;
+
+/// Maximum number of bytes of a literal beginning that a glob is filed under: one run of its code.
+const MAX_PREFIX: usize = MAX_RUN;
 
 /// A compiled shell glob.
 pub(crate) struct Glob {
@@ -146,6 +150,7 @@ fn reversed_range(class: &str) -> Option<usize> {
 fn prefixes(text: &[u8]) -> Vec<Vec<u8>> {
     let mut found: Vec<Vec<u8>> =
         beginnings(text, MAX_PREFIXES).into_iter().map(|beginning| beginning.bytes).collect();
+    found.iter_mut().for_each(|prefix| prefix.truncate(MAX_PREFIX));
     // Whoever begins with the longer of two nested ones begins with the shorter: keep that one.
     found.sort_unstable();
     found.dedup_by(|longer, kept| longer.starts_with(kept));
@@ -290,6 +295,13 @@ mod tests {
                 if expected.contains(&"") { vec![""] } else { expected.to_vec() };
             assert_eq!(found_under(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn long_beginnings_are_cut_short() {
+        let beginning = "a".repeat(MAX_PREFIX);
+        assert_eq!(found_under(&format!("{beginning}{{b,c}}*")), [&*beginning]);
+        assert_eq!(found_under(&format!("{{x,{beginning}b}}{beginning}c"))[1][..1], *"x");
     }
 
     #[test]

@@ -52,7 +52,12 @@ struct Inner {
 
 /// What the text compiled to, by dialect.
 enum Program {
-    Redis(Box<[u8]>),
+    Redis {
+        code: Box<[u8]>,
+        /// The bytes that a channel must have at least in order to match, so that a pattern that is longer than the
+        /// channel costs nothing.
+        least: usize,
+    },
     Glob(Glob),
 }
 
@@ -69,8 +74,8 @@ impl Pattern {
     /// `?` one byte, `[...]` one byte of a class (`[^...]` one byte outside it, `a-z` a range), and
     /// `\x` the byte `x`. The corners are redis-server's own: `[]` matches nothing and `[^]` any byte,
     /// an unclosed class closes at the pattern's end, a range's ends may stand in either order, a last
-    /// lone `\` is itself, and the empty channel is matched by the empty pattern alone. Beyond ASCII a
-    /// range orders bytes as the target's C `char` does, signed on x86-64.
+    /// lone `\` is itself, and the empty channel is matched by the empty pattern alone. A range compares
+    /// bytes as signed, on every target, as redis-server does on x86-64.
     ///
     /// # Complexity
     ///
@@ -147,13 +152,19 @@ impl Pattern {
     ///
     /// # Complexity
     ///
-    /// At most the product of the two lengths, for a Redis glob; never exponential, no recursion. A
-    /// shell glob takes what `globset` does: linear in the channel.
+    /// At most the product of the two lengths, for a Redis glob; O(1), if the channel is shorter than all that the
+    /// glob can match; never exponential, no recursion. A shell glob takes what `globset` does: linear in the channel.
     pub fn is_match(&self, channel: &str) -> bool {
+        self.is_match_counting(channel, &mut 0)
+    }
+
+    /// `true` if `channel` matches; what a Redis glob took, in steps and bytes looked at, is added to `taken`.
+    pub(crate) fn is_match_counting(&self, channel: &str, taken: &mut usize) -> bool {
         match &self.0.program {
             // redis-server matches the empty channel by nothing but the empty pattern.
-            Program::Redis(_) if channel.is_empty() => self.0.text.is_empty(),
-            Program::Redis(code) => code::matches(code, channel.as_bytes(), &mut 0),
+            Program::Redis { .. } if channel.is_empty() => self.0.text.is_empty(),
+            Program::Redis { least, .. } if channel.len() < *least => false,
+            Program::Redis { code, .. } => code::matches(code, channel.as_bytes(), taken),
             Program::Glob(glob) => glob.is_match(channel),
         }
     }
@@ -163,10 +174,10 @@ impl Pattern {
     }
 
     /// What it compiled to: for a shell glob one code for each literal beginning, which find it, and then leave
-    /// it to be asked.
+    /// it to be asked. There is one run in each at most.
     pub(crate) fn codes(&self) -> SmallVec<[Cow<'_, [u8]>; 1]> {
         match &self.0.program {
-            Program::Redis(code) => smallvec![Cow::Borrowed(&code[..])],
+            Program::Redis { code, .. } => smallvec![Cow::Borrowed(&code[..])],
             Program::Glob(glob) => {
                 let code = |prefix: &Vec<u8>| {
                     let mut code = Writer::default();
@@ -182,15 +193,19 @@ impl Pattern {
     /// What a Redis glob compiled to; nothing for a shell glob, which has no code of its own.
     pub(crate) fn code(&self) -> &[u8] {
         match &self.0.program {
-            Program::Redis(code) => code,
+            Program::Redis { code, .. } => code,
             Program::Glob(_) => &[],
         }
     }
 
-    /// The literal beginnings that matching channels can have: exactly one of them each.
+    pub(crate) fn is_shell_glob(&self) -> bool {
+        matches!(self.0.program, Program::Glob(_))
+    }
+
+    /// The literal beginnings that matching channels can have: exactly one of them each. Long ones are cut short.
     pub(crate) fn prefixes(&self) -> SmallVec<[&[u8]; 1]> {
         match &self.0.program {
-            Program::Redis(code) => smallvec![match Steps::new(code).next() {
+            Program::Redis { code, .. } => smallvec![match Steps::new(code).next() {
                 Some(Step::Run(run)) => run,
                 _ => &[],
             }],
@@ -199,13 +214,14 @@ impl Pattern {
     }
 
     fn from_redis(text: Arc<str>) -> Self {
-        let program = Program::Redis(redis::compile(text.as_bytes()));
+        let (code, least) = redis::compile(text.as_bytes());
+        let program = Program::Redis { code, least };
         Self(Arc::new(Inner { text, program }))
     }
 
     fn identity(&self) -> (Dialect, &str) {
         let dialect = match self.0.program {
-            Program::Redis(_) => Dialect::Redis,
+            Program::Redis { .. } => Dialect::Redis,
             Program::Glob(_) => Dialect::Glob,
         };
         (dialect, &self.0.text)
@@ -227,7 +243,7 @@ impl fmt::Display for Pattern {
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.identity() == other.identity()
+        Arc::ptr_eq(&self.0, &other.0) || self.identity() == other.identity()
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use smallvec::SmallVec;
 
 use super::clock;
-use super::patterns::{PatternEntry, Patterns, Stamp};
+use super::patterns::{PatternEntry, Patterns, Stamp, Unconfirmed};
 use super::recipients::{Recipient, Recipients};
 use crate::source::{Label, PatternSource, Prepaid, Renewed, Source, Text};
 use crate::sync::{
@@ -130,14 +130,25 @@ impl<P: Send + 'static> Derived<P> {
         let stamp = patterns.stamp(name.as_bytes());
         let mut all = SmallVec::new();
         let mut one = true;
-        let dear = patterns.matching(name, meanwhile, |entry| {
+        let matched = patterns.matching(name, meanwhile, |entry| {
             one = one && all.is_empty() && entry.is_small() && entry.seems_to_have_one();
             all.push(Arc::clone(entry));
         });
+        if let Some(confirmed) = matched.confirmed {
+            one &= Self::add(&mut all, confirmed);
+        }
         if all.len() > 1 {
             all.sort_unstable_by_key(|entry: &Arc<PatternEntry<P>>| entry.number);
         }
-        Self { stamp, patterns: all, light: one && !dear }
+        Self { stamp, patterns: all, light: one && !matched.dear }
+    }
+
+    /// Adds `confirmed` to `all`. Returns whether one recipient is reached at most.
+    #[cold]
+    fn add(all: &mut SmallVec<[Arc<PatternEntry<P>>; 1]>, confirmed: Unconfirmed<P>) -> bool {
+        let cheap = |entry: &Arc<PatternEntry<P>>| entry.is_small() && entry.seems_to_have_one();
+        all.extend(confirmed);
+        all.is_empty() || (all.len() == 1 && cheap(&all[0]))
     }
 
     /// Whether it is worth no entry to publish to it, as far as can be seen: one recipient is reached at most, by a
@@ -225,12 +236,13 @@ impl<P> Route<P> {
         // taken out of the trie. Mostly there is neither: a pattern that only begins like the name.
         let mut fresh = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
         let number = |known: &PatternSource<PatternEntry<P>>| known.pattern().number;
-        let meanwhile = |_| ();
-        patterns.matching(name, meanwhile, |entry| {
+        let mut add = |entry: &Arc<PatternEntry<P>>| {
             if self.patterns.binary_search_by_key(&entry.number, number).is_err() {
                 fresh.push(Arc::clone(entry));
             }
-        });
+        };
+        let matched = patterns.matching(name, |_| (), &mut add);
+        matched.confirmed.iter().flatten().for_each(add);
         self.stamp = now;
         self.sweep();
         if !fresh.is_empty() {

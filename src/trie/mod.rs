@@ -639,9 +639,13 @@ pub(crate) mod fuzzing {
         fn code(&self) -> &[u8] {
             self.1.code()
         }
+
+        fn text_len(&self) -> usize {
+            self.1.as_str().len()
+        }
     }
 
-    /// Which of the Redis globs match `channel`, and how many steps that took.
+    /// Returns which of the Redis globs match `channel`, and how many steps that took.
     pub fn matches(patterns: &[&str], channel: &str) -> (Vec<bool>, usize) {
         let mut tree = PatternTree::new(Default::default());
         for (at, text) in patterns.iter().enumerate() {
@@ -649,8 +653,12 @@ pub(crate) mod fuzzing {
             tree.insert(&pattern, &Numbered(at, pattern.clone()));
         }
         let mut matched = vec![false; patterns.len()];
-        let effort = tree.matches(channel.as_bytes(), |end, _| matched[end.0] = true);
-        (matched, effort.steps)
+        let mut confirming = 0;
+        let effort = tree.matches(channel.as_bytes(), |end, unconfirmed| {
+            assert!(!matched[end.0], "found twice");
+            matched[end.0] = !unconfirmed || end.1.is_match_counting(channel, &mut confirming);
+        });
+        (matched, effort.steps + confirming)
     }
 
     /// Whether `glob` matches `channel`, and whether the tree finds it by its literal beginning.

@@ -9,13 +9,16 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
+use std::mem::ManuallyDrop;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
+use smallvec::SmallVec;
 
 use super::recipients::Recipients;
+use super::slots::{Hashed, Slots};
 use super::tree::{End, PatternTree, Walk};
 use crate::inline::Inline;
 use crate::pattern::Pattern;
@@ -48,7 +51,8 @@ pub(crate) struct PatternEntry<P> {
     /// Whether its text is short.
     is_small: bool,
     recipients: RwLock<Recipients<P>>,
-    /// Subscriptions; written under the lock of the pattern's trie. At 0 the entry is out of it.
+    /// Subscriptions; incremented under the lock of the pattern's part, decremented under that lock for writing. At 0 the
+    /// entry is out of the part.
     holders: AtomicUsize,
     /// Entries are locked in the order of these, so that publishers cannot wait in a circle.
     pub(crate) number: u64,
@@ -66,6 +70,11 @@ impl<P> End for Arc<PatternEntry<P>> {
             Some(code) => code.as_bytes(),
             None => self.pattern.code(),
         }
+    }
+
+    #[inline]
+    fn text_len(&self) -> usize {
+        self.pattern.as_str().len()
     }
 
     #[inline]
@@ -160,15 +169,81 @@ const PARTS: usize = 16;
 struct Part<P> {
     /// How many patterns it holds: an empty part need not be locked to be passed.
     size: AtomicUsize,
-    tree: RwLock<PatternTree<Arc<PatternEntry<P>>>>,
+    patterns: RwLock<PartPatterns<P>>,
+}
+
+/// The patterns of a part.
+struct PartPatterns<P> {
+    /// Finds them by the channels that they match.
+    tree: PatternTree<Arc<PatternEntry<P>>>,
+    /// Finds them by dialect and text.
+    index: Slots<Indexed<P>>,
+}
+
+/// An entry with a part of its hash, so that nothing else is fetched for one that is another, nor when the index grows.
+struct Indexed<P>(u32, Arc<PatternEntry<P>>);
+
+impl<P> Hashed for Indexed<P> {
+    #[inline]
+    fn hash(&self) -> u32 {
+        self.0
+    }
+}
+
+impl<P> Indexed<P> {
+    fn hash_of(hash: u64) -> u32 {
+        (hash >> 32) as u32
+    }
 }
 
 impl<P> Part<P> {
-    /// The tree, if there is anything in it.
+    /// The patterns, if there are any.
     #[inline]
-    fn read(&self) -> Option<RwLockReadGuard<'_, PatternTree<Arc<PatternEntry<P>>>>> {
+    fn read(&self) -> Option<RwLockReadGuard<'_, PartPatterns<P>>> {
         // Relaxed: whoever has seen a stamp has seen the sizes that preceded it.
-        (self.size.load(Ordering::Relaxed) > 0).then(|| self.tree.read())
+        (self.size.load(Ordering::Relaxed) > 0).then(|| self.patterns.read())
+    }
+}
+
+impl<P> PartPatterns<P> {
+    /// The entry of `pattern`, whose hash is `hash`. Texts are compared only where the hashes are equal.
+    fn find(&self, pattern: &Pattern, hash: u64) -> Option<&Arc<PatternEntry<P>>> {
+        let is_it = |item: &Indexed<P>| item.1.hash == hash && item.1.pattern == *pattern;
+        Some(&self.index.find(Indexed::<P>::hash_of(hash), is_it)?.1)
+    }
+
+    fn insert(&mut self, entry: &Arc<PatternEntry<P>>) {
+        self.tree.insert(&entry.pattern, entry);
+        self.index.insert(Indexed(Indexed::<P>::hash_of(entry.hash), Arc::clone(entry)));
+    }
+
+    fn remove(&mut self, entry: &Arc<PatternEntry<P>>) {
+        self.tree.remove(&entry.pattern, |other| Arc::ptr_eq(other, entry));
+        let hash = Indexed::<P>::hash_of(entry.hash);
+        self.index.remove(hash, |item| Arc::ptr_eq(&item.1, entry));
+        self.index.fit(0);
+    }
+}
+
+/// Patterns of which a beginning has been found.
+pub(super) type Unconfirmed<P> = SmallVec<[Arc<PatternEntry<P>>; 4]>;
+
+/// What [`Patterns::matching`] returns.
+pub(crate) struct Matched<P> {
+    /// A shell glob or a long pattern was asked, or memory was allocated.
+    pub(crate) dear: bool,
+    /// Patterns that match and were asked when no lock was held.
+    pub(crate) confirmed: Option<Unconfirmed<P>>,
+}
+
+impl<P> Matched<P> {
+    #[cold]
+    fn confirm(channel: &str, allocated: bool, mut unconfirmed: Unconfirmed<P>) -> Self {
+        let is_dear =
+            |entry: &Arc<PatternEntry<P>>| !entry.is_small || entry.pattern.is_shell_glob();
+        let dear = allocated || unconfirmed.spilled() || unconfirmed.iter().any(is_dear);
+        unconfirmed.retain(|entry| entry.pattern.is_match(channel));
+        Self { dear, confirmed: Some(unconfirmed) }
     }
 }
 
@@ -198,7 +273,10 @@ impl<P> Patterns<P> {
         let runs = foldhash::fast::RandomState::default();
         let part = || Part {
             size: AtomicUsize::new(0),
-            tree: RwLock::new(PatternTree::new(runs.clone())),
+            patterns: RwLock::new(PartPatterns {
+                tree: PatternTree::new(runs.clone()),
+                index: Slots::default(),
+            }),
         };
         Self {
             epoch: CachePadded::new(AtomicU64::new(0)),
@@ -249,40 +327,49 @@ impl<P> Patterns<P> {
         stamp.relevant == now.relevant
     }
 
-    /// Calls `found` for each pattern that matches `channel`, once, in no particular order. Whether it was dear: a
-    /// shell glob was asked, or memory was allocated.
+    /// Finds each pattern that matches `channel`, once, in no particular order: calls `found` for those that the walk
+    /// confirms, and returns the others.
     ///
     /// In between, while what the last of them point to is fetched from memory, it calls `meanwhile`, with the locks of
     /// pattern trees held, and tells how many patterns match at most. (Some may not match, and one may be counted twice.)
+    ///
+    /// Patterns whose match is not bounded by a few steps are asked when these locks have been released.
     #[inline]
     pub(crate) fn matching(
         &self,
         channel: &str,
         meanwhile: impl FnOnce(usize),
         mut found: impl FnMut(&Arc<PatternEntry<P>>),
-    ) -> bool {
-        let mut asked = false;
+    ) -> Matched<P> {
         let matches = Cell::new(0);
-        let mut confirm = |entry: &Arc<PatternEntry<P>>, unconfirmed: bool| {
-            asked |= unconfirmed;
-            if !unconfirmed || entry.pattern.is_match(channel) {
+        // Dropped by `confirm`, unless it is empty: most publishes find none, and spend nothing on it.
+        let mut unconfirmed = ManuallyDrop::new(Unconfirmed::new());
+        let effort = {
+            let free = self.parts[0].read();
+            let anchored =
+                channel.as_bytes().first().and_then(|&byte| self.parts[Self::part_of(byte)].read());
+            let mut walk = Walk::new(channel.as_bytes(), &self.runs);
+            let mut report = |entry: &Arc<PatternEntry<P>>, is_unconfirmed: bool| {
                 matches.set(matches.get() + 1);
-                found(entry);
+                if is_unconfirmed {
+                    unconfirmed.push(Arc::clone(entry));
+                } else {
+                    found(entry);
+                }
+            };
+            if let Some(part) = &free {
+                walk.scout(&part.tree, &mut report);
             }
+            if let Some(part) = &anchored {
+                walk.scout(&part.tree, &mut report);
+            }
+            meanwhile(matches.get() + walk.leads());
+            walk.finish(&mut report)
         };
-        let free = self.parts[0].read();
-        let anchored =
-            channel.as_bytes().first().and_then(|&byte| self.parts[Self::part_of(byte)].read());
-        let mut walk = Walk::new(channel.as_bytes(), &self.runs);
-        if let Some(tree) = &free {
-            walk.scout(tree, &mut confirm);
+        if unconfirmed.is_empty() {
+            return Matched { dear: effort.allocated, confirmed: None };
         }
-        if let Some(tree) = &anchored {
-            walk.scout(tree, &mut confirm);
-        }
-        meanwhile(matches.get() + walk.leads());
-        let effort = walk.finish(&mut confirm);
-        asked | effort.allocated
+        Matched::confirm(channel, effort.allocated, ManuallyDrop::into_inner(unconfirmed))
     }
 
     /// The hash of a pattern, under the bus's seed.
@@ -292,12 +379,22 @@ impl<P> Patterns<P> {
 
     /// The entry of `pattern`, made where there is none, held once more. Undone by `release`.
     pub(crate) fn hold(&self, pattern: &Pattern, hash: u64) -> Arc<PatternEntry<P>> {
-        let part = self.part(pattern);
-        let mut tree = part.tree.write();
-        if let Some(entry) = tree.get(pattern, |entry| entry.pattern == *pattern) {
-            // Relaxed: written under the tree's lock.
+        let hold = |entry: &Arc<PatternEntry<P>>| {
+            // Relaxed: under the part's lock, which also excludes the last `release`.
             entry.holders.fetch_add(1, Ordering::Relaxed);
-            return Arc::clone(entry);
+            Arc::clone(entry)
+        };
+        let part = self.part(pattern);
+        let is_small = pattern.as_str().len() <= SMALL;
+        // Equal texts take as long to compare as they are: long ones are looked for where publishers do not wait.
+        if !is_small
+            && let Some(held) = part.read().and_then(|part| part.find(pattern, hash).map(hold))
+        {
+            return held;
+        }
+        let mut patterns = part.patterns.write();
+        if let Some(other) = patterns.find(pattern, hash) {
+            return hold(other);
         }
         let entry = Arc::new(PatternEntry {
             code: Inline::new(pattern.code()),
@@ -308,10 +405,10 @@ impl<P> Patterns<P> {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             holders: AtomicUsize::new(1),
             recipients_len: AtomicU32::new(0),
-            is_small: pattern.as_str().len() <= SMALL,
+            is_small,
             recipients: RwLock::default(),
         });
-        tree.insert(pattern, &entry);
+        patterns.insert(&entry);
         // Relaxed, both: `advance` makes them visible to whoever looks at a stamp.
         part.size.fetch_add(1, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -324,21 +421,22 @@ impl<P> Patterns<P> {
     /// Gives back what `hold` gave. Whether `pattern` is out of the trie now.
     pub(crate) fn release(&self, entry: &Arc<PatternEntry<P>>) -> bool {
         let part = self.part(&entry.pattern);
-        let mut tree = part.tree.write();
-        // Relaxed: written under the tree's lock.
+        let mut patterns = part.patterns.write();
+        // Relaxed: written under the part's lock.
         if entry.holders.fetch_sub(1, Ordering::Relaxed) > 1 {
             return false;
         }
-        tree.remove(&entry.pattern, |other| Arc::ptr_eq(other, entry));
+        patterns.remove(entry);
         // Relaxed, both: mere counts. Routes keep the dead entry until they are next used.
         part.size.fetch_sub(1, Ordering::Relaxed);
         self.count.fetch_sub(1, Ordering::Relaxed);
         true
     }
 
-    /// Whether anyone holds `pattern`.
+    /// `true` if anyone holds `pattern`.
     pub(crate) fn contains(&self, pattern: &Pattern) -> bool {
-        self.part(pattern).tree.read().get(pattern, |entry| entry.pattern == *pattern).is_some()
+        let hash = self.hash(pattern);
+        self.part(pattern).read().is_some_and(|part| part.find(pattern, hash).is_some())
     }
 
     /// Returns the patterns that someone holds, in no particular order.
@@ -353,8 +451,8 @@ impl<P> Patterns<P> {
     /// Calls `each` for every pattern, under no lock.
     pub(crate) fn close(&self, mut each: impl FnMut(&PatternEntry<P>)) {
         for part in &self.parts {
-            let mut entries = Vec::new();
-            part.tree.read().for_each(|entry| entries.push(Arc::clone(entry)));
+            let entries: Vec<_> =
+                part.patterns.read().index.iter().map(|item| Arc::clone(&item.1)).collect();
             entries.iter().for_each(|entry| each(entry));
         }
     }

@@ -9,17 +9,28 @@
 //! of nodes that each must be fetched before the next is known. (A byte-wise radix trie over a million
 //! of these costs seven dependent cache misses; this one costs two.)
 //!
-//! Where one pattern alone goes on, no nodes are made for the rest of it: it is matched as one pattern against one
-//! channel is. Among many runs there is not even a node for the run, but 16 bytes that point to the pattern's end,
-//! which says what its code is; so of a million patterns, a match fetches what it must to reach the one, and the
-//! table is small enough for a cache to have much of it. Elsewhere the rest is kept in the node. Only a second
-//! pattern on the same way has it spread out.
+//! Where one pattern alone goes on, no nodes are made for the rest of it, whatever its length: it is matched as one
+//! pattern against one channel is. Among many runs there is not even a node for the run, but 16 bytes that point to the
+//! pattern's end, which says what its code is; so of a million patterns, a match fetches what it must to reach the one,
+//! and the table is small enough for a cache to have much of it. Elsewhere a short rest is kept in the node. Only a
+//! second pattern on the same way has the rest spread out, edge by edge until the two part.
+//!
+//! # Bounds
+//!
+//! A pattern has [`max_depth`] edges at most, and an edge is [`code::MAX_RUN`] bytes at most: so a pattern costs little
+//! more than its code does, and adding or removing it takes a bounded number of steps, however long it is. Patterns that
+//! have not parted by then end in one list of the branch that they reach.
 //!
 //! The walk is bounded whatever the patterns. A node is reached from its one parent, by an edge of a
 //! fixed length, unless the parent is a `*`; and a `*` is entered once in a walk, at the earliest
 //! position: it tries its edges at every later one itself, so a later entry could find nothing new.
-//! Hence every node is visited at most once for each position of the channel. A rest that is more than the
-//! pattern's end or a last `*` is only kept where no `*` lies on the way, so that it is matched at most once.
+//! Hence every node is visited at most once for each position of the channel.
+//!
+//! The rest of a pattern that is alone is matched in the walk only if it is short and no `*` lies on the way, so that it
+//! is matched once. If it is long or lies behind a `*`, and where the depth ends, the walk reports the pattern as
+//! *unconfirmed*, once: its beginning has been found, and whether the whole of it matches is for the caller to ask the
+//! pattern (when it holds no lock any more). That takes the product of the lengths of pattern and channel at most, and
+//! nothing for a pattern that is longer than the channel. Shell globs are always unconfirmed.
 
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
@@ -34,8 +45,11 @@ use crate::pattern::{ByteSet, Pattern};
 
 /// What stands at a pattern's end.
 pub(crate) trait End: Clone {
-    /// The code of the pattern, if it is a Redis glob.
+    /// The code of the pattern, if it is a Redis glob; empty for a shell glob.
     fn code(&self) -> &[u8];
+
+    /// The number of bytes of the pattern's text.
+    fn text_len(&self) -> usize;
 
     /// Has what a match is going to need brought into the cache.
     fn prefetch(&self) {}
@@ -51,7 +65,7 @@ pub(crate) struct PatternTree<E> {
 #[repr(align(64))]
 struct Node<E> {
     /// The literal bytes of the edge that leads here, none where it is no run; then, where one pattern alone
-    /// goes on, the code of the rest of it.
+    /// goes on, the code of the rest of it, or [`CONFIRM`] in its stead.
     bytes: SmallVec<[u8; 32]>,
     /// How many of them are the edge's.
     run: u32,
@@ -68,8 +82,19 @@ enum Below<E> {
     Branch(Box<Branch<E>>),
 }
 
-/// A rest that is longer than this is spread out, so that it is not copied again for each of many nodes.
+/// Maximum length of a rest, in bytes of code, that is kept in a node and matched in the walk.
 const MAX_REST: usize = 256;
+
+/// The code of a rest that the walk does not match: the pattern is to be confirmed.
+const CONFIRM: &[u8] = &[code::ASK];
+
+/// Maximum number of edges on the way to a pattern of `text_len` bytes.
+///
+/// An edge is memory that two patterns share, if only two go that way, and takes a few hundred bytes: so that there are
+/// few for short patterns. And each is a step under the lock of the tree: so that there are not many for long ones.
+fn max_depth(text_len: usize) -> usize {
+    (12 + text_len / 16).min(32)
+}
 
 /// How long the code of a `*` is.
 const STAR_BYTES: usize = 1;
@@ -110,13 +135,11 @@ fn has_ahead(rest: &[u8], ahead: Ahead) -> bool {
 /// What `code` asks of the bytes that follow.
 fn look_ahead(code: &[u8]) -> Ahead {
     let mut distance = 0_usize;
-    for step in Steps::new(code) {
-        if distance > usize::from(u8::MAX) {
-            return None;
-        }
+    // A few steps: it is called for each edge of a way.
+    for step in Steps::new(code).take(4) {
         match step {
             Step::Run(run) => return Some((u8::try_from(distance).ok()?, run[0])),
-            Step::Any(count) => distance = distance.saturating_add(count),
+            Step::Any(count) => distance += count,
             Step::Class(_) | Step::Range(..) => distance += 1,
             Step::Star | Step::Ask => return None,
         }
@@ -130,8 +153,8 @@ struct Rare<E> {
     any: Vec<(usize, Node<E>)>,
     classes: Vec<(ByteSet, Node<E>)>,
     star: Option<Star<E>>,
-    /// Shell globs whose literal beginning ends here: whether they match is for them to say.
-    globs: Ends<E>,
+    /// Patterns of which only the beginning leads here: shell globs, and patterns that go on deeper than the tree does.
+    unconfirmed: Ends<E>,
 }
 
 /// A `*` that is not a pattern's last step.
@@ -246,7 +269,7 @@ impl<E> Default for Branch<E> {
 
 impl<E> Default for Rare<E> {
     fn default() -> Self {
-        Self { any: Vec::new(), classes: Vec::new(), star: None, globs: SmallVec::new() }
+        Self { any: Vec::new(), classes: Vec::new(), star: None, unconfirmed: SmallVec::new() }
     }
 }
 
@@ -274,7 +297,7 @@ enum Edge<'a> {
 enum Place {
     Here,
     Star,
-    Glob,
+    Unconfirmed,
 }
 
 /// Where the code of a pattern leads.
@@ -286,11 +309,21 @@ enum Way<'a> {
 }
 
 impl<'a> Way<'a> {
+    /// Where `code` leads if the pattern may have `edges` more.
+    #[inline]
+    fn within(edges: usize, code: &'a [u8]) -> Self {
+        match Self::of(code) {
+            Self::Along(..) if edges == 0 => Self::End(Place::Unconfirmed),
+            way => way,
+        }
+    }
+
+    #[inline]
     fn of(code: &'a [u8]) -> Self {
         let mut steps = Steps::new(code);
         let edge = match steps.next() {
             None => return Self::End(Place::Here),
-            Some(Step::Ask) => return Self::End(Place::Glob),
+            Some(Step::Ask) => return Self::End(Place::Unconfirmed),
             Some(Step::Run(run)) => Edge::Run(run),
             Some(Step::Any(count)) => Edge::Any(count),
             Some(Step::Class(set)) => Edge::Class(set),
@@ -318,11 +351,6 @@ impl<'a> Edge<'a> {
             Self::Any(_) | Self::Class(_) | Self::StarClass(_) => None,
         }
     }
-
-    /// Whether a `*` lies on it, so that what is behind it can be reached at many positions.
-    fn is_starred(self) -> bool {
-        matches!(self, Edge::StarRun(_) | Edge::StarClass(_) | Edge::Tail(_))
-    }
 }
 
 impl<E: End> PatternTree<E> {
@@ -331,42 +359,16 @@ impl<E: End> PatternTree<E> {
         Self { root: Branch::default(), hasher }
     }
 
-    /// The end of `pattern` for which `is_it` holds, if the trie has it.
-    pub(crate) fn get(&self, pattern: &Pattern, is_it: impl Fn(&E) -> bool) -> Option<&E> {
-        let codes = pattern.codes();
-        let mut code: &[u8] = codes.first()?;
-        let mut branch = &self.root;
-        loop {
-            let (edge, rest) = match Way::of(code) {
-                Way::End(place) => return branch.ends(place).iter().find(|end| is_it(end)),
-                Way::Along(edge, rest) => (edge, rest),
-            };
-            let node = match branch.child(edge, &self.hasher)? {
-                Child::Leaf(end, other) => {
-                    return Some(end).filter(|_| other == rest && is_it(end));
-                }
-                Child::Node(node) => node,
-            };
-            match &node.below {
-                Below::Nothing => return None,
-                Below::Lone(end) => {
-                    return Some(end).filter(|end| node.rest() == rest && is_it(end));
-                }
-                Below::Branch(below) => branch = below,
-            }
-            code = rest;
-        }
-    }
-
     /// Adds an end to `pattern`, whose ends do not hold it yet.
     ///
     /// # Complexity
     ///
-    /// Linear in the pattern, and in the different classes that stand where it has one. The number of patterns
-    /// does not matter.
+    /// A bounded number of edges; linear in the different classes, and numbers of `?`, that stand where the pattern has
+    /// one. The length of the pattern and the number of patterns do not matter.
     pub(crate) fn insert(&mut self, pattern: &Pattern, end: &E) {
+        let edges = max_depth(end.text_len());
         for code in pattern.codes() {
-            self.root.insert(&code, 0, false, end.clone(), &self.hasher);
+            self.root.insert(&code, 0, edges, end.clone(), &self.hasher);
         }
     }
 
@@ -374,23 +376,29 @@ impl<E: End> PatternTree<E> {
     ///
     /// # Complexity
     ///
-    /// As for `insert`; and linear in the patterns that compile to the same code, and in the globs that share its
-    /// literal beginning.
+    /// As for `insert`; and linear in the patterns that compile to the same code, and in those that are unconfirmed in
+    /// the same place.
     pub(crate) fn remove(&mut self, pattern: &Pattern, is_it: impl Fn(&E) -> bool) -> Option<E> {
         let mut removed = None;
+        let edges = max_depth(pattern.as_str().len());
         for code in pattern.codes() {
-            removed = self.remove_code(&code, &is_it).or(removed);
+            removed = self.remove_code(&code, edges, &is_it).or(removed);
         }
         removed
     }
 
-    fn remove_code(&mut self, code: &[u8], is_it: impl Fn(&E) -> bool) -> Option<E> {
+    fn remove_code(
+        &mut self,
+        code: &[u8],
+        mut edges: usize,
+        is_it: impl Fn(&E) -> bool,
+    ) -> Option<E> {
         // What is left of the code where the last branch is that others need, too.
         let mut kept = code;
         let mut behind = code;
         let mut branch = &mut self.root;
         let removed = loop {
-            let (edge, rest) = match Way::of(behind) {
+            let (edge, rest) = match Way::within(edges, behind) {
                 Way::End(place) => {
                     let removed = branch.take_end(place, is_it)?;
                     if branch.fan() > 0 {
@@ -400,22 +408,18 @@ impl<E: End> PatternTree<E> {
                 }
                 Way::Along(edge, rest) => (edge, rest),
             };
-            if let Child::Leaf(end, other) = branch.child(edge, &self.hasher)? {
+            edges -= 1;
+            if let Child::Leaf(end, _) = branch.child(edge, &self.hasher)? {
                 // It is never the only one in its table: the branch stays.
-                let found = other == rest && is_it(end);
-                return if found { branch.take_leaf(edge, &self.hasher) } else { None };
+                return if is_it(end) { branch.take_leaf(edge, &self.hasher) } else { None };
             }
             if branch.fan() > 1 {
                 kept = behind;
             }
             let node = branch.child_mut(edge, &self.hasher)?;
-            if let Below::Lone(end) = &node.below
-                && (node.rest() != rest || !is_it(end))
-            {
-                return None;
-            }
             match &mut node.below {
                 Below::Branch(below) => branch = below,
+                Below::Lone(end) if !is_it(end) => return None,
                 below => match mem::replace(below, Below::Nothing) {
                     Below::Lone(end) => break end,
                     _ => return None,
@@ -445,33 +449,6 @@ impl<E: End> PatternTree<E> {
         let mut walk = Walk::new(channel, &self.hasher);
         walk.scout(self, &mut found);
         walk.finish(&mut found)
-    }
-
-    /// Calls `each` for every end, once for each place where it stands.
-    pub(crate) fn for_each(&self, mut each: impl FnMut(&E)) {
-        let mut branches = vec![&self.root];
-        let mut nodes = Vec::new();
-        while let Some(branch) = branches.pop() {
-            branch.ends.iter().chain(&branch.star_ends).for_each(&mut each);
-            branch.runs.push_all(&mut nodes, &mut each);
-            if let Some(rare) = &branch.rare {
-                rare.globs.iter().for_each(&mut each);
-                nodes.extend(rare.any.iter().map(|(_, node)| node));
-                nodes.extend(rare.classes.iter().map(|(_, node)| node));
-                if let Some(star) = &rare.star {
-                    nodes.extend(star.classes.iter().map(|(_, node)| node));
-                    star.runs.push_all(&mut nodes, &mut each);
-                    star.tails.push_all(&mut nodes, &mut each);
-                }
-            }
-            for node in nodes.drain(..) {
-                match &node.below {
-                    Below::Nothing => {}
-                    Below::Lone(end) => each(end),
-                    Below::Branch(below) => branches.push(below),
-                }
-            }
-        }
     }
 
     #[cfg(test)]
@@ -508,8 +485,8 @@ enum Visit<'a, E> {
 /// which is told by its hash alone. What such a pattern points to is in no cache, if there are very many, and is fetched
 /// from now on. [`finish`](Self::finish) looks at them. Whoever has something to do does that in between.
 ///
-/// Both call `found` for each pattern that matches, each once; with `true` where the end is a shell glob's, of which
-/// only the literal beginning has been seen to match.
+/// Both call `found` for each pattern that matches, each once; with `true` for one that is unconfirmed, of which only a
+/// beginning has been seen to match.
 ///
 /// # Complexity
 ///
@@ -541,7 +518,8 @@ struct Lead<'a, E> {
     starred: bool,
 }
 
-/// The nodes whose `*` has been entered, by address. Few in most walks.
+/// What may be reached at several positions and has been: branches with a `*`, patterns that are alone, and lists of
+/// unconfirmed ones, by address. Few in most walks.
 #[derive(Default)]
 struct Entered {
     few: SmallVec<[usize; 16]>,
@@ -586,11 +564,11 @@ impl<'a, E: End> Walk<'a, E> {
     /// See the type's documentation. It may be called for several tries, of which all have the hasher of the walk.
     pub(crate) fn scout(&mut self, tree: &'a PatternTree<E>, found: &mut impl FnMut(&E, bool)) {
         if self.channel.is_empty() {
-            // Only the empty pattern matches it, a quirk of redis-server; a glob says for itself.
+            // Only the empty pattern matches it, a quirk of redis-server; a shell glob says for itself.
             self.steps += 1;
             tree.root.ends.iter().for_each(|end| found(end, false));
-            for glob in tree.root.rare.iter().flat_map(|rare| &rare.globs) {
-                found(glob, true);
+            for end in tree.root.rare.iter().flat_map(|rare| &rare.unconfirmed) {
+                found(end, true);
             }
             return;
         }
@@ -677,12 +655,29 @@ impl<'a, E: End> Walk<'a, E> {
                     found(end, false);
                 }
             }
-            Some(Step::Ask) => found(end, true),
+            Some(Step::Ask) => self.unconfirmed(end, address, starred, found),
+            Some(_) if starred || rest.len() > MAX_REST => {
+                self.unconfirmed(end, address, starred, found);
+            }
             Some(_) => {
                 if code::matches(rest, behind, &mut self.steps) {
                     found(end, false);
                 }
             }
+        }
+    }
+
+    /// The beginning of a pattern has been found, which is to be reported once.
+    #[inline(never)]
+    fn unconfirmed(
+        &mut self,
+        end: &E,
+        address: usize,
+        starred: bool,
+        found: &mut impl FnMut(&E, bool),
+    ) {
+        if !starred || self.entered.insert(address) {
+            found(end, true);
         }
     }
 
@@ -770,7 +765,11 @@ impl<'a, E: End> Walk<'a, E> {
             }
         }
         if let Some(rare) = &branch.rare {
-            rare.globs.iter().for_each(|glob| found(glob, true));
+            if !rare.unconfirmed.is_empty()
+                && (!starred || self.entered.insert(std::ptr::from_ref(&**rare).addr()))
+            {
+                rare.unconfirmed.iter().for_each(|end| found(end, true));
+            }
             for (count, child) in rare.any.iter().take_while(|(count, _)| *count <= rest.len()) {
                 self.node(child, at + count, starred, found);
             }
@@ -885,11 +884,18 @@ impl<'a, E: End> Walk<'a, E> {
 }
 
 impl<E: End> Node<E> {
-    /// Makes a branch for the one pattern that goes on here. So much of its code lies before this.
-    fn spread(&mut self, depth: usize, starred: bool, hasher: &RandomState) {
+    /// Makes a branch for the one pattern that goes on here. `depth` bytes of its code lie before this, and `edges` lead
+    /// here.
+    fn spread(&mut self, depth: usize, edges: usize, hasher: &RandomState) {
         let mut branch = Box::<Branch<E>>::default();
         if let Below::Lone(end) = mem::replace(&mut self.below, Below::Nothing) {
-            branch.insert(self.rest(), depth, starred, end, hasher);
+            let edges = max_depth(end.text_len()) - edges;
+            if is_shell_glob(&end) {
+                branch.insert(CONFIRM, depth, edges, end, hasher);
+            } else {
+                let code = end.clone();
+                branch.insert(&code.code()[depth..], depth, edges, end, hasher);
+            }
         }
         self.below = Below::Branch(branch);
         self.bytes.truncate(self.run as usize);
@@ -900,10 +906,15 @@ impl<E: End> Node<E> {
     fn lone(end: E, depth: usize) -> Self {
         let (run, rest) = run_of(&end, depth);
         let mut node = Self::new(run, look_ahead(rest));
-        node.bytes.extend_from_slice(rest);
+        node.keep(rest);
         node.below = Below::Lone(end);
         node
     }
+}
+
+/// `true` if `end`, which is behind an edge, is a shell glob's: it does not know the code by which it is found.
+fn is_shell_glob<E: End>(end: &E) -> bool {
+    end.code().is_empty()
 }
 
 impl<E> Node<E> {
@@ -919,7 +930,12 @@ impl<E> Node<E> {
         &self.bytes[..self.run as usize]
     }
 
-    /// What is left of the code of the one pattern that goes on here.
+    /// Keeps what is left of the code of the one pattern that goes on here.
+    fn keep(&mut self, rest: &[u8]) {
+        self.bytes.extend_from_slice(if rest.len() > MAX_REST { CONFIRM } else { rest });
+    }
+
+    /// What is kept of the code of the one pattern that goes on here.
     #[inline]
     fn rest(&self) -> &[u8] {
         &self.bytes[self.run as usize..]
@@ -927,49 +943,46 @@ impl<E> Node<E> {
 }
 
 impl<E: End> Branch<E> {
-    /// Adds the pattern that `code` is the rest of; `depth` bytes of its code lie before that.
+    /// Adds the pattern that `code` is the rest of; `depth` bytes of its code lie before that, and it may have `edges`
+    /// more.
     fn insert(
         &mut self,
         mut code: &[u8],
         mut depth: usize,
-        mut starred: bool,
+        mut edges: usize,
         end: E,
         hasher: &RandomState,
     ) {
+        let deepest = max_depth(end.text_len());
         let mut branch = self;
         loop {
-            let (edge, rest) = match Way::of(code) {
+            let (edge, rest) = match Way::within(edges, code) {
                 Way::End(place) => return branch.ends_mut(place).push(end),
                 Way::Along(edge, rest) => (edge, rest),
             };
-            starred |= edge.is_starred();
-            let way = Way::of(rest);
-            let keeps_rest = matches!(way, Way::End(_)) || (!starred && rest.len() <= MAX_REST);
+            edges -= 1;
             let ahead = look_ahead(rest);
-            // (The end of a shell glob does not know the code by which it is found.)
-            if keeps_rest
-                && !matches!(way, Way::End(Place::Glob))
+            if !is_shell_glob(&end)
                 && let Some(run) = edge.run()
                 && let Some(Runs::Many(many)) = branch.runs_of(edge)
-                && many.find(run, hash(hasher, run)).is_none()
             {
-                agree(&mut many.ahead, ahead);
-                many.insert(run, Twig::Leaf(hash(hasher, run), end));
-                return;
+                let hash = hash(hasher, run);
+                if many.find(run, hash).is_none() {
+                    agree(&mut many.ahead, ahead);
+                    many.insert(run, Twig::Leaf(hash, end));
+                    return;
+                }
             }
             let node = branch.child_or_insert(edge, depth, ahead, hasher);
             depth += code.len() - rest.len();
             match &node.below {
                 Below::Branch(_) => {}
                 // Itself in a branch that has no other pattern: this is as deep as it goes.
-                Below::Lone(_) => node.spread(depth, starred, hasher),
+                Below::Lone(_) => node.spread(depth, deepest - edges, hasher),
                 Below::Nothing => {
-                    if keeps_rest {
-                        node.bytes.extend_from_slice(rest);
-                        node.below = Below::Lone(end);
-                        return;
-                    }
-                    node.below = Below::Branch(Box::default());
+                    node.keep(rest);
+                    node.below = Below::Lone(end);
+                    return;
                 }
             }
             let Below::Branch(below) = &mut node.below else { unreachable!("made above") };
@@ -977,6 +990,7 @@ impl<E: End> Branch<E> {
             code = rest;
         }
     }
+
     fn rare_mut(&mut self) -> &mut Rare<E> {
         self.rare.get_or_insert_default()
     }
@@ -985,7 +999,7 @@ impl<E: End> Branch<E> {
         match place {
             Place::Here => &self.ends,
             Place::Star => &self.star_ends,
-            Place::Glob => self.rare.as_ref().map_or(&[], |rare| &rare.globs),
+            Place::Unconfirmed => self.rare.as_ref().map_or(&[], |rare| &rare.unconfirmed),
         }
     }
 
@@ -993,7 +1007,7 @@ impl<E: End> Branch<E> {
         match place {
             Place::Here => &mut self.ends,
             Place::Star => &mut self.star_ends,
-            Place::Glob => &mut self.rare_mut().globs,
+            Place::Unconfirmed => &mut self.rare_mut().unconfirmed,
         }
     }
 
@@ -1012,7 +1026,7 @@ impl<E: End> Branch<E> {
     fn fan(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
             let star = rare.star.as_ref().map_or(0, |star| star.fan());
-            rare.any.len() + rare.classes.len() + rare.globs.len() + star
+            rare.any.len() + rare.classes.len() + rare.unconfirmed.len() + star
         });
         self.ends.len() + self.star_ends.len() + self.runs.len() + rare
     }
@@ -1090,6 +1104,7 @@ impl<E: End> Branch<E> {
             Edge::Any(count) => {
                 let at = rare.any.binary_search_by_key(&count, |(count, _)| *count);
                 let at = at.unwrap_or_else(|at| {
+                    reserve(&mut rare.any);
                     rare.any.insert(at, (count, Node::new(&[], ahead)));
                     at
                 });
@@ -1149,7 +1164,7 @@ impl<E> Branch<E> {
         let empty = |rare: &mut Box<Rare<E>>| {
             rare.any.is_empty()
                 && rare.classes.is_empty()
-                && rare.globs.is_empty()
+                && rare.unconfirmed.is_empty()
                 && rare.star.is_none()
         };
         self.rare.take_if(empty);
@@ -1204,18 +1219,6 @@ impl<E> Runs<E> {
             Self::None => 0,
             Self::One(..) => 1,
             Self::Many(many) => many.table.len(),
-        }
-    }
-
-    /// Adds all nodes to `out`, and calls `each` for ends that have none.
-    fn push_all<'a>(&'a self, out: &mut Vec<&'a Node<E>>, mut each: impl FnMut(&E)) {
-        match self {
-            Self::None => {}
-            Self::One(_, node) => out.push(node),
-            Self::Many(many) => many.table.iter().for_each(|twig| match twig {
-                Twig::Leaf(_, end) => each(end),
-                Twig::Node(_, node) => out.push(node),
-            }),
         }
     }
 
@@ -1345,9 +1348,8 @@ impl<E: End> RunTable<E> {
     fn insert_node(&mut self, mut node: Box<Node<E>>, hasher: &RandomState) {
         let run: SmallVec<[u8; 32]> = SmallVec::from_slice(node.run());
         let hash = hash(hasher, &run);
-        let asks = matches!(Way::of(node.rest()), Way::End(Place::Glob));
         let twig = match mem::replace(&mut node.below, Below::Nothing) {
-            Below::Lone(end) if !asks => Twig::Leaf(hash, end),
+            Below::Lone(end) if !is_shell_glob(&end) => Twig::Leaf(hash, end),
             below => {
                 node.below = below;
                 Twig::Node(hash, node)
@@ -1421,6 +1423,13 @@ fn hash(hasher: &RandomState, run: &[u8]) -> u32 {
     hash
 }
 
+/// Makes room for one more, and for the first no more than that: most have one.
+fn reserve<T>(items: &mut Vec<T>) {
+    if items.capacity() == 0 {
+        items.reserve_exact(1);
+    }
+}
+
 fn shrink<T>(items: &mut Vec<T>) {
     if items.len() < items.capacity() / 4 {
         items.shrink_to(items.len() * 2);
@@ -1441,6 +1450,7 @@ fn class_or_insert<E>(
     ahead: Ahead,
 ) -> &mut Node<E> {
     let at = classes.iter().position(|(other, _)| *other == set).unwrap_or_else(|| {
+        reserve(classes);
         classes.push((set, Node::new(&[], ahead)));
         classes.len() - 1
     });
@@ -1469,6 +1479,10 @@ mod tests {
         fn code(&self) -> &[u8] {
             Pattern::code(self)
         }
+
+        fn text_len(&self) -> usize {
+            self.as_str().len()
+        }
     }
 
     fn tree(patterns: impl IntoIterator<Item = impl AsRef<str>>) -> Tree {
@@ -1485,16 +1499,17 @@ mod tests {
         tree.remove(&pattern, |other| *other == pattern)
     }
 
-    /// The patterns that match, sorted, and the steps it took.
+    /// The patterns that match, sorted, and the steps it took, those of confirming some among them.
     fn matches(tree: &Tree, channel: &str) -> (Vec<String>, usize) {
         let mut found = Vec::new();
+        let mut confirming = 0;
         let effort = tree.matches(channel.as_bytes(), |pattern, unconfirmed| {
-            if !unconfirmed || pattern.is_match(channel) {
+            if !unconfirmed || pattern.is_match_counting(channel, &mut confirming) {
                 found.push(pattern.as_str().to_owned());
             }
         });
         found.sort();
-        (found, effort.steps)
+        (found, effort.steps + confirming)
     }
 
     /// Steps that any walk may take: what the module's documentation promises, with each byte of a run
@@ -1751,40 +1766,220 @@ mod tests {
         std::thread::Builder::new().stack_size(64 << 10).spawn(deep).unwrap().join().unwrap();
     }
 
+    /// Nodes and branches of a tree, and the bytes that these take, those of patterns and allocator apart.
+    fn weight(tree: &Tree) -> (usize, usize) {
+        type One = Node<Pattern>;
+        fn heap(node: &One) -> usize {
+            if node.bytes.spilled() { node.bytes.capacity() } else { 0 }
+        }
+        fn ends(ends: &Ends<Pattern>) -> usize {
+            if ends.spilled() { ends.capacity() * size_of::<Pattern>() } else { 0 }
+        }
+        fn runs<'a>(runs: &'a Runs<Pattern>, nodes: &mut Vec<&'a One>) -> usize {
+            match runs {
+                Runs::None => 0,
+                Runs::One(_, node) => {
+                    nodes.push(node);
+                    size_of::<One>()
+                }
+                Runs::Many(many) => {
+                    let boxed = many.table.iter().filter_map(|twig| match twig {
+                        Twig::Leaf(..) => None,
+                        Twig::Node(_, node) => Some(&**node),
+                    });
+                    let before = nodes.len();
+                    nodes.extend(boxed);
+                    size_of::<RunTable<Pattern>>()
+                        + many.table.places() * size_of::<Option<Twig<Pattern>>>()
+                        + many.lengths.capacity() * size_of::<Length>()
+                        + (nodes.len() - before) * size_of::<One>()
+                }
+            }
+        }
+        let (mut count, mut bytes) = (0, 0);
+        let mut branches = vec![&tree.root];
+        while let Some(branch) = branches.pop() {
+            let mut nodes = Vec::new();
+            count += 1;
+            bytes += size_of::<Branch<Pattern>>() + ends(&branch.ends) + ends(&branch.star_ends);
+            bytes += runs(&branch.runs, &mut nodes);
+            if let Some(rare) = &branch.rare {
+                bytes += size_of::<Rare<Pattern>>() + ends(&rare.unconfirmed);
+                bytes += rare.any.capacity() * size_of::<(usize, One)>();
+                bytes += rare.classes.capacity() * size_of::<(ByteSet, One)>();
+                nodes.extend(rare.any.iter().map(|(_, node)| node));
+                nodes.extend(rare.classes.iter().map(|(_, node)| node));
+                if let Some(star) = &rare.star {
+                    bytes += star.classes.capacity() * size_of::<(ByteSet, One)>();
+                    nodes.extend(star.classes.iter().map(|(_, node)| node));
+                    bytes += runs(&star.runs, &mut nodes) + runs(&star.tails, &mut nodes);
+                }
+            }
+            count += nodes.len();
+            for node in nodes {
+                bytes += heap(node);
+                if let Below::Branch(below) = &node.below {
+                    branches.push(below);
+                }
+            }
+        }
+        (count, bytes)
+    }
+
+    #[test]
+    fn a_pattern_of_any_shape_costs_a_bounded_number_of_nodes() {
+        let shapes =
+            ["?", "a?", "[ac]", "[^a]", "[]", "[]?", "*a", "*[ac]", "a?*", "\\a", "a", "[^a]?*b"];
+        let (_, empty) = weight(&tree([""; 0]));
+        for (shape, length) in shapes.iter().flat_map(|shape| [(shape, 1 << 10), (shape, 1 << 16)])
+        {
+            let long = shape.repeat(length / shape.len());
+            let alone = vec![long.clone()];
+            let with_other_ends: Vec<_> = (0..20).map(|i| format!("{long}{i}")).collect();
+            let with_other_beginnings: Vec<_> = (0..20).map(|i| format!("{i}{long}")).collect();
+            for texts in [alone, with_other_ends, with_other_beginnings] {
+                let patterns: Vec<Pattern> = texts.iter().map(Pattern::from).collect();
+                let mut tree = Tree::new(RandomState::default());
+                patterns.iter().for_each(|pattern| tree.insert(pattern, pattern));
+                let (nodes, bytes) = weight(&tree);
+                let text: usize = texts.iter().map(String::len).sum();
+                let code: usize = patterns.iter().map(|pattern| pattern.code().len()).sum();
+                let each = (text + code + bytes) as f64 / text as f64;
+                assert!(each <= 16.0, "{shape} of {length}, {}: {each} bytes", texts.len());
+                // As many on the one way that all share as it may have, and those where they part.
+                let most = 2 * max_depth(length) + 2 * texts.len() + 2;
+                assert!(nodes <= most, "{shape} of {length}, {}: {nodes} nodes", texts.len());
+
+                patterns.iter().rev().for_each(|pattern| {
+                    assert!(tree.remove(pattern, |other| other == pattern).is_some());
+                });
+                assert!(tree.is_empty());
+                assert!(weight(&tree).1 <= empty + size_of::<Branch<Pattern>>());
+            }
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_is_alone_is_one_node_however_long() {
+        let kinds = ["?*", "a?", "*a", "[^a]*", "[ac]"];
+        for text in kinds.iter().map(|kind| kind.repeat(1 << 14)) {
+            // The root, and that node.
+            assert_eq!(weight(&tree([&text])).0, 2, "{}", &text[..4]);
+        }
+    }
+
+    #[test]
+    fn patterns_that_part_beyond_the_greatest_depth_are_told_apart() {
+        // Each unit with what it matches.
+        for (unit, literal) in
+            [("a?", "ab"), ("*a", "a"), ("[ac]", "c"), ("?*b", "ab"), ("[^a]?", "bb")]
+        {
+            for units in [1, 5, 6, 7, 8, 31, 32, 33, 200] {
+                let beginning = unit.repeat(units);
+                let ends = ["", "x", "y", "?", "*", "x*y", "[xy]", "*x"];
+                let texts: Vec<String> =
+                    ends.iter().map(|end| format!("{beginning}{end}")).collect();
+                let mut tree = tree(&texts);
+                for kept in (0..=texts.len()).rev() {
+                    for end in ["", "x", "y", "xy", "xzy"] {
+                        let channel = literal.repeat(units) + end;
+                        let mut expected: Vec<&String> = texts[..kept]
+                            .iter()
+                            .filter(|text| Pattern::redis(text).is_match(&channel))
+                            .collect();
+                        expected.sort();
+                        let found = matches(&tree, &channel).0;
+                        assert_eq!(
+                            found.iter().collect::<Vec<_>>(),
+                            expected,
+                            "{unit} {units} {end}"
+                        );
+                    }
+                    if let Some(last) = kept.checked_sub(1) {
+                        assert!(remove(&mut tree, &texts[last]).is_some());
+                        assert!(remove(&mut tree, &texts[last]).is_none());
+                    }
+                }
+                assert!(tree.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unconfirmed_pattern_is_reported_once_however_often_it_is_reached() {
+        let long = "?".repeat(300) + &"a?".repeat(300);
+        let patterns = [format!("*a*b*{long}"), "*a*b".repeat(40) + "x", "*a*b".repeat(40) + "y"];
+        for count in 1..=patterns.len() {
+            let tree = tree(&patterns[..count]);
+            let mut reports = std::collections::HashMap::new();
+            tree.matches("ab".repeat(1_000).as_bytes(), |pattern, unconfirmed| {
+                assert!(unconfirmed);
+                *reports.entry(pattern.as_str().to_owned()).or_insert(0) += 1;
+            });
+            assert_eq!(reports.len(), count);
+            assert!(reports.values().all(|&times| times == 1), "{count}");
+        }
+    }
+
+    /// Pieces of long patterns, each with a text that it matches.
+    const UNITS: [(&str, &str); 9] = [
+        ("a?", "ab"),
+        ("?*", "a"),
+        ("[ab]", "b"),
+        ("a*", "ab"),
+        ("*[ac]", "bc"),
+        ("ab", "ab"),
+        ("?", "c"),
+        ("[]", "a"),
+        ("\\a", "a"),
+    ];
+
     proptest::proptest! {
         /// The trie says what each pattern says for itself, whatever came and went before.
         #[test]
         fn agrees_with_a_linear_scan(
             patterns in proptest::collection::vec("[ab*?\\[\\]^\\\\-]{0,7}", 1..40),
             runs in proptest::collection::vec("[*?]{0,1}[abc]{1,4}([*?]|[*][abc]|\\[ab\\]c?){0,2}", 0..60),
-            removed in proptest::collection::vec(proptest::bool::ANY, 100),
+            long in proptest::collection::vec((0..UNITS.len(), 0..3_usize, "[abc*?]{0,2}"), 0..12),
+            repeats in proptest::sample::select(vec![3_usize, 12, 31, 33, 130]),
+            removed in proptest::collection::vec(proptest::num::u32::ANY, 112),
             channels in proptest::collection::vec("[abc\\]^-]{0,9}", 8),
             hashed in proptest::sample::select(vec![0, 1, 3, 7, 31, 0x8000_0001, u32::MAX]),
         ) {
             HASHED.set(hashed);
-            let mut patterns = patterns;
+            let (mut patterns, mut channels) = (patterns, channels);
             patterns.extend(runs);
+            // Many share a long beginning, and reach the greatest depth at the same place or near it.
+            for (unit, more, end) in long {
+                let (pattern, literal) = UNITS[unit];
+                patterns.push(pattern.repeat(repeats + more) + &end);
+                channels.push(literal.repeat(repeats + more) + &end.replace(['*', '?'], "b"));
+            }
             patterns.sort();
             patterns.dedup();
             let mut tree = tree(&patterns);
-            let mut kept = Vec::new();
-            for (pattern, removed) in patterns.iter().zip(removed) {
-                if removed {
-                    proptest::prop_assert!(remove(&mut tree, pattern).is_some());
-                } else {
-                    kept.push(pattern.clone());
+            let mut order: Vec<(u32, String)> = removed.into_iter().zip(patterns).collect();
+            order.sort();
+            let half = order.len() / 2;
+            for (at, (_, pattern)) in order.iter().enumerate() {
+                if at == 0 || at == half {
+                    let mut kept: Vec<String> =
+                        order[at..].iter().map(|(_, pattern)| pattern.clone()).collect();
+                    kept.sort();
+                    for channel in &channels {
+                        let expected: Vec<_> = kept
+                            .iter()
+                            .filter(|pattern| Pattern::redis(pattern).is_match(channel))
+                            .cloned()
+                            .collect();
+                        let (found, steps) = matches(&tree, channel);
+                        proptest::prop_assert_eq!(found, expected);
+                        proptest::prop_assert!(steps <= bound(&kept, channel));
+                    }
                 }
+                proptest::prop_assert!(remove(&mut tree, pattern).is_some());
             }
-            for channel in &channels {
-                let expected: Vec<_> = kept
-                    .iter()
-                    .filter(|pattern| Pattern::redis(pattern).is_match(channel))
-                    .cloned()
-                    .collect();
-                let (found, steps) = matches(&tree, channel);
-                proptest::prop_assert_eq!(found, expected);
-                proptest::prop_assert!(steps <= bound(&kept, channel));
-            }
+            proptest::prop_assert!(tree.is_empty() && tree.root.rare.is_none());
         }
     }
 }
