@@ -114,7 +114,7 @@
 //! [`BusBuilder::stripes`]).
 //!
 //! Patterns lie in a trie, by their literal runs, and one channel is matched against all of them at
-//! once. In the worst case that is polynomial: the size of the trie times the length of the name. No
+//! once. In the worst case that is polynomial: the size of the patterns times the length of the name. No
 //! pattern makes it exponential, and none overflows the stack.
 //!
 //! # Limits

@@ -708,7 +708,7 @@ impl<P> Inbox<P> {
     /// given. Where there are no events, nothing but the count is wanted.
     #[inline]
     fn begin_take(&self, takes: u32, attention: u32) {
-        let silent = attention / SILENT & 1;
+        let silent = (attention / SILENT) & 1;
         // Relaxed: crossbeam's exchange, which is at least a release, comes behind it.
         self.takes.store(takes.wrapping_add(1 + silent), Ordering::Relaxed);
     }

@@ -37,6 +37,11 @@ const SHORT: usize = 22;
 
 const _: () = assert!(size_of::<Option<Inline<SHORT>>>() == 24);
 
+/// `true` if the text of `pattern` is longer than `SMALL`.
+fn is_long(pattern: &Pattern) -> bool {
+    pattern.as_str().len() > SMALL
+}
+
 /// A pattern on the bus, shared by all who subscribed it and by the routes that it matches.
 ///
 /// In this order, so that a publish to a name never seen touches the first part alone, two cache lines mostly, with
@@ -174,10 +179,10 @@ struct Part<P> {
 
 /// The patterns of a part.
 struct PartPatterns<P> {
-    /// Finds them by the channels that they match.
     tree: PatternTree<Arc<PatternEntry<P>>>,
-    /// Finds them by dialect and text.
-    index: Slots<Indexed<P>>,
+    /// Finds the long ones by dialect and text: to compare texts along a list in the tree would take as long as they
+    /// are. The short ones are found in the tree; an index of them would be one more cache miss to subscribe one.
+    long: Slots<Indexed<P>>,
 }
 
 /// An entry with a part of its hash, so that nothing else is fetched for one that is another, nor when the index grows.
@@ -208,20 +213,30 @@ impl<P> Part<P> {
 impl<P> PartPatterns<P> {
     /// The entry of `pattern`, whose hash is `hash`. Texts are compared only where the hashes are equal.
     fn find(&self, pattern: &Pattern, hash: u64) -> Option<&Arc<PatternEntry<P>>> {
-        let is_it = |item: &Indexed<P>| item.1.hash == hash && item.1.pattern == *pattern;
-        Some(&self.index.find(Indexed::<P>::hash_of(hash), is_it)?.1)
+        let is_it = |entry: &Arc<PatternEntry<P>>| entry.hash == hash && entry.pattern == *pattern;
+        if is_long(pattern) {
+            return self
+                .long
+                .find(Indexed::<P>::hash_of(hash), |item| is_it(&item.1))
+                .map(|item| &item.1);
+        }
+        self.tree.get(pattern, is_it)
     }
 
     fn insert(&mut self, entry: &Arc<PatternEntry<P>>) {
         self.tree.insert(&entry.pattern, entry);
-        self.index.insert(Indexed(Indexed::<P>::hash_of(entry.hash), Arc::clone(entry)));
+        if is_long(&entry.pattern) {
+            self.long.insert(Indexed(Indexed::<P>::hash_of(entry.hash), Arc::clone(entry)));
+        }
     }
 
     fn remove(&mut self, entry: &Arc<PatternEntry<P>>) {
         self.tree.remove(&entry.pattern, |other| Arc::ptr_eq(other, entry));
-        let hash = Indexed::<P>::hash_of(entry.hash);
-        self.index.remove(hash, |item| Arc::ptr_eq(&item.1, entry));
-        self.index.fit(0);
+        if is_long(&entry.pattern) {
+            let hash = Indexed::<P>::hash_of(entry.hash);
+            self.long.remove(hash, |item| Arc::ptr_eq(&item.1, entry));
+            self.long.fit(0);
+        }
     }
 }
 
@@ -275,7 +290,7 @@ impl<P> Patterns<P> {
             size: AtomicUsize::new(0),
             patterns: RwLock::new(PartPatterns {
                 tree: PatternTree::new(runs.clone()),
-                index: Slots::default(),
+                long: Slots::default(),
             }),
         };
         Self {
@@ -385,9 +400,8 @@ impl<P> Patterns<P> {
             Arc::clone(entry)
         };
         let part = self.part(pattern);
-        let is_small = pattern.as_str().len() <= SMALL;
         // Equal texts take as long to compare as they are: long ones are looked for where publishers do not wait.
-        if !is_small
+        if is_long(pattern)
             && let Some(held) = part.read().and_then(|part| part.find(pattern, hash).map(hold))
         {
             return held;
@@ -405,7 +419,7 @@ impl<P> Patterns<P> {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             holders: AtomicUsize::new(1),
             recipients_len: AtomicU32::new(0),
-            is_small,
+            is_small: !is_long(pattern),
             recipients: RwLock::default(),
         });
         patterns.insert(&entry);
@@ -443,16 +457,19 @@ impl<P> Patterns<P> {
     pub(crate) fn patterns(&self) -> Vec<Pattern> {
         let mut patterns = Vec::with_capacity(self.count());
         for part in &self.parts {
-            part.tree.read().for_each(|entry| patterns.push(entry.pattern.clone()));
+            part.patterns.read().tree.for_each(|entry| patterns.push(entry.pattern.clone()));
         }
+        // A shell glob stands in a place for each beginning that its matches can have.
+        patterns.sort_unstable();
+        patterns.dedup();
         patterns
     }
 
     /// Calls `each` for every pattern, under no lock.
     pub(crate) fn close(&self, mut each: impl FnMut(&PatternEntry<P>)) {
         for part in &self.parts {
-            let entries: Vec<_> =
-                part.patterns.read().index.iter().map(|item| Arc::clone(&item.1)).collect();
+            let mut entries = Vec::new();
+            part.patterns.read().tree.for_each(|entry| entries.push(Arc::clone(entry)));
             entries.iter().for_each(|entry| each(entry));
         }
     }

@@ -359,6 +359,34 @@ impl<E: End> PatternTree<E> {
         Self { root: Branch::default(), hasher }
     }
 
+    /// Returns the end of `pattern` for which `is_it` holds, if the trie has it.
+    ///
+    /// # Complexity
+    ///
+    /// As for `remove`.
+    pub(crate) fn get(&self, pattern: &Pattern, is_it: impl Fn(&E) -> bool) -> Option<&E> {
+        let mut edges = max_depth(pattern.as_str().len());
+        let codes = pattern.codes();
+        let mut code: &[u8] = codes.first()?;
+        let mut branch = &self.root;
+        loop {
+            let (edge, rest) = match Way::within(edges, code) {
+                Way::End(place) => return branch.ends(place).iter().find(|end| is_it(end)),
+                Way::Along(edge, rest) => (edge, rest),
+            };
+            edges -= 1;
+            match branch.child(edge, &self.hasher)? {
+                Child::Leaf(end, _) => return Some(end).filter(|end| is_it(end)),
+                Child::Node(node) => match &node.below {
+                    Below::Nothing => return None,
+                    Below::Lone(end) => return Some(end).filter(|end| is_it(end)),
+                    Below::Branch(below) => branch = below,
+                },
+            }
+            code = rest;
+        }
+    }
+
     /// Adds an end to `pattern`, whose ends do not hold it yet.
     ///
     /// # Complexity
@@ -441,6 +469,33 @@ impl<E: End> PatternTree<E> {
             behind = rest;
         }
         Some(removed)
+    }
+
+    /// Calls `each` for every end, once for each place where it stands.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(&E)) {
+        let mut branches = vec![&self.root];
+        let mut nodes = Vec::new();
+        while let Some(branch) = branches.pop() {
+            branch.ends.iter().chain(&branch.star_ends).for_each(&mut each);
+            branch.runs.push_all(&mut nodes, &mut each);
+            if let Some(rare) = &branch.rare {
+                rare.unconfirmed.iter().for_each(&mut each);
+                nodes.extend(rare.any.iter().map(|(_, node)| node));
+                nodes.extend(rare.classes.iter().map(|(_, node)| node));
+                if let Some(star) = &rare.star {
+                    nodes.extend(star.classes.iter().map(|(_, node)| node));
+                    star.runs.push_all(&mut nodes, &mut each);
+                    star.tails.push_all(&mut nodes, &mut each);
+                }
+            }
+            for node in nodes.drain(..) {
+                match &node.below {
+                    Below::Nothing => {}
+                    Below::Lone(end) => each(end),
+                    Below::Branch(below) => branches.push(below),
+                }
+            }
+        }
     }
 
     /// Calls `found` for each pattern that matches `channel`, once: see [`Walk`], which tells what it took.
@@ -1219,6 +1274,18 @@ impl<E> Runs<E> {
             Self::None => 0,
             Self::One(..) => 1,
             Self::Many(many) => many.table.len(),
+        }
+    }
+
+    /// Adds all nodes to `out`, and calls `each` for ends that have none.
+    fn push_all<'a>(&'a self, out: &mut Vec<&'a Node<E>>, mut each: impl FnMut(&E)) {
+        match self {
+            Self::None => {}
+            Self::One(_, node) => out.push(node),
+            Self::Many(many) => many.table.iter().for_each(|twig| match twig {
+                Twig::Leaf(_, end) => each(end),
+                Twig::Node(_, node) => out.push(node),
+            }),
         }
     }
 
