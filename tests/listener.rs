@@ -6,12 +6,12 @@ mod support;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fanout::{Bus, Event, Listener, Message, Overflow, Subscriber};
+use fanout::{Bus, Event, Listener, Message, Overflow, Receipt, Subscriber};
 use support::{
-    Gate, WATCHDOG, assert_ascending, assert_books, drain, eventually, let_it_wait, panic_text,
-    silent, sorted, step, watched,
+    Gate, Stop, WATCHDOG, assert_ascending, assert_books, drain, eventually, let_it_wait,
+    panic_text, silent, sorted, step, watched,
 };
 
 /// A listener that sends on what it gets.
@@ -541,5 +541,204 @@ fn a_handler_may_subscribe_and_unsubscribe_its_own_subscriber() {
         sub.close();
         listener.join().unwrap();
         assert!(bus.channels().is_empty());
+    });
+}
+
+// ---- draining, and joining for a while -----------------------------------------------------------------
+
+#[test]
+fn draining_handles_what_is_queued_and_tells_of_every_subscription() {
+    watched(|| {
+        let bus: Bus<u32> = Bus::new();
+        let sub = bus.subscribe("c").unwrap();
+        sub.psubscribe("c*").unwrap();
+        let gate = Gate::new();
+        let (tell, told) = mpsc::channel();
+        let listener = sub.spawn("slow", {
+            let gate = gate.clone();
+            move |event| {
+                gate.pass();
+                tell.send(event).unwrap();
+            }
+        });
+        (1..=2u32).for_each(|n| _ = bus.publish("c", n));
+        listener.drain();
+        assert_eq!(
+            bus.publish("c", 3u32),
+            Receipt::default(),
+            "it is unsubscribed when this returns"
+        );
+        assert!(!listener.is_finished());
+        gate.open();
+        listener.join().unwrap();
+        assert_eq!(
+            told.iter().collect::<Vec<_>>(),
+            [
+                Event::Subscribe { channel: "c".into(), count: 1 },
+                Event::PSubscribe { pattern: "c*".into(), count: 2 },
+                Event::Message(Message::new("c", 1)),
+                Event::PMessage(Message::new("c", 1).with_pattern("c*")),
+                Event::Message(Message::new("c", 2)),
+                Event::PMessage(Message::new("c", 2).with_pattern("c*")),
+                Event::Unsubscribe { channel: "c".into(), count: 1 },
+                Event::PUnsubscribe { pattern: "c*".into(), count: 0 },
+            ]
+        );
+        // Its clones share what it had subscribed, and stay open.
+        assert!(!sub.is_closed() && sub.is_empty());
+        assert_eq!(sub.subscribe("c"), Ok(1));
+        assert_eq!(bus.publish("c", 4u32).delivered, 1);
+        assert_books(&sub, 5);
+    });
+}
+
+#[test]
+fn draining_loses_nothing_that_was_delivered_while_publishers_go_on() {
+    watched(|| {
+        for _ in 0..200 {
+            step();
+            let bus: Bus<u32> = Bus::new();
+            let block = Overflow::Block { timeout: None };
+            let sub = silent(&bus).capacity(4).overflow(block).subscribe("c").unwrap();
+            let (tell, told) = mpsc::channel();
+            let listener = sub.spawn("drained", move |event| tell.send(event).unwrap());
+            let stop = Stop::default();
+            let delivered: usize = thread::scope(|scope| {
+                let _stop = stop.at_last();
+                let publishers = [1, 2].map(|n| {
+                    let (bus, stop) = (&bus, &stop);
+                    scope.spawn(move || {
+                        let mut delivered = 0;
+                        while !stop.is_near() {
+                            delivered += bus.publish("c", n as u32).delivered;
+                        }
+                        delivered
+                    })
+                });
+                told.recv().unwrap();
+                listener.drain();
+                listener.join().unwrap();
+                stop.now();
+                publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum()
+            });
+            // A publish that overlapped the call may have delivered behind the end of the listener. (What waited for
+            // room is refused, and told of.)
+            let handled =
+                told.iter().filter(|event: &Event<u32>| event.message().is_some()).count();
+            assert_eq!(handled + 1 + sub.try_messages().count(), delivered);
+        }
+    });
+}
+
+#[test]
+fn draining_may_be_asked_for_by_the_handler_itself_and_again() {
+    watched(|| {
+        let bus: Bus<u32> = Bus::new();
+        let sub = silent(&bus).subscribe("c").unwrap();
+        (1..=3u32).for_each(|n| _ = bus.publish("c", n));
+        let own: Arc<Mutex<Option<Listener>>> = Arc::default();
+        let (tell, told) = mpsc::channel();
+        let gate = Gate::new();
+        let listener = sub.spawn("itself", {
+            let (own, gate) = (Arc::clone(&own), gate.clone());
+            move |event| {
+                gate.pass();
+                own.lock().unwrap().as_ref().unwrap().drain();
+                tell.send(event).unwrap();
+            }
+        });
+        *own.lock().unwrap() = Some(listener);
+        gate.open();
+        assert_eq!(told.iter().count(), 3);
+        let listener = own.lock().unwrap().take().unwrap();
+        listener.join().unwrap();
+    });
+}
+
+#[test]
+fn draining_one_that_has_ended_or_whose_bus_is_closed_does_nothing() {
+    watched(|| {
+        for close in [true, false] {
+            let bus: Bus<u32> = Bus::new();
+            let (listener, told) = relay(&silent(&bus).subscribe("c").unwrap());
+            bus.publish("c", 1u32);
+            if close {
+                bus.close()
+            } else {
+                listener.stop()
+            }
+            eventually("it ends", || listener.is_finished());
+            listener.drain();
+            listener.join().unwrap();
+            drop(told);
+            assert_eq!(bus.publish("c", 2u32), Receipt::default());
+        }
+    });
+}
+
+#[test]
+fn stopping_one_that_drains_leaves_what_is_queued() {
+    watched(|| {
+        let bus: Bus<u32> = Bus::new();
+        let sub = silent(&bus).subscribe("c").unwrap();
+        let gate = Gate::new();
+        let (tell, told) = mpsc::channel();
+        let listener = sub.spawn("slow", {
+            let gate = gate.clone();
+            move |event| {
+                tell.send(event).unwrap();
+                gate.pass();
+            }
+        });
+        (1..=3u32).for_each(|n| _ = bus.publish("c", n));
+        told.recv().unwrap();
+        listener.drain();
+        listener.stop();
+        gate.open();
+        listener.join().unwrap();
+        assert_eq!((told.iter().count(), sub.len()), (0, 2));
+    });
+}
+
+#[test]
+fn joining_for_a_while_gives_the_listener_back_or_its_result() {
+    watched(|| {
+        let bus: Bus<u32> = Bus::new();
+        let (listener, _told) = relay(&silent(&bus).subscribe("c").unwrap());
+        let started = Instant::now();
+        let timeout = Duration::from_millis(20);
+        let listener = listener.join_timeout(timeout).expect_err("it runs still");
+        assert!(started.elapsed() >= timeout);
+        // It has not been stopped by that.
+        assert_eq!(bus.publish("c", 1u32).delivered, 1);
+        listener.stop();
+        listener.join_timeout(WATCHDOG).expect("it has been stopped").unwrap();
+
+        let listener = silent(&bus).subscribe("d").unwrap().spawn("brittle", |_| panic!("brittle"));
+        bus.publish("d", 1u32);
+        let panic = listener.join_timeout(WATCHDOG).expect("it has panicked").unwrap_err();
+        assert_eq!(panic_text(&*panic), "brittle");
+    });
+}
+
+#[test]
+fn joining_for_a_while_in_its_own_handler_is_an_error_at_once() {
+    watched(|| {
+        let bus: Bus<u32> = Bus::new();
+        let own: Arc<Mutex<Option<Listener>>> = Arc::default();
+        let (tell, told) = mpsc::channel();
+        let sub = silent(&bus).subscribe("c").unwrap();
+        let listener = sub.spawn("itself", {
+            let own = Arc::clone(&own);
+            move |_| {
+                let listener = own.lock().unwrap().take().unwrap();
+                tell.send(listener.join_timeout(WATCHDOG).map(|own| own.is_err())).unwrap();
+            }
+        });
+        *own.lock().unwrap() = Some(listener);
+        bus.publish("c", 1u32);
+        assert!(matches!(told.recv().unwrap(), Ok(true)));
+        // It is stopped by that.
+        assert!(told.recv().is_err());
     });
 }

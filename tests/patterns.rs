@@ -10,7 +10,7 @@ use std::error::Error;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use fanout::{Bus, Event, Pattern, PatternError, SubscribeError};
+use fanout::{Bus, Event, Message, Pattern, PatternError, SubscribeError};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -619,4 +619,36 @@ fn every_row_of_the_readmes_table_is_so() {
         let shown = SHELL.iter().any(|(shown, _)| *shown == row);
         assert!(shown || row == "a text that does not parse", "a row that nothing shows: {row}");
     }
+}
+
+#[test]
+fn a_message_says_which_of_two_dialects_of_one_text_brought_it() -> Result<(), Box<dyn Error>> {
+    let bus: Bus<u32> = Bus::new();
+    let (redis, glob) = (Pattern::redis("a/*"), Pattern::glob("a/*")?);
+    let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("a/b")?;
+    sub.psubscribe(&glob)?;
+    sub.psubscribe(&redis)?;
+    // By name and by topic; a name that has been published to before, and one that has not.
+    let topic = bus.topic("a/b");
+    for _ in 0..3 {
+        for publish in
+            [&|| bus.publish("a/b", 1_u32), &|| topic.publish(1_u32)] as [&dyn Fn() -> _; 2]
+        {
+            assert_eq!(publish().delivered, 3);
+            let matched: Vec<_> =
+                sub.try_messages().map(|message| message.matched_by().cloned()).collect();
+            assert_eq!(matched, [None, Some(glob.clone()), Some(redis.clone())]);
+        }
+    }
+    bus.publish("a/c/d", 1_u32);
+    assert_eq!(sub.recv_message()?.matched_by(), Some(&redis), "`/` is no separator to it");
+    sub.punsubscribe(&redis);
+    bus.publish("a/e", 1_u32);
+    let message = sub.recv_message()?;
+    assert_eq!((message.matched_by(), message.pattern()), (Some(&glob), Some("a/*")));
+    // A message that was made by hand; the dialect is part of what is compared.
+    let made = Message::new("a/e", 1).with_pattern(&glob);
+    assert_eq!(made, message);
+    assert_ne!(Message::new("a/e", 1).with_pattern("a/*"), message);
+    Ok(())
 }

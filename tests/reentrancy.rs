@@ -8,14 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanout::{
-    Bus, CloseReason, Event, Overflow, Pattern, Receipt, SubscribeError, Subscriber, Topic,
+    Bus, CloseReason, Event, Listener, Overflow, Pattern, Receipt, RecvTimeoutError,
+    SubscribeError, Subscriber, Topic,
 };
 use support::{
-    Gate, Hooked, UserCode, assert_books, drain, eventually, let_it_wait, panic_of, panic_text,
-    silent, watched,
+    Gate, Hooked, UserCode, WATCHDOG, assert_books, drain, eventually, let_it_wait, panic_of,
+    panic_text, silent, watched,
 };
 
 /// What user code gets hold of.
@@ -28,6 +29,11 @@ struct World {
     topic: Topic<Hooked>,
     other_bus: Bus<Hooked>,
     other_sub: Subscriber<Hooked>,
+    /// Of the other bus: it has nothing to read.
+    idle: Subscriber<Hooked>,
+    /// Of the other bus: publishers of `full` wait for room.
+    _full: Subscriber<Hooked>,
+    listener: Mutex<Option<Listener>>,
 }
 
 impl World {
@@ -42,7 +48,16 @@ impl World {
         let other_sub = other_bus.subscribe("c").unwrap();
         let topic = bus.topic("c");
         let spare = Mutex::new(Some(spare));
-        Arc::new(Self { bus, sub, spare, topic, other_bus, other_sub })
+        let idle = silent(&other_bus).subscribe("idle").unwrap();
+        let listener = Mutex::new(Some(idle.spawn("idle", |_| ())));
+        let blocking = silent(&other_bus).capacity(1).overflow(Overflow::Block { timeout: None });
+        let full = blocking.subscribe("full").unwrap();
+        other_bus.publish("full", Hooked::plain(0));
+        Arc::new(Self { bus, sub, spare, topic, other_bus, other_sub, idle, _full: full, listener })
+    }
+
+    fn take_listener(&self) -> Listener {
+        self.listener.lock().unwrap().take().unwrap()
     }
 
     fn take_spare(&self) -> Option<Subscriber<Hooked>> {
@@ -449,7 +464,7 @@ fn a_closure_may_change_who_matches() {
 // ---- the exception ------------------------------------------------------------------------------
 
 /// Calls that a payload's `Clone` must not make.
-const FORBIDDEN: [(&str, Act); 28] = [
+const FORBIDDEN: [(&str, Act); 38] = [
     ("publish", |world| _ = world.bus.publish("c", Hooked::plain(1))),
     ("publish to another channel", |world| _ = world.bus.publish("other", Hooked::plain(1))),
     ("publish to a channel never seen", |world| _ = world.bus.publish("new", Hooked::plain(1))),
@@ -480,7 +495,38 @@ const FORBIDDEN: [(&str, Act); 28] = [
     ("patterns", |world| _ = world.bus.patterns()),
     ("stats", |world| _ = world.bus.stats()),
     ("subscribers", |world| _ = world.bus.subscribers()),
+    ("recv", |world| _ = world.idle.recv()),
+    ("recv_timeout", |world| _ = world.idle.recv_timeout(WATCHDOG)),
+    ("recv_deadline", |world| _ = world.idle.recv_deadline(Instant::now() + WATCHDOG)),
+    ("recv_message", |world| _ = world.idle.recv_message()),
+    ("recv_message_timeout", |world| _ = world.idle.recv_message_timeout(WATCHDOG)),
+    ("a blocking iterator", |world| _ = world.idle.iter().next()),
+    ("a blocking iterator of messages", |world| _ = world.idle.messages().next()),
+    ("a publish that would wait for room", |world| {
+        _ = world.other_bus.publish("full", Hooked::plain(1));
+    }),
+    ("join", |world| _ = world.take_listener().join()),
+    ("join_timeout", |world| _ = world.take_listener().join_timeout(WATCHDOG)),
 ];
+
+/// A receive that need not wait may be called from anywhere.
+#[test]
+fn a_receive_that_finds_something_may_be_called_by_a_payload_s_clone() {
+    watched(|| {
+        let world = World::new();
+        let (tell, told) = mpsc::channel();
+        world.bus.publish("c", {
+            let world = Arc::clone(&world);
+            Hooked::on_clone(1, move || {
+                let events = (world.sub.recv(), world.sub.recv_timeout(WATCHDOG));
+                let nothing = world.idle.recv_timeout(Duration::ZERO).err();
+                tell.send((events.0.is_ok(), events.1.is_ok(), nothing)).unwrap();
+            })
+        });
+        assert_eq!(told.recv().unwrap(), (true, true, Some(RecvTimeoutError::Timeout)));
+        world.assert_goes_on("receives");
+    });
+}
 
 #[track_caller]
 fn assert_says_so(call: &str, text: &str) {

@@ -7,6 +7,14 @@
 //!
 //! One lock is taken in this module, the mailbox's. It is the innermost of the engine: whoever holds it
 //! takes no other and runs no user code.
+//!
+//! # What the orderings lean on
+//!
+//! A sender and a receiver that is about to sleep, to close or to wait for room each write one word and then look at
+//! what the other writes: one of the two must see the other, so all four accesses are `SeqCst`. Two of them are
+//! crossbeam's: its bounded channel moves `tail` and `head` by `SeqCst` exchanges, and reads them so in `len` and
+//! `is_empty` (`src/flavors/array.rs`; its documentation does not promise it). A test names the versions that were read
+//! for it. To be independent of them, a publish would need a fence for each message.
 
 mod waiter;
 
@@ -385,9 +393,8 @@ impl<P> Inbox<P> {
         mailbox.sender = None;
         // Before the bit: what is lost by this is told of before the end.
         self.cancel(&mut mailbox, |_| true);
-        // SeqCst: partner of the load in `asks_after`. A publisher sends and then reads here; whoever reads the end
-        // has seen the bit and then an empty queue: one of them must see the other. Under the lock, so that a
-        // receiver about to sleep sees it or is woken.
+        // SeqCst: partner of the load in `asks_after`; see the module's documentation. Under the lock, so that a receiver
+        // about to sleep sees it or is woken.
         self.attention.fetch_or(CLOSED, Ordering::SeqCst);
         if let Some(rare) = &mut mailbox.rare {
             while self.wake_next(rare) {}
@@ -611,9 +618,7 @@ impl<P> Inbox<P> {
     /// Whether `sent` must be called for a message that has just been sent.
     #[inline]
     pub(crate) fn asks_after(&self) -> bool {
-        // SeqCst: partner of the store in `sleep`. This one has sent (crossbeam moves the tail by a
-        // SeqCst exchange) and then reads here; the other writes here and then looks at the queue: one
-        // of them must see the other. The same holds for closing.
+        // SeqCst: partner of the stores in `sleep` and `close`; see the module's documentation.
         self.attention.load(Ordering::SeqCst) & AFTER != 0
     }
 
@@ -869,7 +874,7 @@ impl<P> Inbox<P> {
     /// Wakes publishers that wait for the room that has been made.
     #[inline]
     fn made_room(&self) {
-        // SeqCst: partner of the store in `overflow`; crossbeam moves the head by a SeqCst exchange.
+        // SeqCst: partner of the store in `overflow`; see the module's documentation.
         if self.attention.load(Ordering::SeqCst) & CROWDED != 0 {
             self.make_way();
         }
@@ -1136,6 +1141,16 @@ impl<P> Drop for Wait<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Read `src/flavors/array.rs` of a new version, for what the module's documentation says of it, and add it here.
+    #[test]
+    fn crossbeam_is_of_a_version_whose_orderings_have_been_read() {
+        const READ: [&str; 1] = ["0.5.17"];
+        let lock = include_str!("../../Cargo.lock");
+        let (_, rest) = lock.split_once("name = \"crossbeam-channel\"\nversion = \"").unwrap();
+        let version = rest.split('"').next().unwrap();
+        assert!(READ.contains(&version), "crossbeam-channel {version}");
+    }
 
     #[test]
     fn an_event_that_falls_due_by_a_receive_that_looked_before_it_wakes_a_sleeper() {

@@ -1,0 +1,146 @@
+//! Payloads whose `Drop` panics: what they were queued with is dropped all the same, and closing closes everyone.
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use fanout::{Bus, CloseReason, Overflow, Subscriber, TryRecvError};
+use support::{Census, Tracked, panic_of, silent, step, watched};
+
+/// Counted while it lives; some panic when they are dropped, and are no longer counted then either.
+#[derive(Clone)]
+struct Brittle {
+    _tracked: Tracked,
+    panics: bool,
+}
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        assert!(!self.panics, "a brittle payload");
+    }
+}
+
+fn brittle(census: &Census, panics: bool) -> Brittle {
+    Brittle { _tracked: census.payload(0), panics }
+}
+
+#[test]
+fn an_inbox_drops_every_unread_message_whichever_of_them_panic() {
+    for panicking in [vec![0], vec![99], vec![3, 50, 98], (0..100).collect()] {
+        let census = Census::new();
+        let bus: Bus<Brittle> = Bus::new();
+        let sub = silent(&bus).subscribe("c").unwrap();
+        for n in 0..100 {
+            bus.publish("c", brittle(&census, panicking.contains(&n)));
+        }
+        assert_eq!(census.live(), 100);
+        assert!(panic_of(|| drop(sub)).contains("brittle"));
+        assert_eq!(census.live(), 0, "{panicking:?}");
+        let stats = bus.stats();
+        assert_eq!((stats.discarded, stats.received, stats.subscribers), (100, 0, 0));
+    }
+}
+
+#[test]
+fn an_inbox_drops_every_unread_message_when_its_bus_closed_before() {
+    let census = Census::new();
+    let bus: Bus<Brittle> = Bus::new();
+    let subs: Vec<Subscriber<Brittle>> =
+        (0..10).map(|_| silent(&bus).subscribe("c").unwrap()).collect();
+    (0..10).for_each(|n| _ = bus.publish("c", brittle(&census, n == 5)));
+    bus.close();
+    for sub in subs {
+        assert!(panic_of(|| drop(sub)).contains("brittle"));
+    }
+    assert_eq!(census.live(), 0);
+    assert_eq!(bus.stats().discarded, 100);
+}
+
+/// One thread drops subscribers whose unread messages panic; another, at the same time, the last handle to the bus.
+/// Whoever of the two comes to drop an inbox: those that are left are closed, and unsubscribed.
+#[test]
+fn closing_closes_every_subscriber_while_others_are_dropped_and_panic() {
+    const TRIALS: usize = 3_000;
+    watched(|| {
+        let census = Census::new();
+        for trial in 0..TRIALS {
+            step();
+            let bus: Bus<Brittle> = Bus::new();
+            let make = |_| {
+                let sub = silent(&bus).capacity(4).subscribe("c").unwrap();
+                sub.psubscribe("c*").unwrap();
+                sub
+            };
+            let (going, staying): (Vec<_>, Vec<_>) =
+                ((0..8).map(make).collect(), (0..24).map(make).collect());
+            bus.publish("c", brittle(&census, true));
+            for sub in &staying {
+                sub.try_iter().filter_map(|event| event.into_message()).for_each(|message| {
+                    let mut payload = message.into_parts().2;
+                    payload.panics = false;
+                });
+            }
+            let start = Barrier::new(2);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    for sub in going {
+                        _ = catch_unwind(AssertUnwindSafe(|| drop(sub)));
+                    }
+                });
+                start.wait();
+                _ = catch_unwind(AssertUnwindSafe(|| drop(bus)));
+            });
+            for sub in staying {
+                assert_eq!(sub.close_reason(), Some(CloseReason::Bus), "trial {trial}");
+                assert!(matches!(sub.try_recv(), Err(TryRecvError::Closed)));
+            }
+            assert_eq!(census.live(), 0, "trial {trial}");
+        }
+    });
+}
+
+/// A publish that was under way when the bus closed takes its channel's entry apart at its end, with the last
+/// handle to several inboxes, under every pattern too.
+#[test]
+fn a_publish_that_outlives_the_bus_lets_go_of_every_inbox_though_their_messages_panic() {
+    watched(|| {
+        for _ in 0..200 {
+            step();
+            let census = Census::new();
+            let bus: Bus<Brittle> = Bus::new();
+            let full = silent(&bus).capacity(1).overflow(Overflow::Block { timeout: None });
+            let full = full.subscribe("c").unwrap();
+            let others: Vec<_> = (0..4)
+                .map(|n| {
+                    let sub = silent(&bus).subscribe("c").unwrap();
+                    sub.psubscribe(if n % 2 == 0 { "c*" } else { "?" }).unwrap();
+                    sub
+                })
+                .collect();
+            bus.publish("c", brittle(&census, true));
+            let start = Arc::new(Barrier::new(2));
+            let publisher = {
+                let (weak, start, payload) =
+                    (bus.downgrade(), Arc::clone(&start), brittle(&census, true));
+                let topic = bus.topic("c");
+                thread::spawn(move || {
+                    start.wait();
+                    _ = catch_unwind(AssertUnwindSafe(|| topic.publish(payload)));
+                    drop((weak, topic));
+                })
+            };
+            start.wait();
+            bus.close();
+            for sub in others {
+                _ = catch_unwind(AssertUnwindSafe(|| drop(sub)));
+            }
+            _ = catch_unwind(AssertUnwindSafe(|| drop(full)));
+            publisher.join().unwrap();
+            _ = catch_unwind(AssertUnwindSafe(|| drop(bus)));
+            assert_eq!(census.live(), 0);
+        }
+    });
+}
