@@ -79,8 +79,9 @@
 //! ```
 //!
 //! The books balance, at rest, for every inbox: of the messages that matched,
-//! `matched == received + missed + depth` (see [`SubscriberInfo`]), and for every publish
-//! `matched == delivered + dropped` (see [`Receipt`]).
+//! `matched == received + missed + depth` (see [`SubscriberInfo`]); for every publish
+//! `matched == delivered + dropped` (see [`Receipt`]); and for the bus, over all time,
+//! `matched == received + missed + discarded + queued` (see [`Stats`]).
 //!
 //! # Closing
 //!
@@ -93,9 +94,11 @@
 //!
 //! User code runs outside every lock and turn: handlers, closures, conversions, and the `Drop` of
 //! payloads. It may publish, subscribe, unsubscribe, drop subscribers and close the bus, from anywhere.
-//! The one exception is a payload's `Clone`, which runs in the turn of the channel: a call on a bus from
-//! it that waits for anything panics, saying so, and never deadlocks. (Dropping a subscriber, a topic or a
-//! bus there is allowed; the subscriber is unsubscribed when the publish has ended.) A panic in user code harms that call alone.
+//! The one exception is a payload's `Clone`, which runs in the turn of the channel: a call from it that can wait (any on
+//! a bus, a receive that finds nothing, the `join` of a [`Listener`]) panics with a message that says so, and never
+//! deadlocks. (Dropping a subscriber, a topic or a bus there is allowed; the subscriber is unsubscribed when the publish
+//! has ended.) Waiting there by other means, as on [`Subscriber::receiver`], holds up the channel. A panic in user code
+//! harms that call alone.
 //!
 //! # Complexity
 //!

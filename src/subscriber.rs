@@ -31,6 +31,11 @@ use crate::stats::{CloseReason, SubscriberInfo};
 /// In this order: [`Event::Lagged`] if messages were lost, lifecycle events that are due, a message,
 /// and `Closed` when it is closed and drained. It waits also while nothing is subscribed.
 ///
+/// A lifecycle event stands among the messages where its call stood: behind all that were queued then, and before all
+/// that are published later. A call that overlaps a receive on another thread may fall on either side of that one message;
+/// but every message comes after the `Subscribe` of its subscription, and before its `Unsubscribe` (unless its publish
+/// overlapped the unsubscribing). This is a promise to a single reader: clones each see a part of the stream.
+///
 /// # Examples
 ///
 /// ```
@@ -511,7 +516,8 @@ impl<P> Subscriber<P> {
     ///
     /// It shows messages only. Its reader polls [`missed`](Self::missed) for losses, and should silence
     /// lifecycle events ([`SubscriberBuilder::lifecycle_events`]), which are kept until they are read
-    /// otherwise. When the subscriber is closed and drained it is disconnected.
+    /// otherwise. When the subscriber is closed and drained it is disconnected. It can be cloned; but what is unread
+    /// when the last handle to the subscriber is dropped is dropped with it.
     ///
     /// # Examples
     ///
