@@ -105,8 +105,8 @@ impl<P: fmt::Debug> fmt::Debug for Message<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Message");
         out.field("channel", &self.channel());
-        if let Some(pattern) = self.pattern() {
-            out.field("pattern", &pattern);
+        if let Some(pattern) = self.matched_by() {
+            out.field("pattern", pattern);
         }
         out.field("payload", &self.payload).finish()
     }
@@ -130,7 +130,9 @@ impl<P: Hash> Hash for Message<P> {
 /// What an inbox yields: a message, a lifecycle event, or word of a loss.
 ///
 /// The lifecycle events are Redis's own; `count` is the number of channels and patterns that the
-/// subscriber holds after the change.
+/// subscriber holds after the call. A call that changes nothing yields one too, with the count as before: a second
+/// `subscribe` to a channel, an `unsubscribe` from one that is not held. They have no bound: kept until they are read, as
+/// many as the subscriber's own calls caused. Closing a subscriber or its bus yields none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event<P = Arc<str>> {
@@ -172,8 +174,8 @@ pub enum Event<P = Arc<str>> {
     PMessage(Message<P>),
     /// Messages were lost since the last `Lagged`. The sum of all of them is exact.
     ///
-    /// It comes at the receive that follows the loss, before messages that are queued still and may be older: it
-    /// says how many are missing, not where.
+    /// It is what the next receive after the loss yields, though older messages may be queued: it says how many are
+    /// missing, not where, nor of which channel.
     Lagged {
         /// How many messages.
         missed: u64,

@@ -110,8 +110,10 @@ pub enum Overflow {
     /// The new message is refused and the subscriber is unsubscribed everywhere: it reads what it
     /// holds, then `Closed`. The publisher never waits.
     Disconnect,
-    /// The publisher waits for room, after every other inbox has been served; at the timeout, which
-    /// runs from the start of the publish, the message is refused.
+    /// The publisher waits for room, after every other inbox has been served.
+    ///
+    /// The message is refused at the timeout, which runs from the start of the publish, and as soon as the subscriber is
+    /// closed or unsubscribed from what brought it.
     ///
     /// With no timeout, a thread that publishes to a full inbox of which it is the only reader waits
     /// for itself, for ever.

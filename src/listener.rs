@@ -54,9 +54,10 @@ impl Listener {
         Self { ending, unsubscribe: Box::new(unsubscribe), ended, thread: Some(thread) }
     }
 
-    /// Ends the thread after the event that its handler is busy with; what is queued stays queued.
+    /// Ends the thread after the event that its handler is busy with.
     ///
-    /// It wakes this listener alone, and does not wait for it.
+    /// What is queued stays queued for the other clones of the subscriber; if there are none, it is dropped with the
+    /// subscriber. [`drain`](Self::drain) has it handled first. This wakes this listener alone, and does not wait for it.
     #[doc(alias = "stop_thread")]
     pub fn stop(&self) {
         self.ending.stop();
@@ -135,7 +136,8 @@ impl Listener {
 
     /// Waits until the thread has ended, at most for `timeout`.
     ///
-    /// The inner result is that of [`join`](Self::join).
+    /// The inner result, a [`std::thread::Result`], is that of [`join`](Self::join): what the handler panicked with, if it
+    /// did.
     ///
     /// # Errors
     ///
@@ -154,9 +156,12 @@ impl Listener {
     ///
     /// let bus: Bus = Bus::new();
     /// let listener = bus.subscribe("orders")?.spawn("orders", |_| ());
-    /// let listener = listener.join_timeout(Duration::from_millis(1)).unwrap_err();
-    /// listener.stop();
-    /// listener.join().unwrap();
+    /// listener.drain(); // nothing new: it handles what is queued
+    /// match listener.join_timeout(Duration::from_secs(5)) {
+    ///     Ok(Ok(())) => {}
+    ///     Ok(Err(panic)) => eprintln!("the handler panicked: {panic:?}"),
+    ///     Err(listener) => listener.stop(), // too slow: it gives up the rest
+    /// }
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     pub fn join_timeout(self, timeout: Duration) -> Result<thread::Result<()>, Self> {

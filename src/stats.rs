@@ -19,8 +19,8 @@ pub struct Receipt {
 ///
 /// Exact at rest. While publishes are under way the counters are read one after another.
 ///
-/// The books of a bus at rest, over all time: every message that matched was `received`, missed (`dropped` or
-/// `evicted`), `discarded`, or is queued.
+/// The books of a bus at rest, over all time: `matched == received + dropped + evicted + discarded + queued`, where
+/// *queued* is what all inboxes hold ([`Subscriber::len`](crate::Subscriber::len)), those of closed subscribers too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Stats {

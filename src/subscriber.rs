@@ -142,7 +142,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     ///
     /// A publish that begins after this has returned does not reach the subscriber. Messages queued
     /// before stay, and precede the [`Event::Unsubscribe`]. As with Redis, there is such an event for a channel
-    /// that is not held, too; `count` tells.
+    /// that is not held, too, with the count as before.
     ///
     /// # Panics
     ///
@@ -649,9 +649,11 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
 
     /// How many messages the inbox holds. Its memory is taken when the subscriber is built.
     ///
+    /// Lifecycle events are kept beside the messages: they take no room here.
+    ///
     /// # Panics
     ///
-    /// If it is 0.
+    /// If it is 0. [`build`](Self::build) panics or aborts where there is no memory for so many.
     pub fn capacity(mut self, messages: usize) -> Self {
         self.settings.capacity = check_capacity(messages);
         self

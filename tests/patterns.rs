@@ -652,3 +652,23 @@ fn a_message_says_which_of_two_dialects_of_one_text_brought_it() -> Result<(), B
     assert_ne!(Message::new("a/e", 1).with_pattern("a/*"), message);
     Ok(())
 }
+
+#[test]
+#[allow(clippy::needless_borrows_for_generic_args, clippy::useless_format)] // They are what is tested.
+fn every_text_that_can_be_subscribed_as_a_channel_can_be_a_pattern() {
+    let bus: Bus<u32> = Bus::new();
+    let sub = bus.subscriber();
+    let (string, boxed, shared): (String, Box<str>, Arc<str>) =
+        ("a*".into(), "a*".into(), "a*".into());
+    let cow = Cow::Borrowed("a*");
+    for text in &["a*", "a*"] {
+        assert_eq!(sub.psubscribe(text), Ok(1));
+    }
+    assert_eq!(sub.psubscribe_many(&["a*", "a*"]), Ok(1));
+    assert_eq!(sub.psubscribe_many([&string, &string]), Ok(1));
+    assert_eq!((sub.psubscribe(&boxed), sub.psubscribe(boxed)), (Ok(1), Ok(1)));
+    assert_eq!((sub.psubscribe(&cow), sub.psubscribe(cow)), (Ok(1), Ok(1)));
+    assert_eq!((sub.psubscribe(&shared), sub.psubscribe(shared)), (Ok(1), Ok(1)));
+    assert_eq!(sub.psubscribe(format!("{string}")), Ok(1));
+    assert_eq!(bus.pattern_count(), 1);
+}

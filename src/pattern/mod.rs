@@ -96,7 +96,8 @@ impl Pattern {
 
     /// Compiles a shell glob, as the crate `globset` reads it, with `/` separating levels.
     ///
-    /// `*` and `?` stay within a level, `**` spans levels (`sensors/**`), `{a,b}` is a choice,
+    /// `*` and `?` stay within a level; `**` is any number of levels, at the end of a glob one at least (`a/**` matches
+    /// `a/b`, not `a`); `{a,b}` is a choice, in which an empty alternative matches nothing,
     /// `[!a]` a negated class and `\` escapes. Matching is over bytes.
     ///
     /// # Errors
@@ -299,14 +300,20 @@ macro_rules! from_redis_text {
     )*};
 }
 
-from_redis_text!(&str, String, Arc<str>, Cow<'_, str>);
+from_redis_text!(&str, String, Box<str>, Arc<str>, Cow<'_, str>);
 
-impl From<&String> for Pattern {
-    /// Reads a Redis glob.
-    fn from(text: &String) -> Self {
-        Self::redis(text)
-    }
+macro_rules! from_redis_text_by_reference {
+    ($($text:ty),*) => {$(
+        impl From<&$text> for Pattern {
+            /// Reads a Redis glob.
+            fn from(text: &$text) -> Self {
+                Self::redis(text)
+            }
+        }
+    )*};
 }
+
+from_redis_text_by_reference!(&str, String, Box<str>, Cow<'_, str>);
 
 impl From<&Arc<str>> for Pattern {
     /// Reads a Redis glob.
