@@ -12,7 +12,7 @@ use crate::member::{Held, Member, release};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::trie::Trie;
-use crate::turn::{self, catch_each, for_each_then_resume, resume};
+use crate::turn::{self, Panics, for_each_then_resume};
 
 /// See the module's documentation.
 pub(crate) struct Core<P> {
@@ -194,7 +194,10 @@ impl<P> Core<P> {
         let recipients = self.trie.take_down();
         self.closed.store(true, Ordering::Relaxed);
         // Only now what may run user code: the last of a subscriber drops payloads that were not read.
-        resume(catch_each(members, drop).or(catch_each(recipients, drop)));
+        let mut panics = Panics::default();
+        panics.for_each(members, drop);
+        panics.for_each(recipients, drop);
+        panics.resume();
     }
 
     pub(crate) fn stats(&self) -> Stats {

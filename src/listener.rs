@@ -34,15 +34,16 @@ impl Listener {
     pub(crate) fn spawn<P: Send + 'static>(
         subscriber: Subscriber<P>,
         name: String,
-        mut handler: impl FnMut(Event<P>) + Send + 'static,
+        handler: impl FnMut(Event<P>) + Send + 'static,
     ) -> Self {
         let ending = Arc::new(Ending::default());
         let asked = Arc::clone(&ending);
         let unsubscribe = subscriber.unsubscriber();
         let (end, ended) = bounded::<()>(0);
         let listen = move || {
-            // Dropped by unwinding too.
+            // Dropped last, by unwinding too.
             let _end = end;
+            let (subscriber, mut handler) = (subscriber, handler);
             while let Some(event) = subscriber.recv_until(&asked) {
                 handler(event);
             }
@@ -71,7 +72,8 @@ impl Listener {
     /// that are queued, and then the [`Event::Unsubscribe`] and [`Event::PUnsubscribe`] of each subscription. This does
     /// not wait for the thread: [`join`](Self::join) does.
     ///
-    /// Clones of the subscriber share its subscriptions: they are unsubscribed too, and stay open.
+    /// Clones of the subscriber share its subscriptions: they are unsubscribed too, and stay open. What is subscribed
+    /// after this, by the handler or by a clone, is handled as long as there is always something to read.
     ///
     /// # Panics
     ///

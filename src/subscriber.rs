@@ -516,7 +516,8 @@ impl<P> Subscriber<P> {
     ///
     /// It shows messages only. Its reader polls [`missed`](Self::missed) for losses, and should silence
     /// lifecycle events ([`SubscriberBuilder::lifecycle_events`]), which are kept until they are read
-    /// otherwise. When the subscriber is closed and drained it is disconnected. It can be cloned; but what is unread
+    /// otherwise. To the subscriber's own receives, messages taken here seem to be queued still: its events come late
+    /// then, when nothing is queued any more at the latest. When the subscriber is closed and drained it is disconnected. It can be cloned; but what is unread
     /// when the last handle to the subscriber is dropped is dropped with it.
     ///
     /// # Examples

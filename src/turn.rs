@@ -54,37 +54,47 @@ impl Drop for Mark {
     }
 }
 
-/// Calls `each` for every item, those behind one for which it panics too. The first panic comes back.
-pub(crate) fn catch_each<T>(
-    items: impl IntoIterator<Item = T>,
-    mut each: impl FnMut(T),
-) -> Option<Box<dyn Any + Send>> {
-    let mut first = None;
-    for item in items {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| each(item))) {
-            // Dropping what a later one panicked with can panic, too.
-            match first {
-                None => first = Some(panic),
-                Some(_) => {
-                    let dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-                    dropped.unwrap_or_else(mem::forget);
+/// The first panic of several calls, each of which is made in spite of those before.
+#[derive(Default)]
+pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
+
+impl Panics {
+    /// Calls `each` for every item, those behind one for which it panics too.
+    pub(crate) fn for_each<T>(
+        &mut self,
+        items: impl IntoIterator<Item = T>,
+        mut each: impl FnMut(T),
+    ) {
+        for item in items {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| each(item))) {
+                match self.0 {
+                    None => self.0 = Some(panic),
+                    Some(_) => Self::discard(panic),
                 }
             }
         }
     }
-    first
-}
 
-/// Goes on with a panic that was caught. Where the thread is unwinding already, that panic is the one that goes on.
-pub(crate) fn resume(panic: Option<Box<dyn Any + Send>>) {
-    if let Some(panic) = panic
-        && !thread::panicking()
-    {
-        resume_unwind(panic);
+    /// Panics as the first call did, if one did. Where the thread is unwinding already, that panic is the one that
+    /// goes on.
+    pub(crate) fn resume(self) {
+        match self.0 {
+            Some(panic) if thread::panicking() => Self::discard(panic),
+            Some(panic) => resume_unwind(panic),
+            None => {}
+        }
+    }
+
+    /// Drops what a call panicked with, which can panic itself.
+    fn discard(panic: Box<dyn Any + Send>) {
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+        dropped.unwrap_or_else(mem::forget);
     }
 }
 
 /// Calls `each` for every item, those behind one for which it panics too, and panics as the first did.
 pub(crate) fn for_each_then_resume<T>(items: impl IntoIterator<Item = T>, each: impl FnMut(T)) {
-    resume(catch_each(items, each));
+    let mut panics = Panics::default();
+    panics.for_each(items, each);
+    panics.resume();
 }

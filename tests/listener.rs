@@ -742,3 +742,28 @@ fn joining_for_a_while_in_its_own_handler_is_an_error_at_once() {
         assert!(told.recv().is_err());
     });
 }
+
+#[test]
+fn joining_for_a_while_does_not_wait_for_what_the_handler_drops() {
+    watched(|| {
+        /// Waits at a gate when it is dropped.
+        struct Slow(Gate);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                self.0.pass();
+            }
+        }
+        let bus: Bus<u32> = Bus::new();
+        let gate = Gate::new();
+        let slow = Slow(gate.clone());
+        let listener = silent(&bus).subscribe("c").unwrap().spawn("slow", move |_| {
+            let _ = &slow;
+        });
+        listener.stop();
+        gate.await_arrivals(1);
+        let listener =
+            listener.join_timeout(Duration::from_millis(20)).expect_err("it drops still");
+        gate.open();
+        listener.join().unwrap();
+    });
+}

@@ -144,3 +144,39 @@ fn a_publish_that_outlives_the_bus_lets_go_of_every_inbox_though_their_messages_
         }
     });
 }
+
+/// What a panic was thrown with, whose own drop panics.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            panic!("what it panicked with");
+        }
+        // While the thread unwinds, this is the second panic.
+        std::panic::resume_unwind(Box::new("what it panicked with"));
+    }
+}
+
+#[derive(Clone)]
+struct Bombed;
+
+impl Drop for Bombed {
+    fn drop(&mut self) {
+        std::panic::panic_any(Bomb);
+    }
+}
+
+/// A panic that is thrown while the thread unwinds already is dropped; if that panics in turn, the process goes on.
+#[test]
+fn a_panic_whose_own_drop_panics_does_not_abort() {
+    let bus: Bus<Bombed> = Bus::new();
+    let sub = silent(&bus).subscribe("c").unwrap();
+    (0..3).for_each(|_| _ = bus.publish("c", Bombed));
+    let unwound = panic_of(|| {
+        let _sub = sub;
+        panic!("the first one");
+    });
+    assert_eq!(unwound, "the first one");
+    assert_eq!(bus.stats().discarded, 3);
+}

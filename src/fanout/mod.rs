@@ -782,6 +782,8 @@ struct After<'a, P: 'static> {
     started: Option<Instant>,
     /// Holds what is left to do; taken when the first inbox is full.
     rare: Option<Lease<P>>,
+    /// What has become of messages that waited for room, as far as it is not counted yet.
+    waited: Tally,
 }
 
 impl<P> Desk<P> for After<'_, P> {
@@ -832,7 +834,7 @@ impl<P> Desk<P> for After<'_, P> {
 impl<'a, P> After<'a, P> {
     #[inline]
     fn new(core: &'a Core<P>, books: Books<'a, P>) -> Self {
-        Self { core, books, started: None, rare: None }
+        Self { core, books, started: None, rare: None, waited: Tally::default() }
     }
 
     fn rare_mut(&mut self) -> &mut Scratch<P> {
@@ -862,12 +864,12 @@ impl<P: Clone> After<'_, P> {
             return;
         }
         let started = self.started.unwrap_or_else(Instant::now);
-        let mut tally = Tally::default();
+        let tally = &mut self.waited;
         while let Some((recipient, wait)) = rare.waits.pop_front() {
             // A deadline beyond what the clock can say is none.
             let deadline = wait.timeout().and_then(|timeout| started.checked_add(timeout));
             let place = Some(recipient);
-            match wait.finish(deadline, |message| send_again(&place, message, &mut tally)) {
+            match wait.finish(deadline, |message| send_again(&place, message, tally)) {
                 None => place.iter().for_each(Recipient::settle),
                 Some((message, counts)) => {
                     rare.dead.push(message);
@@ -875,6 +877,7 @@ impl<P: Clone> After<'_, P> {
                 }
             }
         }
+        let tally = mem::take(tally);
         done.delivered += tally.delivered as usize;
         done.dropped += tally.dropped as usize;
         self.books.count(self.core, tally);
@@ -894,14 +897,14 @@ impl<P> Drop for After<'_, P> {
         if let Some(rare) = &mut self.rare {
             // Something is left where the publish unwinds.
             disconnect(self.core, &mut rare.disconnected);
-            let mut tally = Tally::default();
+            let mut tally = mem::take(&mut self.waited);
             while let Some((_, wait)) = rare.waits.pop_front() {
                 if let Some((message, counts)) = wait.give_up() {
                     rare.dead.push(message);
                     tally.dropped += u64::from(counts);
                 }
             }
-            if tally.dropped > 0 {
+            if tally.delivered + tally.dropped > 0 {
                 self.books.count(self.core, tally);
             }
         }

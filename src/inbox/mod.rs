@@ -34,7 +34,7 @@ use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
 use crate::stats::CloseReason;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
-use crate::turn::{self, catch_each, resume};
+use crate::turn::{self, Panics};
 use waiter::{Waiter, park};
 
 /// Lifecycle events wait in the mailbox.
@@ -150,6 +150,8 @@ struct Rare<P> {
     unlocked: u64,
     /// The part of `takes` that `passed` contains.
     counted_takes: u32,
+    /// `true` if the message at `unlocked` may have left the queue behind the one that was evicted then.
+    raced: bool,
     /// Messages taken without the lock that come after an event that had not been seen then, and their positions.
     aside: VecDeque<(u64, Message<P>)>,
     /// Receivers that sleep, the first to be woken first. `PARKED` is set while there are any.
@@ -165,6 +167,7 @@ impl<P> Default for Rare<P> {
             passed: 0,
             unlocked: 0,
             counted_takes: 0,
+            raced: false,
             aside: VecDeque::new(),
             parked: VecDeque::new(),
             waiting: Vec::new(),
@@ -182,6 +185,17 @@ impl<P> Rare<P> {
     fn is_event_due(&self) -> bool {
         let next = self.aside.front().map_or(self.passed, |(position, _)| *position);
         self.events.front().is_some_and(|first| first.position <= next)
+    }
+
+    /// `true` if the events at `position` tell that `message` is subscribed, and not that it was before.
+    fn announces(&self, message: &Message<P>, position: u64) -> bool {
+        let mut last = None;
+        for pending in self.events.iter().filter(|pending| pending.position == position) {
+            if let Some(subscribes) = pending.event.change.concerns(message) {
+                last = last.or(Some(subscribes));
+            }
+        }
+        last == Some(true)
     }
 
     /// Counts the messages taken without the lock, when `takes` was `takes`.
@@ -230,6 +244,22 @@ pub(crate) enum Change {
     Unsubscribed(Arc<str>),
     PSubscribed(Pattern),
     PUnsubscribed(Pattern),
+}
+
+impl Change {
+    /// Whether it begins or ends a subscription that can have brought `message`; `None` if it is another's.
+    fn concerns<P>(&self, message: &Message<P>) -> Option<bool> {
+        let (is_it, subscribes) = match self {
+            Self::Subscribed(channel) | Self::Unsubscribed(channel) => (
+                message.matched_by().is_none() && message.channel() == &**channel,
+                matches!(self, Self::Subscribed(_)),
+            ),
+            Self::PSubscribed(pattern) | Self::PUnsubscribed(pattern) => {
+                (message.matched_by() == Some(pattern), matches!(self, Self::PSubscribed(_)))
+            }
+        };
+        is_it.then_some(subscribes)
+    }
 }
 
 impl<P> From<Lifecycle> for Event<P> {
@@ -475,9 +505,11 @@ impl<P> Inbox<P> {
             return self.pop();
         };
         self.count_queued(rare);
+        let takes = rare.counted_takes;
         let evicted = self.pop()?;
-        // One that was taken in this very moment counts as older.
         self.count_queued(rare);
+        // One that was taken in this very moment counts as older, but may be younger: see `reconcile`.
+        rare.raced |= rare.counted_takes != takes;
         self.pass_one(rare);
         Some(evicted)
     }
@@ -565,7 +597,7 @@ impl<P> Inbox<P> {
             self.attention.fetch_or(EVENTS, Ordering::SeqCst);
             // What is over by now came before all that is pending.
             rare.counted_takes = self.takes.load(Ordering::Acquire) & !1;
-            (rare.passed, rare.unlocked) = (1, 0);
+            (rare.passed, rare.unlocked, rare.raced) = (1, 0, false);
         }
         let position = self.count_queued(rare);
         rare.events.push_back(Pending { event, position });
@@ -588,8 +620,13 @@ impl<P> Inbox<P> {
                     return rare.passed + queued as u64;
                 }
             }
-            // For a few instructions of the reader's, in which it runs no user code and waits for nothing.
-            backoff.snooze();
+            // For a few instructions of the reader's, in which it runs no user code and waits for nothing. It may have
+            // been preempted there, by this very thread if that has a higher priority.
+            if backoff.is_completed() {
+                thread::sleep(LOOKS.0);
+            } else {
+                backoff.snooze();
+            }
         }
     }
 
@@ -888,7 +925,10 @@ impl<P> Inbox<P> {
         if let Some(rare) = mailbox.rare.as_mut().filter(|rare| !rare.is_quiet()) {
             // Relaxed: what this thread has written is all that is asked for.
             rare.count_takes(self.takes.load(Ordering::Relaxed));
-            let position = rare.unlocked;
+            let mut position = rare.unlocked;
+            if mem::take(&mut rare.raced) && rare.announces(&message, position + 1) {
+                position += 1;
+            }
             if rare.events.front().is_some_and(|first| first.position <= position) {
                 rare.aside.push_back((position, message));
                 drop(mailbox);
@@ -1060,7 +1100,8 @@ impl<P> Drop for Inbox<P> {
         let aside = aside.into_iter().map(|(_, message)| message);
         // Not by crossbeam, which leaks all that is queued behind a message whose drop panics.
         let queued = iter::from_fn(|| self.pop());
-        let panic = catch_each(aside.chain(queued), |message| {
+        let mut panics = Panics::default();
+        panics.for_each(aside.chain(queued), |message| {
             unread += 1;
             drop(message);
         });
@@ -1071,7 +1112,7 @@ impl<P> Drop for Inbox<P> {
             self.departed.received.fetch_add(received, Ordering::Relaxed);
             self.departed.discarded.fetch_add(unread, Ordering::Relaxed);
         }
-        resume(panic);
+        panics.resume();
     }
 }
 
