@@ -9,6 +9,10 @@
 //! takes no other and runs no user code.
 
 mod waiter;
+#[cfg(test)]
+#[path = "../../tests/support/waiting.rs"]
+#[allow(unreachable_pub)]
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -1177,5 +1181,69 @@ mod tests {
                 "it sleeps on"
             );
         });
+    }
+
+    /// An inbox of one message, which is queued, and a publisher that waits for its room: this thread.
+    fn crowded(lifecycle_events: bool) -> (Arc<Inbox<u32>>, Wait<u32>) {
+        let overflow = Overflow::Block { timeout: None };
+        let settings =
+            Settings { label: None, capacity: 1, overflow, lifecycle_events, dedupe: false };
+        let inbox = Arc::new(Inbox::new(0, settings, Arc::default()));
+        inbox.sender().unwrap().try_send(Message::new("c", 1)).unwrap();
+        let Overflowed::Wait(wait) = inbox.overflow(Message::new("c", 2), 0) else {
+            panic!("it does not wait")
+        };
+        (inbox, wait)
+    }
+
+    #[test]
+    fn whoever_takes_a_message_wakes_a_publisher_that_waits_for_its_room() {
+        fn message(taken: Result<Event<u32>, TryRecvError>) -> Option<Message<u32>> {
+            taken.ok().and_then(Event::into_message)
+        }
+        type Take = fn(&Inbox<u32>) -> Option<Message<u32>>;
+        fn tell(inbox: &Inbox<u32>) {
+            inbox.tell(|| Change::Unsubscribed(Arc::from("c")), 0);
+        }
+        // As a receive does that has looked before there was an event.
+        fn take_unlocked(inbox: &Inbox<u32>) -> Option<Message<u32>> {
+            inbox.begin_take(0, 0);
+            inbox.attended(inbox.pop().unwrap())
+        }
+        let takes: [(&str, bool, Take); 5] = [
+            ("nothing else is there", true, |inbox| message(inbox.poll())),
+            ("there never are lifecycle events", false, |inbox| message(inbox.poll())),
+            ("an event comes after the message", true, |inbox| {
+                tell(inbox);
+                message(inbox.poll())
+            }),
+            ("an event was told between the look and the take", true, |inbox| {
+                tell(inbox);
+                take_unlocked(inbox)
+            }),
+            ("the message comes after such an event", true, |inbox| {
+                let sent = inbox.pop().unwrap();
+                tell(inbox);
+                inbox.sender().unwrap().try_send(sent).unwrap();
+                assert!(take_unlocked(inbox).is_none(), "it is set aside");
+                assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+                message(inbox.poll())
+            }),
+        ];
+        for (how, lifecycle_events, take) in takes {
+            let woken = move || {
+                let (inbox, wait) = crowded(lifecycle_events);
+                assert_eq!(take(&inbox).unwrap().payload, 1, "{how}");
+                // As its publisher does, but without looking for room from time to time: it returns because this
+                // thread has been woken before.
+                thread::park();
+                let entered = wait.finish(None, |message| {
+                    let sent = inbox.sender().unwrap().try_send(message);
+                    sent.err().map(|refused| refused.into_inner())
+                });
+                assert!(entered.is_none(), "{how}");
+            };
+            waiting::watched(woken);
+        }
     }
 }
