@@ -472,6 +472,8 @@ impl<P> Inbox<P> {
             return self.pop();
         };
         self.count_queued(rare);
+        #[cfg(test)]
+        tests::BEFORE_EVICTING.take().into_iter().for_each(|code| code());
         let evicted = self.pop()?;
         // One that was taken in this very moment counts as older.
         self.count_queued(rare);
@@ -1139,7 +1141,16 @@ impl<P> Drop for Wait<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+
+    type Code = Box<dyn FnOnce()>;
+
+    thread_local! {
+        /// What happens in the middle of the next eviction, where lifecycle events are pending.
+        pub(super) static BEFORE_EVICTING: RefCell<Option<Code>> = const { RefCell::new(None) };
+    }
 
     #[test]
     fn an_event_that_falls_due_by_a_receive_that_looked_before_it_wakes_a_sleeper() {
@@ -1202,14 +1213,6 @@ mod tests {
             taken.ok().and_then(Event::into_message)
         }
         type Take = fn(&Inbox<u32>) -> Option<Message<u32>>;
-        fn tell(inbox: &Inbox<u32>) {
-            inbox.tell(|| Change::Unsubscribed(Arc::from("c")), 0);
-        }
-        // As a receive does that has looked before there was an event.
-        fn take_unlocked(inbox: &Inbox<u32>) -> Option<Message<u32>> {
-            inbox.begin_take(0, 0);
-            inbox.attended(inbox.pop().unwrap())
-        }
         let takes: [(&str, bool, Take); 5] = [
             ("nothing else is there", true, |inbox| message(inbox.poll())),
             ("there never are lifecycle events", false, |inbox| message(inbox.poll())),
@@ -1245,5 +1248,90 @@ mod tests {
             };
             waiting::watched(woken);
         }
+    }
+
+    /// An inbox of four messages, with lifecycle events.
+    fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<Departed>) {
+        let settings = Settings {
+            label: None,
+            capacity: 4,
+            overflow: Overflow::DropOldest,
+            lifecycle_events: true,
+            dedupe: false,
+        };
+        let departed = Arc::default();
+        (Arc::new(Inbox::new(0, settings, Arc::clone(&departed))), departed)
+    }
+
+    fn tell(inbox: &Inbox<u32>) {
+        inbox.tell(|| Change::Unsubscribed(Arc::from("c")), 0);
+    }
+
+    /// Takes a message as a receive does that has looked before there was an event; `None` if the event comes first.
+    fn take_unlocked(inbox: &Inbox<u32>) -> Option<Message<u32>> {
+        inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+        inbox.attended(inbox.pop().unwrap())
+    }
+
+    #[test]
+    fn a_message_that_an_event_has_overtaken_counts_as_queued_and_is_discarded_with_the_inbox() {
+        let (inbox, departed) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        tell(&inbox);
+        (1..=3).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        assert!(take_unlocked(&inbox).is_none(), "the event comes first");
+        assert_eq!((inbox.queue().len(), inbox.depth()), (2, 3));
+        // One more had been read before.
+        inbox.add_entered(4);
+        drop((sender, inbox));
+        assert_eq!(departed.read(), (1, 3));
+    }
+
+    #[test]
+    fn the_end_is_not_read_before_what_has_come_since_the_queue_was_found_empty() {
+        type Come = fn(&Inbox<u32>, Sender<Message<u32>>);
+        let comes: [(&str, Come); 3] = [
+            ("a message", |_, sender| sender.try_send(Message::new("c", 1)).unwrap()),
+            ("a loss", |inbox, _| assert!(inbox.lose(&inbox.refused))),
+            ("a lifecycle event", |inbox, _| tell(inbox)),
+        ];
+        for (what, come) in comes {
+            let (inbox, _) = inbox_of_four();
+            // As a publish under way has one.
+            let sender = inbox.sender().unwrap();
+            inbox.close(CloseReason::Subscriber);
+            // A receive finds nothing queued here, and then:
+            come(&inbox, sender);
+            assert!(!inbox.end(), "{what}");
+            assert!(inbox.poll().is_ok(), "{what}");
+            assert_eq!(inbox.poll(), Err(TryRecvError::Closed), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_message_taken_while_a_later_one_is_evicted_still_comes_before_the_event_behind_it() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        sender.try_send(Message::new("c", 1)).unwrap();
+        tell(&inbox);
+        (2..=4).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        let (taken, taking) = (Arc::new(Mutex::new(None)), Arc::clone(&inbox));
+        let takes = Arc::clone(&taken);
+        BEFORE_EVICTING.set(Some(Box::new(move || {
+            // A receive that has looked before there was the event; it goes on when the eviction is over.
+            taking.begin_take(taking.takes.load(Ordering::Relaxed), 0);
+            *takes.lock() = taking.pop();
+            taking.end_take();
+        })));
+        let Overflowed::Retry { message, evicted } = inbox.overflow(Message::new("c", 5), 0) else {
+            panic!("nothing is evicted")
+        };
+        assert_eq!((message.payload, evicted.unwrap().payload), (5, 2));
+        let taken = taken.lock().take().unwrap();
+        assert_eq!(inbox.reconcile(taken).map(|message| message.payload), Some(1));
+        assert_eq!(inbox.poll(), Ok(Event::Lagged { missed: 1 }));
+        assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+        let rest = iter::from_fn(|| inbox.poll().ok().and_then(Event::into_message));
+        assert_eq!(rest.map(|message| message.payload).collect::<Vec<_>>(), [3, 4]);
     }
 }

@@ -1154,6 +1154,10 @@ mod tests {
                 publish(&bus);
                 let holds = bus.core.trie.find("name").unwrap().turn().patterns.len();
                 assert_eq!(weighed(&bus, "name"), holds, "{how}: they have gone");
+                // A publish that reaches nobody lets go of them.
+                bus.publish("name", Brittle(0));
+                publish(&bus);
+                assert_eq!(weighed(&bus, "name"), 0, "{how}: they have been let go");
             }
         }
     }
