@@ -1334,4 +1334,21 @@ mod tests {
         let rest = iter::from_fn(|| inbox.poll().ok().and_then(Event::into_message));
         assert_eq!(rest.map(|message| message.payload).collect::<Vec<_>>(), [3, 4]);
     }
+
+    #[test]
+    fn a_message_taken_right_before_an_event_is_told_comes_before_that_event() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        for n in 1..=3 {
+            sender.try_send(Message::new("c", n)).unwrap();
+            inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+            let taken = inbox.pop().unwrap();
+            inbox.end_take();
+            tell(&inbox);
+            // The receive goes on, and sees that there is an event.
+            assert_eq!(inbox.reconcile(taken).map(|message| message.payload), Some(n));
+            assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+            assert_eq!(inbox.poll(), Err(TryRecvError::Empty));
+        }
+    }
 }
