@@ -1172,9 +1172,7 @@ mod tests {
         thread::scope(|scope| {
             let sleepers = [1, 2].map(|count| {
                 let sleeper = scope.spawn(wait);
-                let parked =
-                    || inbox.mailbox.lock().rare.as_ref().map_or(0, |rare| rare.parked.len());
-                while parked() < count {
+                while inbox.parked() < count {
                     thread::yield_now();
                 }
                 sleeper
@@ -1349,6 +1347,63 @@ mod tests {
             assert_eq!(inbox.reconcile(taken).map(|message| message.payload), Some(n));
             assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
             assert_eq!(inbox.poll(), Err(TryRecvError::Empty));
+        }
+    }
+
+    #[test]
+    fn a_receive_that_is_stopped_when_it_is_woken_for_a_message_wakes_the_next_in_its_place() {
+        waiting::watched(|| {
+            let (inbox, _) = inbox_of_four();
+            let ending = Arc::new(Ending::default());
+            let sleeper = |ending: Option<Arc<Ending>>| {
+                let already = inbox.parked();
+                let waiting = Arc::clone(&inbox);
+                let sleeper = thread::spawn(move || {
+                    waiting.wait(Until { deadline: None, ending: ending.as_deref() })
+                });
+                while inbox.parked() == already {
+                    thread::yield_now();
+                }
+                sleeper
+            };
+            let (first, second) = (sleeper(Some(Arc::clone(&ending))), sleeper(None));
+            // It learns of this when it is woken.
+            ending.stop();
+            inbox.sender().unwrap().try_send(Message::new("c", 1)).unwrap();
+            assert!(inbox.sent().is_none());
+            assert_eq!(first.join().unwrap(), Err(Waited::Stopped));
+            assert_eq!(second.join().unwrap(), Ok(Message::new("c", 1).into()));
+        });
+    }
+
+    #[test]
+    fn a_loss_wakes_a_receiver_that_sleeps() {
+        waiting::watched(|| {
+            let (inbox, _) = inbox_of_four();
+            let waiting = Arc::clone(&inbox);
+            let sleeper =
+                thread::spawn(move || waiting.wait(Until { deadline: None, ending: None }));
+            while inbox.parked() == 0 {
+                thread::yield_now();
+            }
+            // Others have read what filled the inbox meanwhile.
+            assert!(inbox.lose(&inbox.refused));
+            assert_eq!(sleeper.join().unwrap(), Ok(Event::Lagged { missed: 1 }));
+        });
+    }
+
+    #[test]
+    fn a_receive_that_has_timed_out_is_not_woken_in_place_of_one_that_sleeps() {
+        let (inbox, _) = inbox_of_four();
+        inbox.sleep(Until { deadline: Some(Instant::now()), ending: None });
+        assert_eq!(inbox.parked(), 0);
+        assert!(!inbox.asks_after());
+    }
+
+    impl<P> Inbox<P> {
+        /// Receivers that sleep.
+        fn parked(&self) -> usize {
+            self.mailbox.lock().rare.as_ref().map_or(0, |rare| rare.parked.len())
         }
     }
 }
