@@ -473,7 +473,7 @@ impl<P> Inbox<P> {
         };
         self.count_queued(rare);
         #[cfg(test)]
-        tests::BEFORE_EVICTING.take().into_iter().for_each(|code| code());
+        tests::interfere(tests::Moment::Evicting);
         let evicted = self.pop()?;
         // One that was taken in this very moment counts as older.
         self.count_queued(rare);
@@ -578,6 +578,8 @@ impl<P> Inbox<P> {
         loop {
             // Acquire: partner of the Release in `glance`. If a take is seen to be over, so is that it left the queue.
             let takes = self.takes.load(Ordering::Acquire);
+            #[cfg(test)]
+            tests::interfere(tests::Moment::Counting);
             if takes & 1 == 0 {
                 // Whoever is seen here to have taken a message, by an exchange of crossbeam's that is at least
                 // a release, has written to `takes` before.
@@ -1148,8 +1150,38 @@ mod tests {
     type Code = Box<dyn FnOnce()>;
 
     thread_local! {
-        /// What happens in the middle of the next eviction, where lifecycle events are pending.
-        pub(super) static BEFORE_EVICTING: RefCell<Option<Code>> = const { RefCell::new(None) };
+        /// What another thread does at some moment of this one's.
+        static INTERFERENCE: RefCell<Option<(Moment, Code)>> = const { RefCell::new(None) };
+    }
+
+    /// A moment at which another thread can take a message.
+    #[derive(PartialEq, Eq)]
+    pub(super) enum Moment {
+        /// What is queued is about to be counted.
+        Counting,
+        /// It has been counted, and the oldest is about to be evicted.
+        Evicting,
+    }
+
+    pub(super) fn interfere(now: Moment) {
+        let due = INTERFERENCE.with_borrow_mut(|set| set.take_if(|(moment, _)| *moment == now));
+        if let Some((_, code)) = due {
+            code();
+        }
+    }
+
+    /// Has a message taken at that moment, by a receive that has looked before there was an event and goes on when
+    /// `reconcile` is called.
+    fn take_at(moment: Moment, inbox: &Arc<Inbox<u32>>) -> Arc<Mutex<Option<Message<u32>>>> {
+        let taken = Arc::new(Mutex::new(None));
+        let (inbox, takes) = (Arc::clone(inbox), Arc::clone(&taken));
+        let code = move || {
+            inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+            *takes.lock() = inbox.pop();
+            inbox.end_take();
+        };
+        INTERFERENCE.set(Some((moment, Box::new(code))));
+        taken
     }
 
     #[test]
@@ -1313,14 +1345,7 @@ mod tests {
         sender.try_send(Message::new("c", 1)).unwrap();
         tell(&inbox);
         (2..=4).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
-        let (taken, taking) = (Arc::new(Mutex::new(None)), Arc::clone(&inbox));
-        let takes = Arc::clone(&taken);
-        BEFORE_EVICTING.set(Some(Box::new(move || {
-            // A receive that has looked before there was the event; it goes on when the eviction is over.
-            taking.begin_take(taking.takes.load(Ordering::Relaxed), 0);
-            *takes.lock() = taking.pop();
-            taking.end_take();
-        })));
+        let taken = take_at(Moment::Evicting, &inbox);
         let Overflowed::Retry { message, evicted } = inbox.overflow(Message::new("c", 5), 0) else {
             panic!("nothing is evicted")
         };
@@ -1398,6 +1423,35 @@ mod tests {
         inbox.sleep(Until { deadline: Some(Instant::now()), ending: None });
         assert_eq!(inbox.parked(), 0);
         assert!(!inbox.asks_after());
+    }
+
+    #[test]
+    fn a_receive_with_lifecycle_events_pending_sees_the_depth_it_found() {
+        type Take = fn(&Inbox<u32>) -> Option<Message<u32>>;
+        let takes: [Take; 2] = [take_unlocked, |inbox| inbox.poll().unwrap().into_message()];
+        for take in takes {
+            let (inbox, _) = inbox_of_four();
+            let sender = inbox.sender().unwrap();
+            (1..=3).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+            tell(&inbox);
+            assert_eq!(take(&inbox).unwrap().payload, 1);
+            assert_eq!((inbox.depth(), inbox.high_water()), (2, 3));
+        }
+    }
+
+    #[test]
+    fn an_event_told_while_a_message_is_taken_comes_behind_all_that_were_queued() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        (1..=2).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        let taken = take_at(Moment::Counting, &inbox);
+        tell(&inbox);
+        sender.try_send(Message::new("c", 3)).unwrap();
+        let taken = taken.lock().take().unwrap();
+        assert_eq!(inbox.reconcile(taken).map(|message| message.payload), Some(1));
+        assert_eq!(inbox.poll(), Ok(Message::new("c", 2).into()));
+        assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+        assert_eq!(inbox.poll(), Ok(Message::new("c", 3).into()));
     }
 
     impl<P> Inbox<P> {
