@@ -1454,6 +1454,37 @@ mod tests {
         assert_eq!(inbox.poll(), Ok(Message::new("c", 3).into()));
     }
 
+    #[test]
+    fn a_wait_that_closing_ends_counts_as_one_loss_whatever_its_publisher_does() {
+        for is_sending in [false, true] {
+            let (inbox, wait) = crowded(false);
+            let close = || assert!(inbox.close(CloseReason::Subscriber));
+            if !is_sending {
+                close();
+            }
+            let lost = wait.finish(None, |message| {
+                close();
+                Some(message)
+            });
+            let lost = lost.map(|(message, counts)| (message.payload, counts));
+            assert_eq!((lost, inbox.missed()), (Some((2, true)), 1), "is sending: {is_sending}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_evicted_once_the_end_has_been_read() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        inbox.close(CloseReason::Subscriber);
+        assert_eq!(inbox.poll(), Err(TryRecvError::Closed));
+        // Publishers that were under way.
+        (1..=4).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        let overflowed = inbox.overflow(Message::new("c", 5), 0);
+        assert!(matches!(overflowed, Overflowed::Void(message) if message.payload == 5));
+        assert_eq!((inbox.missed(), inbox.queue().len()), (0, 4));
+        assert_eq!(inbox.poll(), Err(TryRecvError::Closed));
+    }
+
     impl<P> Inbox<P> {
         /// Receivers that sleep.
         fn parked(&self) -> usize {
