@@ -245,3 +245,34 @@ impl<P> Drop for Core<P> {
         for_each_then_resume(self.deferred.get_mut().drain(..), drop);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Bus;
+
+    #[test]
+    fn subscribers_that_come_and_go_leave_nothing_in_the_registry() {
+        let bus: Bus<u32> = Bus::new();
+        let registered = || -> (usize, usize) {
+            let shards = bus.core.registry.iter().map(|shard| shard.lock());
+            shards.fold((0, 0), |(len, room), shard| (len + shard.len(), room + shard.capacity()))
+        };
+        let stays = bus.subscribe("c").unwrap();
+        for _ in 0..100 {
+            let goes = bus.subscribe("c").unwrap();
+            drop(bus.subscriber());
+            assert_eq!(registered().0, 2);
+            drop(goes);
+            assert_eq!(registered().0, 1);
+        }
+        let many: Vec<_> = (0..200 * SHARDS).map(|_| bus.subscriber()).collect();
+        assert_eq!(registered().0, 1 + many.len());
+        drop(many);
+        let (len, room) = registered();
+        assert_eq!(len, 1);
+        assert!(room <= 64 * SHARDS, "the room of those that have gone is kept: {room}");
+        drop(stays);
+        assert_eq!(registered().0, 0);
+    }
+}

@@ -601,3 +601,31 @@ fn names_are_shared_not_copied_by_reference_counted_text() {
         (bus.channels()[0].clone(), sub.channels()[0].clone());
     assert!(Arc::ptr_eq(&listed, &held));
 }
+
+#[test]
+fn stats_tell_messages_that_were_read_from_those_discarded_with_their_inbox() {
+    let bus: Bus<u32> = Bus::builder().capacity(4).build();
+    let figures = || {
+        let stats = bus.stats();
+        (stats.received, stats.evicted, stats.discarded)
+    };
+    // Three of them read, one evicted, four left unread; nothing; everything.
+    let [leaves, reads_nothing, reads_all] = [(); 3].map(|()| silent(&bus).subscribe("c").unwrap());
+    for n in 0..8u32 {
+        bus.publish("c", n);
+        reads_all.try_recv_message().unwrap();
+        if n < 3 {
+            leaves.try_recv_message().unwrap();
+        }
+    }
+    assert_eq!(figures(), (3 + 8, 1 + 4, 0));
+    drop(leaves);
+    assert_eq!(figures(), (3 + 8, 1 + 4, 4));
+    drop(reads_all);
+    assert_eq!(figures(), (3 + 8, 1 + 4, 4));
+    reads_nothing.unsubscribe("c");
+    drop(reads_nothing);
+    assert_eq!(figures(), (3 + 8, 1 + 4, 4 + 4));
+    bus.close();
+    assert_eq!(figures(), (3 + 8, 1 + 4, 4 + 4));
+}

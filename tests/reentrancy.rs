@@ -1295,3 +1295,49 @@ fn a_waiting_handler_holds_up_nobody() {
         eventually("drained", || slow.is_empty());
     });
 }
+
+#[test]
+fn what_a_payload_s_clone_drops_is_given_up_by_that_publish_before_any_other_call() {
+    type Receivers = fn(&Bus<Hooked>) -> Vec<Subscriber<Hooked>>;
+    fn subscribe(bus: &Bus<Hooked>) -> Subscriber<Hooked> {
+        silent(bus).subscribe("c").unwrap()
+    }
+    let receivers: [(&str, Receivers); 5] = [
+        ("two by the channel", |bus| vec![subscribe(bus), subscribe(bus)]),
+        ("one by the channel, one by a pattern", |bus| {
+            vec![subscribe(bus), silent(bus).psubscribe("c*").unwrap()]
+        }),
+        ("two by one pattern", |bus| {
+            vec![silent(bus).psubscribe("c*").unwrap(), silent(bus).psubscribe("c*").unwrap()]
+        }),
+        ("two by two patterns", |bus| {
+            vec![silent(bus).psubscribe("c*").unwrap(), silent(bus).psubscribe("?").unwrap()]
+        }),
+        ("two, of which the first is full", |bus| {
+            let full = full_inbox(bus, Overflow::DropOldest, Hooked::plain(0));
+            full.subscribe("c").unwrap();
+            vec![full, subscribe(bus)]
+        }),
+    ];
+    for (who, receivers) in receivers {
+        for panics in [false, true] {
+            watched(move || {
+                let bus: Bus<Hooked> = Bus::new();
+                let _receivers = receivers(&bus);
+                let leaver = silent(&bus).subscribe("other").unwrap();
+                let (tell, told) = mpsc::channel();
+                bus.publish("other", Hooked::on_drop(0, move || tell.send(()).unwrap()));
+                let payload = Hooked::on_clone(1, move || {
+                    drop(leaver);
+                    if panics {
+                        panic!("a clone");
+                    }
+                });
+                let unwound = catch_unwind(AssertUnwindSafe(|| bus.publish("c", payload))).is_err();
+                // The bus is not called again: what its inbox held has gone with it by now.
+                assert_eq!(told.try_recv(), Ok(()), "{who}, panics: {panics}");
+                assert_eq!(unwound, panics, "{who}");
+            });
+        }
+    }
+}

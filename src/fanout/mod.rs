@@ -328,6 +328,8 @@ fn publish_in_time<P: Clone + Send + 'static>(
     }
     // Timeouts run from here.
     let started = Instant::now();
+    #[cfg(test)]
+    before_waiting::run();
     let mut turn = core.trie.turn(channel);
     if !has_turn(core, &turn) {
         *detached = Some(payload);
@@ -949,5 +951,33 @@ impl<P> Desk<P> for Back<P> {
 
     fn void(&mut self, _: Message<P>) {
         // Outside every turn: it may be dropped here.
+    }
+}
+
+/// What a test does right before a publish waits for a turn that is taken.
+#[cfg(test)]
+pub(crate) mod before_waiting {
+    use std::cell::RefCell;
+
+    type Code = Box<dyn FnOnce()>;
+
+    thread_local! {
+        static CODE: RefCell<Option<Code>> = const { RefCell::new(None) };
+    }
+
+    /// Has `code` run by the next publish of this thread that finds the turn taken.
+    pub(crate) fn set(code: impl FnOnce() + 'static) {
+        CODE.set(Some(Box::new(code)));
+    }
+
+    pub(super) fn run() {
+        if let Some(code) = CODE.take() {
+            code();
+        }
+    }
+
+    /// `true` if what was set has been run.
+    pub(crate) fn has_run() -> bool {
+        CODE.with_borrow(Option::is_none)
     }
 }

@@ -17,6 +17,10 @@
 //! for it. To be independent of them, a publish would need a fence for each message.
 
 mod waiter;
+#[cfg(test)]
+#[path = "../../tests/support/waiting.rs"]
+#[allow(unreachable_pub)]
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -506,7 +510,11 @@ impl<P> Inbox<P> {
         };
         self.count_queued(rare);
         let takes = rare.counted_takes;
+        #[cfg(test)]
+        tests::interfere(tests::Moment::Evicting);
         let evicted = self.pop()?;
+        #[cfg(test)]
+        tests::interfere(tests::Moment::Evicted);
         self.count_queued(rare);
         // One that was taken in this very moment counts as older, but may be younger: see `reconcile`.
         rare.raced |= rare.counted_takes != takes;
@@ -611,6 +619,8 @@ impl<P> Inbox<P> {
         loop {
             // Acquire: partner of the Release in `glance`. If a take is seen to be over, so is that it left the queue.
             let takes = self.takes.load(Ordering::Acquire);
+            #[cfg(test)]
+            tests::interfere(tests::Moment::Counting);
             if takes & 1 == 0 {
                 // Whoever is seen here to have taken a message, by an exchange of crossbeam's that is at least
                 // a release, has written to `takes` before.
@@ -1181,6 +1191,8 @@ impl<P> Drop for Wait<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     /// Read `src/flavors/array.rs` of a new version, for what the module's documentation says of it, and add it here.
@@ -1191,6 +1203,45 @@ mod tests {
         let (_, rest) = lock.split_once("name = \"crossbeam-channel\"\nversion = \"").unwrap();
         let version = rest.split('"').next().unwrap();
         assert!(READ.contains(&version), "crossbeam-channel {version}");
+    }
+
+    type Code = Box<dyn FnOnce()>;
+
+    thread_local! {
+        /// What another thread does at some moment of this one's.
+        static INTERFERENCE: RefCell<Option<(Moment, Code)>> = const { RefCell::new(None) };
+    }
+
+    /// A moment at which another thread can take a message.
+    #[derive(PartialEq, Eq)]
+    pub(super) enum Moment {
+        /// What is queued is about to be counted.
+        Counting,
+        /// It has been counted, and the oldest is about to be evicted.
+        Evicting,
+        /// The oldest has just been evicted.
+        Evicted,
+    }
+
+    pub(super) fn interfere(now: Moment) {
+        let due = INTERFERENCE.with_borrow_mut(|set| set.take_if(|(moment, _)| *moment == now));
+        if let Some((_, code)) = due {
+            code();
+        }
+    }
+
+    /// Has a message taken at that moment, by a receive that has looked before there was an event and goes on when
+    /// `reconcile` is called.
+    fn take_at(moment: Moment, inbox: &Arc<Inbox<u32>>) -> Arc<Mutex<Option<Message<u32>>>> {
+        let taken = Arc::new(Mutex::new(None));
+        let (inbox, takes) = (Arc::clone(inbox), Arc::clone(&taken));
+        let code = move || {
+            inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+            *takes.lock() = inbox.pop();
+            inbox.end_take();
+        };
+        INTERFERENCE.set(Some((moment, Box::new(code))));
+        taken
     }
 
     #[test]
@@ -1213,9 +1264,7 @@ mod tests {
         thread::scope(|scope| {
             let sleepers = [1, 2].map(|count| {
                 let sleeper = scope.spawn(wait);
-                let parked =
-                    || inbox.mailbox.lock().rare.as_ref().map_or(0, |rare| rare.parked.len());
-                while parked() < count {
+                while inbox.parked() < count {
                     thread::yield_now();
                 }
                 sleeper
@@ -1233,5 +1282,294 @@ mod tests {
                 "it sleeps on"
             );
         });
+    }
+
+    /// An inbox of one message, which is queued, and a publisher that waits for its room: this thread.
+    fn crowded(lifecycle_events: bool) -> (Arc<Inbox<u32>>, Wait<u32>) {
+        let overflow = Overflow::Block { timeout: None };
+        let settings =
+            Settings { label: None, capacity: 1, overflow, lifecycle_events, dedupe: false };
+        let inbox = Arc::new(Inbox::new(0, settings, Arc::default()));
+        inbox.sender().unwrap().try_send(Message::new("c", 1)).unwrap();
+        let Overflowed::Wait(wait) = inbox.overflow(Message::new("c", 2), 0) else {
+            panic!("it does not wait")
+        };
+        (inbox, wait)
+    }
+
+    #[test]
+    fn whoever_takes_a_message_wakes_a_publisher_that_waits_for_its_room() {
+        fn message(taken: Result<Event<u32>, TryRecvError>) -> Option<Message<u32>> {
+            taken.ok().and_then(Event::into_message)
+        }
+        type Take = fn(&Inbox<u32>) -> Option<Message<u32>>;
+        let takes: [(&str, bool, Take); 5] = [
+            ("nothing else is there", true, |inbox| message(inbox.poll())),
+            ("there never are lifecycle events", false, |inbox| message(inbox.poll())),
+            ("an event comes after the message", true, |inbox| {
+                tell(inbox);
+                message(inbox.poll())
+            }),
+            ("an event was told between the look and the take", true, |inbox| {
+                tell(inbox);
+                take_unlocked(inbox)
+            }),
+            ("the message comes after such an event", true, |inbox| {
+                let sent = inbox.pop().unwrap();
+                tell(inbox);
+                inbox.sender().unwrap().try_send(sent).unwrap();
+                assert!(take_unlocked(inbox).is_none(), "it is set aside");
+                assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+                message(inbox.poll())
+            }),
+        ];
+        for (how, lifecycle_events, take) in takes {
+            let woken = move || {
+                let (inbox, wait) = crowded(lifecycle_events);
+                assert_eq!(take(&inbox).unwrap().payload, 1, "{how}");
+                // As its publisher does, but without looking for room from time to time: it returns because this
+                // thread has been woken before.
+                thread::park();
+                let entered = wait.finish(None, |message| {
+                    let sent = inbox.sender().unwrap().try_send(message);
+                    sent.err().map(|refused| refused.into_inner())
+                });
+                assert!(entered.is_none(), "{how}");
+            };
+            waiting::watched(woken);
+        }
+    }
+
+    /// An inbox of four messages, with lifecycle events.
+    fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<Departed>) {
+        let settings = Settings {
+            label: None,
+            capacity: 4,
+            overflow: Overflow::DropOldest,
+            lifecycle_events: true,
+            dedupe: false,
+        };
+        let departed = Arc::default();
+        (Arc::new(Inbox::new(0, settings, Arc::clone(&departed))), departed)
+    }
+
+    fn tell(inbox: &Inbox<u32>) {
+        inbox.tell(|| Change::Unsubscribed(Arc::from("c")), 0);
+    }
+
+    /// Takes a message as a receive does that has looked before there was an event; `None` if the event comes first.
+    fn take_unlocked(inbox: &Inbox<u32>) -> Option<Message<u32>> {
+        inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+        inbox.attended(inbox.pop().unwrap())
+    }
+
+    #[test]
+    fn a_message_that_an_event_has_overtaken_counts_as_queued_and_is_discarded_with_the_inbox() {
+        let (inbox, departed) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        tell(&inbox);
+        (1..=3).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        assert!(take_unlocked(&inbox).is_none(), "the event comes first");
+        assert_eq!((inbox.queue().len(), inbox.depth()), (2, 3));
+        // One more had been read before.
+        inbox.add_entered(4);
+        drop((sender, inbox));
+        assert_eq!(departed.read(), (1, 3));
+    }
+
+    #[test]
+    fn the_end_is_not_read_before_what_has_come_since_the_queue_was_found_empty() {
+        type Come = fn(&Inbox<u32>, Sender<Message<u32>>);
+        let comes: [(&str, Come); 3] = [
+            ("a message", |_, sender| sender.try_send(Message::new("c", 1)).unwrap()),
+            ("a loss", |inbox, _| assert!(inbox.lose(&inbox.refused))),
+            ("a lifecycle event", |inbox, _| tell(inbox)),
+        ];
+        for (what, come) in comes {
+            let (inbox, _) = inbox_of_four();
+            // As a publish under way has one.
+            let sender = inbox.sender().unwrap();
+            inbox.close(CloseReason::Subscriber);
+            // A receive finds nothing queued here, and then:
+            come(&inbox, sender);
+            assert!(!inbox.end(), "{what}");
+            assert!(inbox.poll().is_ok(), "{what}");
+            assert_eq!(inbox.poll(), Err(TryRecvError::Closed), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_message_taken_while_a_later_one_is_evicted_still_comes_before_the_event_behind_it() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        sender.try_send(Message::new("c", 1)).unwrap();
+        tell(&inbox);
+        (2..=4).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        let taken = take_at(Moment::Evicting, &inbox);
+        let Overflowed::Retry { message, evicted } = inbox.overflow(Message::new("c", 5), 0) else {
+            panic!("nothing is evicted")
+        };
+        assert_eq!((message.payload, evicted.unwrap().payload), (5, 2));
+        let taken = taken.lock().take().unwrap();
+        assert_eq!(inbox.reconcile(taken).map(|message| message.payload), Some(1));
+        assert_eq!(inbox.poll(), Ok(Event::Lagged { missed: 1 }));
+        assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+        let rest = iter::from_fn(|| inbox.poll().ok().and_then(Event::into_message));
+        assert_eq!(rest.map(|message| message.payload).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn a_message_taken_while_an_older_one_is_evicted_comes_behind_its_own_subscribe() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        sender.try_send(Message::new("c", 1)).unwrap();
+        inbox.tell(|| Change::Subscribed(Arc::from("d")), 2);
+        (2..=4).for_each(|n| sender.try_send(Message::new("d", n)).unwrap());
+        // It takes 2, behind the event, when 1 has gone.
+        let taken = take_at(Moment::Evicted, &inbox);
+        let Overflowed::Retry { evicted, .. } = inbox.overflow(Message::new("d", 5), 0) else {
+            panic!("nothing is evicted")
+        };
+        assert_eq!(evicted.unwrap().payload, 1);
+        let taken = taken.lock().take().unwrap();
+        assert_eq!(inbox.reconcile(taken), None, "it is set aside");
+        assert_eq!(inbox.poll(), Ok(Event::Lagged { missed: 1 }));
+        assert!(matches!(inbox.poll(), Ok(Event::Subscribe { .. })));
+        let rest = iter::from_fn(|| inbox.poll().ok().and_then(Event::into_message));
+        assert_eq!(rest.map(|message| message.payload).collect::<Vec<_>>(), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_message_taken_right_before_an_event_is_told_comes_before_that_event() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        for n in 1..=3 {
+            sender.try_send(Message::new("c", n)).unwrap();
+            inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+            let taken = inbox.pop().unwrap();
+            inbox.end_take();
+            tell(&inbox);
+            // The receive goes on, and sees that there is an event.
+            assert_eq!(inbox.reconcile(taken).map(|message| message.payload), Some(n));
+            assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+            assert_eq!(inbox.poll(), Err(TryRecvError::Empty));
+        }
+    }
+
+    #[test]
+    fn a_receive_that_is_stopped_when_it_is_woken_for_a_message_wakes_the_next_in_its_place() {
+        waiting::watched(|| {
+            let (inbox, _) = inbox_of_four();
+            let ending = Arc::new(Ending::default());
+            let sleeper = |ending: Option<Arc<Ending>>| {
+                let already = inbox.parked();
+                let waiting = Arc::clone(&inbox);
+                let sleeper = thread::spawn(move || {
+                    waiting.wait(Until { deadline: None, ending: ending.as_deref() })
+                });
+                while inbox.parked() == already {
+                    thread::yield_now();
+                }
+                sleeper
+            };
+            let (first, second) = (sleeper(Some(Arc::clone(&ending))), sleeper(None));
+            // It learns of this when it is woken.
+            ending.stop();
+            inbox.sender().unwrap().try_send(Message::new("c", 1)).unwrap();
+            assert!(inbox.sent().is_none());
+            assert_eq!(first.join().unwrap(), Err(Waited::Stopped));
+            assert_eq!(second.join().unwrap(), Ok(Message::new("c", 1).into()));
+        });
+    }
+
+    #[test]
+    fn a_loss_wakes_a_receiver_that_sleeps() {
+        waiting::watched(|| {
+            let (inbox, _) = inbox_of_four();
+            let waiting = Arc::clone(&inbox);
+            let sleeper =
+                thread::spawn(move || waiting.wait(Until { deadline: None, ending: None }));
+            while inbox.parked() == 0 {
+                thread::yield_now();
+            }
+            // Others have read what filled the inbox meanwhile.
+            assert!(inbox.lose(&inbox.refused));
+            assert_eq!(sleeper.join().unwrap(), Ok(Event::Lagged { missed: 1 }));
+        });
+    }
+
+    #[test]
+    fn a_receive_that_has_timed_out_is_not_woken_in_place_of_one_that_sleeps() {
+        let (inbox, _) = inbox_of_four();
+        inbox.sleep(Until { deadline: Some(Instant::now()), ending: None });
+        assert_eq!(inbox.parked(), 0);
+        assert!(!inbox.asks_after());
+    }
+
+    #[test]
+    fn a_receive_with_lifecycle_events_pending_sees_the_depth_it_found() {
+        type Take = fn(&Inbox<u32>) -> Option<Message<u32>>;
+        let takes: [Take; 2] = [take_unlocked, |inbox| inbox.poll().unwrap().into_message()];
+        for take in takes {
+            let (inbox, _) = inbox_of_four();
+            let sender = inbox.sender().unwrap();
+            (1..=3).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+            tell(&inbox);
+            assert_eq!(take(&inbox).unwrap().payload, 1);
+            assert_eq!((inbox.depth(), inbox.high_water()), (2, 3));
+        }
+    }
+
+    #[test]
+    fn an_event_told_while_a_message_is_taken_comes_behind_all_that_were_queued() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        (1..=2).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        let taken = take_at(Moment::Counting, &inbox);
+        tell(&inbox);
+        sender.try_send(Message::new("c", 3)).unwrap();
+        let taken = taken.lock().take().unwrap();
+        assert_eq!(inbox.reconcile(taken).map(|message| message.payload), Some(1));
+        assert_eq!(inbox.poll(), Ok(Message::new("c", 2).into()));
+        assert!(matches!(inbox.poll(), Ok(Event::Unsubscribe { .. })));
+        assert_eq!(inbox.poll(), Ok(Message::new("c", 3).into()));
+    }
+
+    #[test]
+    fn a_wait_that_closing_ends_counts_as_one_loss_whatever_its_publisher_does() {
+        for is_sending in [false, true] {
+            let (inbox, wait) = crowded(false);
+            let close = || assert!(inbox.close(CloseReason::Subscriber));
+            if !is_sending {
+                close();
+            }
+            let lost = wait.finish(None, |message| {
+                close();
+                Some(message)
+            });
+            let lost = lost.map(|(message, counts)| (message.payload, counts));
+            assert_eq!((lost, inbox.missed()), (Some((2, true)), 1), "is sending: {is_sending}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_evicted_once_the_end_has_been_read() {
+        let (inbox, _) = inbox_of_four();
+        let sender = inbox.sender().unwrap();
+        inbox.close(CloseReason::Subscriber);
+        assert_eq!(inbox.poll(), Err(TryRecvError::Closed));
+        // Publishers that were under way.
+        (1..=4).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+        let overflowed = inbox.overflow(Message::new("c", 5), 0);
+        assert!(matches!(overflowed, Overflowed::Void(message) if message.payload == 5));
+        assert_eq!((inbox.missed(), inbox.queue().len()), (0, 4));
+        assert_eq!(inbox.poll(), Err(TryRecvError::Closed));
+    }
+
+    impl<P> Inbox<P> {
+        /// Receivers that sleep.
+        fn parked(&self) -> usize {
+            self.mailbox.lock().rare.as_ref().map_or(0, |rare| rare.parked.len())
+        }
     }
 }

@@ -675,8 +675,14 @@ pub(crate) mod fuzzing {
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
+    use crate::bus::Bus;
+    use crate::fanout::before_waiting;
+    use crate::stats::Receipt;
+    use crate::subscriber::Subscriber;
 
     /// The entry of a name that is published to and needs one.
     fn visit<'a>(trie: &'a Trie<u32>, name: &str) -> Option<Visited<'a, u32>> {
@@ -1055,6 +1061,186 @@ mod tests {
             let old = stamp();
             hold(&trie, related);
             assert!(!Patterns::<u32>::holds(old, stamp()), "{related}");
+        }
+    }
+
+    /// A payload whose `Clone` panics if it is odd.
+    struct Brittle(u32);
+
+    impl Clone for Brittle {
+        fn clone(&self) -> Self {
+            assert!(self.0.is_multiple_of(2), "a clone");
+            Self(self.0)
+        }
+    }
+
+    /// A bus on which `name` has been published to recently.
+    fn bus_with_recent(name: &str) -> Bus<Brittle> {
+        let bus = Bus::builder().capacity(1).stripes(1).build();
+        (0..3).for_each(|_| _ = bus.publish(name, Brittle(0)));
+        assert_eq!(weighed(&bus, name), 0);
+        bus
+    }
+
+    /// How many patterns the memory of a recent name is thought to take.
+    fn weighed(bus: &Bus<Brittle>, name: &str) -> usize {
+        let channel = bus.core.trie.find(name).unwrap();
+        assert!(channel.slot().is_some(), "not a recent name");
+        channel.weighed.load(Ordering::Relaxed)
+    }
+
+    /// A subscriber of this number of patterns that match `name`.
+    fn subscribe_patterns(bus: &Bus<Brittle>, count: usize) -> Subscriber<Brittle> {
+        let sub = bus.subscriber();
+        (0..count).for_each(|i| _ = sub.psubscribe(format!("n*{}", "*".repeat(i))).unwrap());
+        sub
+    }
+
+    /// Calls `publish` while another thread has the turn of `name`, which gives it up once the publish has found it
+    /// taken and has run `meanwhile`.
+    fn publish_when_the_turn_is_taken<T>(
+        bus: &Bus<Brittle>,
+        name: &str,
+        meanwhile: impl FnOnce() + 'static,
+        publish: impl FnOnce() -> T,
+    ) -> T {
+        let channel = bus.core.trie.find(name).unwrap();
+        let ((taken, is_taken), (wanted, is_wanted)) = (mpsc::channel(), mpsc::channel::<()>());
+        let holder = thread::spawn(move || {
+            let turn = channel.turn();
+            taken.send(()).unwrap();
+            is_wanted.recv().unwrap();
+            drop(turn);
+        });
+        is_taken.recv().unwrap();
+        before_waiting::set(move || {
+            meanwhile();
+            wanted.send(()).unwrap();
+        });
+        let published = publish();
+        assert!(before_waiting::has_run(), "the turn was not found taken");
+        holder.join().unwrap();
+        published
+    }
+
+    #[test]
+    fn a_publish_by_name_weighs_the_patterns_that_have_come_and_gone_since_the_last() {
+        type Publish = fn(&Bus<Brittle>);
+        let publishes: [(&str, Publish); 5] = [
+            ("plain", |bus| _ = bus.publish("name", Brittle(0))),
+            ("into full inboxes", |bus| {
+                (0..3).for_each(|_| _ = bus.publish("name", Brittle(0)));
+            }),
+            ("with a closure", |bus| _ = bus.publish_with("name", || Brittle(0))),
+            ("when the turn is taken", |bus| {
+                let publish = || bus.publish("name", Brittle(0));
+                publish_when_the_turn_is_taken(bus, "name", || (), publish);
+            }),
+            ("not published, but counted", |bus| _ = bus.match_count("name")),
+        ];
+        for (how, publish) in publishes {
+            for count in [1, 2, 7] {
+                let bus = bus_with_recent("name");
+                let sub = subscribe_patterns(&bus, count);
+                publish(&bus);
+                assert_eq!(weighed(&bus, "name"), count, "{how}");
+                // Nothing has changed.
+                publish(&bus);
+                assert_eq!(weighed(&bus, "name"), count, "{how}");
+                let other = subscribe_patterns(&bus, count + 1);
+                publish(&bus);
+                assert_eq!(weighed(&bus, "name"), count + 1, "{how}");
+                drop((sub, other));
+                publish(&bus);
+                let holds = bus.core.trie.find("name").unwrap().turn().patterns.len();
+                assert_eq!(weighed(&bus, "name"), holds, "{how}: they have gone");
+                // A publish that reaches nobody lets go of them.
+                bus.publish("name", Brittle(0));
+                publish(&bus);
+                assert_eq!(weighed(&bus, "name"), 0, "{how}: they have been let go");
+            }
+        }
+    }
+
+    #[test]
+    fn a_publish_weighs_patterns_that_its_closure_has_subscribed() {
+        let bus = bus_with_recent("name");
+        let _sub = subscribe_patterns(&bus, 1);
+        let mut more = None;
+        bus.publish_with("name", || {
+            more = Some(subscribe_patterns(&bus, 5));
+            Brittle(0)
+        });
+        assert_eq!(weighed(&bus, "name"), 5);
+    }
+
+    #[test]
+    fn a_publish_whose_payload_s_clone_panics_weighs_the_patterns_too() {
+        let bus = bus_with_recent("name");
+        let _subs = [subscribe_patterns(&bus, 5), subscribe_patterns(&bus, 5)];
+        let unwound = catch_unwind(AssertUnwindSafe(|| bus.publish("name", Brittle(1))));
+        assert!(unwound.is_err());
+        assert_eq!(weighed(&bus, "name"), 5);
+    }
+
+    #[test]
+    fn a_publish_that_waits_for_its_turn_while_the_bus_is_closed_reaches_nobody_and_is_counted() {
+        type Publish = fn(&Bus<Brittle>) -> Receipt;
+        let publishes: [(&str, Publish); 2] = [
+            ("by name", |bus| bus.publish("name", Brittle(0))),
+            ("through a topic", |bus| bus.topic("name").publish(Brittle(0))),
+        ];
+        for (how, publish) in publishes {
+            let bus = bus_with_recent("name");
+            let sub = bus.subscribe("name").unwrap();
+            let queue = sub.receiver().clone();
+            let before = bus.stats().published;
+            let closing = bus.clone();
+            let meanwhile = move || closing.close();
+            let receipt = publish_when_the_turn_is_taken(&bus, "name", meanwhile, || publish(&bus));
+            assert_eq!(receipt, Receipt::default(), "{how}");
+            assert!(bus.is_closed() && queue.is_empty());
+            assert_eq!(bus.stats().published, before + 1, "{how}");
+        }
+    }
+
+    #[test]
+    fn a_publish_that_finds_the_turn_taken_on_a_closed_bus_does_not_wait_and_is_counted() {
+        let bus = bus_with_recent("name");
+        let topic = bus.topic("name");
+        let channel = bus.core.trie.find("name").unwrap();
+        let before = bus.stats().published;
+        let turn = channel.turn();
+        bus.close();
+        assert_eq!(topic.publish(Brittle(0)), Receipt::default());
+        drop(turn);
+        assert_eq!(bus.stats().published, before + 1);
+    }
+
+    #[test]
+    fn whoever_has_the_turn_when_the_bus_is_closed_takes_the_entry_apart_at_its_end() {
+        type End = fn(Turn<'_, Brittle>, &Trie<Brittle>, &Arc<Channel<Brittle>>);
+        let ends: [(&str, End); 3] = [
+            ("ended", |turn, _, _| turn.end()),
+            ("dropped", |turn, _, _| drop(turn)),
+            ("handed on, and ended", |turn, trie, channel| {
+                trie.resume(channel, turn.suspend()).end();
+            }),
+        ];
+        for (how, end) in ends {
+            let bus: Bus<Brittle> = Bus::new();
+            let trie = &bus.core.trie;
+            let sub = bus.subscribe("name").unwrap();
+            let queue = sub.receiver().clone();
+            let channel = trie.find("name").unwrap();
+            let turn = trie.turn(&channel);
+            bus.close();
+            let is_disconnected =
+                || matches!(queue.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected));
+            assert!(!is_disconnected(), "{how}: closing waits for no turn");
+            end(turn, trie, &channel);
+            assert!(is_disconnected(), "{how}");
+            assert_eq!(trie.stripes.census(), (0, 0), "{how}");
         }
     }
 }
