@@ -54,7 +54,7 @@ impl<P> Held<P> {
 impl<P> Member<P> {
     /// A member of `core` that holds nothing, registered under the inbox's number.
     pub(crate) fn new(core: &Arc<Core<P>>, settings: Settings) -> Arc<Self> {
-        let inbox = Inbox::new(core.next_member(), settings, Arc::clone(&core.departed));
+        let inbox = Inbox::new(core.next_member(), settings, Arc::clone(&core.discarded));
         let member = Arc::new(Self {
             core: Arc::clone(core),
             inbox: Arc::new(inbox),

@@ -96,8 +96,8 @@ pub(crate) struct Inbox<P> {
     /// The number of its member in the registry.
     member: u64,
     mailbox: Mutex<Mailbox<P>>,
-    /// What is left of it when it is dropped.
-    departed: Arc<Departed>,
+    /// Messages that were unread when their inbox was dropped, of all inboxes of the bus.
+    discarded: Arc<AtomicU64>,
     /// Twice the number of messages that were taken without the mailbox's lock; odd while one is being taken. Exact
     /// for one reader: see [`Rare::passed`].
     takes: AtomicU32,
@@ -113,21 +113,6 @@ pub(crate) struct Inbox<P> {
     /// Messages that entered, as far as no route counts them: those of subscriptions given up, and
     /// those that waited in `Block`.
     entered: AtomicU64,
-}
-
-/// What the inboxes of a bus that have been dropped had received and discarded.
-#[derive(Default)]
-pub(crate) struct Departed {
-    received: AtomicU64,
-    discarded: AtomicU64,
-}
-
-impl Departed {
-    /// Messages received from, and discarded with, inboxes that have been dropped.
-    pub(crate) fn read(&self) -> (u64, u64) {
-        // Relaxed: sums, exact at rest.
-        (self.received.load(Ordering::Relaxed), self.discarded.load(Ordering::Relaxed))
-    }
 }
 
 /// What is rarely there: made when first used, so that an idle inbox does not pay for it.
@@ -341,7 +326,7 @@ impl Ending {
 }
 
 impl<P> Inbox<P> {
-    pub(crate) fn new(member: u64, settings: Settings, departed: Arc<Departed>) -> Self {
+    pub(crate) fn new(member: u64, settings: Settings, discarded: Arc<AtomicU64>) -> Self {
         let (sender, queue) = bounded(settings.capacity);
         Self {
             member,
@@ -356,7 +341,7 @@ impl<P> Inbox<P> {
             entered: AtomicU64::new(0),
             high_water: AtomicUsize::new(0),
             mailbox: Mutex::new(Mailbox { sender: Some(sender), close_reason: None, rare: None }),
-            departed,
+            discarded,
         }
     }
 
@@ -1115,12 +1100,10 @@ impl<P> Drop for Inbox<P> {
             unread += 1;
             drop(message);
         });
-        let received = self.entered().saturating_sub(self.evicted() + unread);
-        // Most have nothing to add: they do not contend for the counters' cache line.
-        if received | unread != 0 {
-            // Relaxed, both: sums, exact at rest.
-            self.departed.received.fetch_add(received, Ordering::Relaxed);
-            self.departed.discarded.fetch_add(unread, Ordering::Relaxed);
+        // Most have nothing to add: they do not contend for the counter's cache line.
+        if unread > 0 {
+            // Relaxed: a sum, exact at rest.
+            self.discarded.fetch_add(unread, Ordering::Relaxed);
         }
         panics.resume();
     }
@@ -1341,7 +1324,7 @@ mod tests {
     }
 
     /// An inbox of four messages, with lifecycle events.
-    fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<Departed>) {
+    fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<AtomicU64>) {
         let settings = Settings {
             label: None,
             capacity: 4,
@@ -1349,8 +1332,8 @@ mod tests {
             lifecycle_events: true,
             dedupe: false,
         };
-        let departed = Arc::default();
-        (Arc::new(Inbox::new(0, settings, Arc::clone(&departed))), departed)
+        let discarded = Arc::default();
+        (Arc::new(Inbox::new(0, settings, Arc::clone(&discarded))), discarded)
     }
 
     fn tell(inbox: &Inbox<u32>) {
@@ -1365,16 +1348,14 @@ mod tests {
 
     #[test]
     fn a_message_that_an_event_has_overtaken_counts_as_queued_and_is_discarded_with_the_inbox() {
-        let (inbox, departed) = inbox_of_four();
+        let (inbox, discarded) = inbox_of_four();
         let sender = inbox.sender().unwrap();
         tell(&inbox);
         (1..=3).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
         assert!(take_unlocked(&inbox).is_none(), "the event comes first");
         assert_eq!((inbox.queue().len(), inbox.depth()), (2, 3));
-        // One more had been read before.
-        inbox.add_entered(4);
         drop((sender, inbox));
-        assert_eq!(departed.read(), (1, 3));
+        assert_eq!(discarded.load(Ordering::Relaxed), 3);
     }
 
     #[test]
