@@ -107,7 +107,7 @@ fn told(sub: &Subscriber<u32>) -> u64 {
 /// Two publishers flood an inbox of one message while it is closed and read to its end, three times at once. Each loss
 /// is either told of before the end, or not counted at all.
 fn lagged_is_exact_at_the_end(overflow: Overflow, close: fn(&Bus<u32>, &Subscriber<u32>)) {
-    const TRIALS: usize = 2_500;
+    const TRIALS: usize = 1_000;
     watched(move || {
         let steps = steps();
         thread::scope(|scope| {
