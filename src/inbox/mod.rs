@@ -688,21 +688,15 @@ impl<P> Inbox<P> {
         if until_look <= 0 && !self.look(takes) {
             return Glance::Nothing;
         }
-        self.begin_take(takes, attention);
-        if attention & SILENT == 0 {
-            // Once more, behind the mark: whoever tells of an event waits for a receive that is seen to be at work, and
-            // the processor holds the mark back for some nanoseconds at most, also where this thread loses it here.
-            compiler_fence(Ordering::SeqCst);
-            if self.attention.load(Ordering::Acquire) & FIRST != 0 {
-                self.cancel_take();
-                return Glance::More;
-            }
+        if attention & SILENT != 0 {
+            // Nothing but the count is wanted.
+            self.takes.store(takes.wrapping_add(2), Ordering::Relaxed);
+        } else if !self.begin_take(takes) {
+            return Glance::More;
         }
         // Taken apart at once, so that it stays in registers; no call comes between.
         let Ok(Message { payload, source }) = self.queue.try_recv() else {
-            self.cancel_take();
-            // Looking is cheaper than trying in vain.
-            self.sample_at.store(takes, Ordering::Relaxed);
+            self.found_none();
             return Glance::Nothing;
         };
         // SeqCst: partner of the store in `tell`, and as in `made_room`.
@@ -719,13 +713,22 @@ impl<P> Inbox<P> {
         Glance::Message(Message { payload, source })
     }
 
-    /// Marks that a message is about to be taken without the mailbox's lock, when `takes` and `attention` were as
-    /// given. Where there are no events, nothing but the count is wanted.
-    #[inline]
-    fn begin_take(&self, takes: u32, attention: u32) {
-        let silent = (attention / SILENT) & 1;
+    /// Marks that a message is about to be taken without the mailbox's lock, when `takes` was as given; `false` if there
+    /// is an event to be read first.
+    ///
+    /// A function of its own, since `glance` must be small enough to be inlined.
+    #[inline(never)]
+    fn begin_take(&self, takes: u32) -> bool {
         // Relaxed: crossbeam's exchange, which is at least a release, comes behind it.
-        self.takes.store(takes.wrapping_add(1 + silent), Ordering::Relaxed);
+        self.takes.store(takes.wrapping_add(1), Ordering::Relaxed);
+        // Once more, behind the mark: whoever tells of an event waits for a receive that is seen to be at work, also
+        // where its thread is preempted here. See [`Rare::passed`].
+        compiler_fence(Ordering::SeqCst);
+        let is_clear = self.attention.load(Ordering::Acquire) & FIRST == 0;
+        if !is_clear {
+            self.cancel_take();
+        }
+        is_clear
     }
 
     /// Marks that it has been taken. `takes` is even after that, also where other readers have written to it meanwhile.
@@ -737,8 +740,15 @@ impl<P> Inbox<P> {
         self.takes.store((takes.wrapping_add(1)) & !1, Ordering::Release);
     }
 
+    /// Marks that there was none to take, and has the next receive look first, which is cheaper than to try in vain.
+    #[inline(never)]
+    fn found_none(&self) {
+        self.cancel_take();
+        // Relaxed, both: a mere statistic.
+        self.sample_at.store(self.takes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Marks that there was none to take.
-    #[inline]
     fn cancel_take(&self) {
         // Relaxed, both: as in `glance`; nothing left the queue.
         let takes = self.takes.load(Ordering::Relaxed);
@@ -842,7 +852,7 @@ impl<P> Inbox<P> {
             return self.pop();
         }
         let takes = self.takes.load(Ordering::Relaxed) & !1;
-        self.begin_take(takes, self.attention.load(Ordering::Relaxed));
+        self.takes.store(takes.wrapping_add(1), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         if self.attention.load(Ordering::Acquire) & EVENTS != 0 {
             self.cancel_take();
@@ -1198,7 +1208,7 @@ mod tests {
         let taken = Arc::new(Mutex::new(None));
         let (inbox, takes) = (Arc::clone(inbox), Arc::clone(&taken));
         let code = move || {
-            inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+            mark_take(&inbox);
             *takes.lock() = inbox.pop();
             inbox.end_take();
         };
@@ -1319,9 +1329,14 @@ mod tests {
         inbox.tell(|| Change::Unsubscribed(Arc::from("c")), 0);
     }
 
+    /// Marks a take as a receive does that has looked before there was an event.
+    fn mark_take(inbox: &Inbox<u32>) {
+        inbox.takes.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes a message as a receive does that has looked before there was an event; `None` if the event comes first.
     fn take_unlocked(inbox: &Inbox<u32>) -> Option<Message<u32>> {
-        inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+        mark_take(inbox);
         inbox.attended(inbox.pop().unwrap())
     }
 
@@ -1384,7 +1399,7 @@ mod tests {
         let sender = inbox.sender().unwrap();
         for n in 1..=3 {
             sender.try_send(Message::new("c", n)).unwrap();
-            inbox.begin_take(inbox.takes.load(Ordering::Relaxed), 0);
+            mark_take(&inbox);
             let taken = inbox.pop().unwrap();
             inbox.end_take();
             tell(&inbox);
