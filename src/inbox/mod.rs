@@ -494,7 +494,7 @@ impl<P> Inbox<P> {
         // Relaxed, both: read as sums at rest, and made visible by the bit below.
         counter.fetch_add(1, Ordering::Relaxed);
         self.unreported.fetch_add(1, Ordering::Relaxed);
-        // Release: partner of the Acquire in `take`; a receiver that sees the bit sees the count.
+        // Release: partner of the Acquire in `more`; a receiver that sees the bit sees the count.
         let before = self.attention.fetch_or(LAGGED, Ordering::Release);
         if before & LAGGED == 0
             && let Some(rare) = &mut mailbox.rare
@@ -571,7 +571,7 @@ impl<P> Inbox<P> {
     fn count_queued(&self, rare: &mut Rare<P>) -> u64 {
         let backoff = Backoff::new();
         loop {
-            // Acquire: partner of the Release in `glance`. If a take is seen to be over, so is that it left the queue.
+            // Acquire: partner of the Release in `end_take`. If a take is seen to be over, so is that it left the queue.
             let takes = self.takes.load(Ordering::Acquire);
             #[cfg(test)]
             tests::interfere(tests::Moment::Counting);
@@ -807,7 +807,8 @@ impl<P> Inbox<P> {
             };
             let Some(message) = self.take(mailbox.is_some()) else {
                 // Where events are pending, they have come meanwhile, or another reader took what they were waiting for.
-                if mailbox.is_none() && self.attention.load(Ordering::Acquire) & EVENTS == 0 {
+                let pending = self.attention.load(Ordering::Acquire) & EVENTS != 0;
+                if mailbox.is_none() && !pending && self.queue.is_empty() {
                     if attention & CLOSED == 0 {
                         return Err(TryRecvError::Empty);
                     }
@@ -1218,14 +1219,7 @@ mod tests {
 
     #[test]
     fn an_event_that_falls_due_by_a_receive_that_looked_before_it_wakes_a_sleeper() {
-        let settings = Settings {
-            label: None,
-            capacity: 4,
-            overflow: Overflow::DropOldest,
-            lifecycle_events: true,
-            dedupe: false,
-        };
-        let inbox = Inbox::<u32>::new(0, settings, Arc::default());
+        let (inbox, _) = inbox_of_four();
         let sender = inbox.sender().unwrap();
         let wait = || {
             let (started, patience) = (Instant::now(), Duration::from_secs(20));
