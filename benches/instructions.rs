@@ -1,0 +1,238 @@
+//! How many instructions, and simulated cache misses, the paths of the contract take: figures that a busy machine does not
+//! change. A figure that exceeds the committed one (`benches/results/instructions.md`) by more than 3 % fails.
+//!
+//! Needs valgrind, and `gungraun-runner` of the version of `gungraun` in `Cargo.lock`.
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use fanout::{Bus, Event, Message, Receipt, Subscriber, Topic};
+use gungraun::prelude::*;
+use gungraun::{Callgrind, EventKind};
+
+type Payload = Arc<[u8]>;
+
+/// Times that each path is taken.
+const TIMES: usize = 100;
+
+const CHANNEL: &str = "user:42:notifications";
+
+/// Buses that a figure is taken over where it depends on how names are hashed, which differs from bus to bus.
+const BUSES: usize = 4;
+
+/// The committed figures, a row of a table for each: name, instructions, estimated cycles.
+const COMMITTED: &str = include_str!("results/instructions.md");
+
+/// By how much a figure may exceed the committed one, in percent.
+const ALLOWANCE: u64 = 3;
+
+/// Fails where the figures of `path` exceed the committed ones by more than `ALLOWANCE`.
+///
+/// # Panics
+///
+/// Where none are committed.
+fn held(path: &str) -> LibraryBenchmarkConfig {
+    let row = COMMITTED
+        .lines()
+        .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>())
+        .find(|row| row.get(1) == Some(&path))
+        .unwrap_or_else(|| panic!("no figures of {path} in benches/results/instructions.md"));
+    let limit = |column: usize| {
+        let figure: u64 = row[column].replace(',', "").parse().expect("a figure is a number");
+        figure + figure * ALLOWANCE / 100
+    };
+    let mut callgrind = Callgrind::default();
+    callgrind
+        .args(["--cache-sim=yes"])
+        .hard_limits([(EventKind::Ir, limit(2)), (EventKind::EstimatedCycles, limit(3))]);
+    let mut config = LibraryBenchmarkConfig::default();
+    config.tool(callgrind);
+    config
+}
+
+fn payload() -> Payload {
+    Arc::from([7; 32])
+}
+
+fn quiet(bus: &Bus<Payload>, capacity: usize) -> Subscriber<Payload> {
+    bus.subscriber_builder().lifecycle_events(false).capacity(capacity).build()
+}
+
+/// A channel with so many inboxes that have room for all that is published, warm.
+struct Fan {
+    bus: Bus<Payload>,
+    topic: Topic<Payload>,
+    subscribers: Vec<Subscriber<Payload>>,
+    payload: Payload,
+}
+
+fn fan(inboxes: usize) -> Fan {
+    let bus: Bus<Payload> = Bus::new();
+    let subscribers: Vec<_> = (0..inboxes)
+        .map(|_| {
+            let subscriber = quiet(&bus, 2 * TIMES);
+            subscriber.subscribe(CHANNEL).unwrap();
+            subscriber
+        })
+        .collect();
+    let fan = Fan { topic: bus.topic(CHANNEL), bus, subscribers, payload: payload() };
+    for _ in 0..10 {
+        fan.topic.publish(Arc::clone(&fan.payload));
+        fan.bus.publish(CHANNEL, Arc::clone(&fan.payload));
+    }
+    for subscriber in &fan.subscribers {
+        assert_eq!(subscriber.try_messages().count(), 20);
+    }
+    fan
+}
+
+/// The same with messages to be read.
+fn filled() -> Fan {
+    let fan = fan(1);
+    (0..TIMES).for_each(|_| _ = fan.topic.publish(Arc::clone(&fan.payload)));
+    fan
+}
+
+#[library_benchmark]
+#[bench::inboxes_1(args = (1), setup = fan, config = held("Topic::publish, 1 inbox"))]
+#[bench::inboxes_10(args = (10), setup = fan, config = held("Topic::publish, 10 inboxes"))]
+#[bench::inboxes_100(args = (100), setup = fan, config = held("Topic::publish, 100 inboxes"))]
+fn topic_publish(fan: Fan) -> Fan {
+    for _ in 0..TIMES {
+        black_box::<Receipt>(fan.topic.publish(Arc::clone(&fan.payload)));
+    }
+    fan
+}
+
+#[library_benchmark]
+#[bench::hot(args = (1), setup = fan, config = held("by name, hot"))]
+fn publish_by_name(fan: Fan) -> Fan {
+    for _ in 0..TIMES {
+        black_box::<Receipt>(fan.bus.publish(black_box(CHANNEL), Arc::clone(&fan.payload)));
+    }
+    fan
+}
+
+#[library_benchmark]
+#[bench::messages(args = (), setup = filled, config = held("try_recv_message"))]
+fn try_recv_message(fan: Fan) -> Fan {
+    for _ in 0..TIMES {
+        black_box::<Message<Payload>>(fan.subscribers[0].try_recv_message().unwrap());
+    }
+    fan
+}
+
+#[library_benchmark]
+#[bench::events(args = (), setup = filled, config = held("try_recv"))]
+fn try_recv(fan: Fan) -> Fan {
+    for _ in 0..TIMES {
+        black_box::<Event<Payload>>(fan.subscribers[0].try_recv().unwrap());
+    }
+    fan
+}
+
+/// A bus, what keeps it as it is, and names to be used once each.
+struct Names {
+    bus: Bus<Payload>,
+    subscriber: Subscriber<Payload>,
+    names: Vec<String>,
+    payload: Payload,
+    _others: Vec<Subscriber<Payload>>,
+}
+
+/// Several of these.
+type Several = Vec<Names>;
+
+fn several(make: fn() -> Names) -> Several {
+    (0..BUSES).map(|_| make()).collect()
+}
+
+fn never_seen() -> Several {
+    several(names_never_seen)
+}
+
+/// 10,000 patterns of one subscriber, and names that have never been seen, of which each matches one.
+fn names_never_seen() -> Names {
+    let bus: Bus<Payload> = Bus::new();
+    let subscriber = quiet(&bus, 4 * TIMES);
+    subscriber.psubscribe_many((0..10_000).map(|i| format!("user:{i}:*"))).unwrap();
+    // What is allocated for the first names is not counted.
+    (0..TIMES).for_each(|i| _ = bus.publish(&format!("user:{i}:first"), payload()));
+    let names = (0..TIMES).map(|i| format!("user:{}:{i}", i * 97)).collect();
+    Names { bus, subscriber, names, payload: payload(), _others: Vec::new() }
+}
+
+/// 500,000 channels with a subscriber each, and the names of some, far from each other.
+fn half_a_million() -> Several {
+    let bus: Bus<Payload> = Bus::new();
+    let others = (0..500_000)
+        .map(|user| {
+            let subscriber = quiet(&bus, 1);
+            subscriber.subscribe(format!("user:{user}:notifications")).unwrap();
+            subscriber
+        })
+        .collect();
+    let names = (0..TIMES).map(|i| format!("user:{}:notifications", i * 4_999 + 17)).collect();
+    let subscriber = quiet(&bus, 1);
+    vec![Names { bus, subscriber, names, payload: payload(), _others: others }]
+}
+
+#[library_benchmark]
+#[bench::never_seen_10_000_patterns(args = (), setup = never_seen, config = held("never seen, 10,000 patterns"))]
+#[bench::one_of_500_000(args = (), setup = half_a_million, config = held("by name, one of 500,000"))]
+fn publish(several: Several) -> Several {
+    for names in &several {
+        for name in &names.names {
+            black_box::<Receipt>(names.bus.publish(name, Arc::clone(&names.payload)));
+        }
+    }
+    several
+}
+
+fn new_channels() -> Several {
+    several(|| {
+        let bus: Bus<Payload> = Bus::new();
+        let subscriber = quiet(&bus, 1);
+        subscriber.subscribe_many((0..1_000).map(|i| format!("user:{i}"))).unwrap();
+        let names = (0..TIMES).map(|i| format!("new:{i}:notifications")).collect();
+        Names { bus, subscriber, names, payload: payload(), _others: Vec::new() }
+    })
+}
+
+fn new_patterns() -> Several {
+    several(|| {
+        let mut names = names_never_seen();
+        names.names = (0..TIMES).map(|i| format!("user:{}:*", 10_000 + i)).collect();
+        names
+    })
+}
+
+#[library_benchmark]
+#[bench::new_channel(args = (), setup = new_channels, config = held("subscribe"))]
+fn subscribe(several: Several) -> Several {
+    for names in &several {
+        for name in &names.names {
+            black_box(names.subscriber.subscribe(name).unwrap());
+        }
+    }
+    several
+}
+
+#[library_benchmark]
+#[bench::new_pattern(args = (), setup = new_patterns, config = held("psubscribe"))]
+fn psubscribe(several: Several) -> Several {
+    for names in &several {
+        for name in &names.names {
+            black_box(names.subscriber.psubscribe(name).unwrap());
+        }
+    }
+    several
+}
+
+library_benchmark_group!(
+    name = paths;
+    benchmarks = topic_publish, publish_by_name, try_recv_message, try_recv, publish, subscribe, psubscribe
+);
+
+main!(library_benchmark_groups = paths);
