@@ -5,15 +5,15 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::error::SubscribeError;
-use crate::fanout::{self, Outcome};
 use crate::limits::{Limits, Overflow};
 use crate::pattern::Pattern;
+use crate::publish::{self, Outcome};
 use crate::stats::{Receipt, Stats, SubscriberInfo};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::topic::Topic;
-use crate::trie::{Channel, Tally, Visited};
+use crate::trie::{Channel, Counts, Visited};
 
 /// The capacity of an inbox where nothing else is asked for, in messages.
 const CAPACITY: usize = 256;
@@ -42,18 +42,18 @@ const CAPACITY: usize = 256;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Bus<P = Arc<str>> {
-    pub(crate) core: Arc<Core<P>>,
+    pub(crate) engine: Arc<Engine<P>>,
     pub(crate) life: Arc<Life<P>>,
 }
 
 /// What keeps a bus open: shared by all `Bus` and `Topic` handles.
 pub(crate) struct Life<P> {
-    core: Arc<Core<P>>,
+    engine: Arc<Engine<P>>,
 }
 
 impl<P> Drop for Life<P> {
     fn drop(&mut self) {
-        self.core.close();
+        self.engine.close();
     }
 }
 
@@ -88,7 +88,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Examples
     ///
     /// ```
-    /// use fanout::{Bus, Receipt};
+    /// use publish::{Bus, Receipt};
     ///
     /// let bus: Bus = Bus::new();
     /// assert_eq!(bus.publish("nobody:listens", "gone"), Receipt::default());
@@ -126,13 +126,13 @@ impl<P: Clone + Send + 'static> Bus<P> {
     }
 
     fn publish_payload(&self, name: &str, payload: P) -> Receipt {
-        let core = &*self.core;
-        core.enter();
-        let hash = core.trie.hash(name);
-        let Some(channel) = core.trie.to_publish(name, hash) else {
+        let engine = &*self.engine;
+        engine.check_reentrancy();
+        let hash = engine.trie.hash(name);
+        let Some(channel) = engine.trie.to_publish(name, hash) else {
             return self.publish_unlisted(name, hash, payload);
         };
-        let Outcome { done, detached, .. } = publish_visiting(core, &channel, payload);
+        let Outcome { done, detached, .. } = publish_visiting(engine, &channel, payload);
         match detached {
             None => done.into(),
             Some(payload) => {
@@ -146,12 +146,13 @@ impl<P: Clone + Send + 'static> Bus<P> {
     #[cold]
     #[inline(never)]
     fn publish_again(&self, name: &str, hash: u64, mut payload: P) -> Receipt {
-        let core = &*self.core;
+        let engine = &*self.engine;
         // As often as it takes, and not by calling each other: it may be a thousand times.
         loop {
-            payload = match core.trie.to_publish(name, hash) {
+            payload = match engine.trie.to_publish(name, hash) {
                 Some(channel) => {
-                    let Outcome { done, detached, .. } = publish_visiting(core, &channel, payload);
+                    let Outcome { done, detached, .. } =
+                        publish_visiting(engine, &channel, payload);
                     match detached {
                         None => return done.into(),
                         Some(back) => back,
@@ -177,13 +178,13 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// The same; the payload comes back where the name has got an entry that was removed again.
     #[inline]
     fn try_unlisted(&self, name: &str, hash: u64, payload: P) -> Result<Receipt, P> {
-        let core = &*self.core;
-        match fanout::publish_unlisted(core, name, hash, payload) {
+        let engine = &*self.engine;
+        match publish::publish_unlisted(engine, name, hash, payload) {
             Ok(receipt) => Ok(receipt),
-            Err((payload, derived)) => match core.trie.enter(name, hash, derived) {
+            Err((payload, derived)) => match engine.trie.enter(name, hash, derived) {
                 Some(visited) => self.publish_to(visited, payload),
                 None => {
-                    core.trie.count_unlisted(hash, Tally::of_one(0));
+                    engine.trie.count_unlisted(hash, Counts::of_one(0));
                     Ok(Receipt::default())
                 }
             },
@@ -194,11 +195,11 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// had its turn. Apart from the above, whose look-up is to stay in registers.
     #[inline(never)]
     fn publish_to(&self, mut visited: Visited<'_, P>, payload: P) -> Result<Receipt, P> {
-        self.core.enter();
+        self.engine.check_reentrancy();
         // What was known may have changed while the payload was made.
         visited.patterns = None;
         let Outcome { done, patterns, detached } =
-            fanout::publish(&self.core, &visited.channel, payload);
+            publish::publish(&self.engine, &visited.channel, payload);
         match detached {
             None => {
                 visited.patterns = Some(patterns);
@@ -276,16 +277,16 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// The entry of a name, for a publish whose payload is yet to be made; `None` where it would reach nobody, and
     /// is counted.
     fn look_up(&self, name: &str) -> Option<Visited<'_, P>> {
-        let core = &*self.core;
-        core.enter();
-        let hash = core.trie.hash(name);
-        while let Some(mut visited) = core.trie.enter(name, hash, None) {
-            if let Some((matched, patterns)) = fanout::probe(core, &visited.channel) {
+        let engine = &*self.engine;
+        engine.check_reentrancy();
+        let hash = engine.trie.hash(name);
+        while let Some(mut visited) = engine.trie.enter(name, hash, None) {
+            if let Some((matched, patterns)) = publish::probe(engine, &visited.channel) {
                 visited.patterns = Some(patterns);
                 return Some(visited).filter(|_| matched > 0);
             }
         }
-        core.trie.count_unlisted(hash, Tally::of_one(0));
+        engine.trie.count_unlisted(hash, Counts::of_one(0));
         None
     }
 
@@ -326,7 +327,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Examples
     ///
     /// ```
-    /// use fanout::{Bus, Overflow};
+    /// use publish::{Bus, Overflow};
     ///
     /// let bus: Bus = Bus::new();
     /// let audit = bus
@@ -339,7 +340,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     pub fn subscriber_builder(&self) -> SubscriberBuilder<P> {
-        SubscriberBuilder::new(&self.core)
+        SubscriberBuilder::new(&self.engine)
     }
 
     /// Returns a new subscriber of `channel`, with the bus's settings.
@@ -397,8 +398,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Linear in the channels of the bus.
     #[doc(alias = "PUBSUB CHANNELS")]
     pub fn channels(&self) -> Vec<Arc<str>> {
-        self.core.enter();
-        self.core.trie.channels(None)
+        self.engine.check_reentrancy();
+        self.engine.trie.channels(None)
     }
 
     /// Returns the names of the channels that have a subscriber of their own and that `pattern` matches,
@@ -415,7 +416,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Examples
     ///
     /// ```
-    /// use fanout::{Bus, Pattern};
+    /// use publish::{Bus, Pattern};
     ///
     /// let bus: Bus = Bus::new();
     /// let sub = bus.subscriber();
@@ -428,8 +429,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     #[doc(alias = "PUBSUB CHANNELS")]
     pub fn channels_matching(&self, pattern: impl Into<Pattern>) -> Vec<Arc<str>> {
         let pattern = pattern.into();
-        self.core.enter();
-        self.core.trie.channels(Some(&pattern))
+        self.engine.check_reentrancy();
+        self.engine.trie.channels(Some(&pattern))
     }
 
     /// Returns the distinct patterns that are subscribed, in no particular order.
@@ -447,7 +448,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Examples
     ///
     /// ```
-    /// use fanout::{Bus, Pattern};
+    /// use publish::{Bus, Pattern};
     ///
     /// let bus: Bus = Bus::new();
     /// let first = bus.psubscribe("user:*")?;
@@ -456,15 +457,15 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     pub fn patterns(&self) -> Vec<Pattern> {
-        self.core.enter();
-        self.core.trie.patterns()
+        self.engine.check_reentrancy();
+        self.engine.trie.patterns()
     }
 
     /// How many inboxes have subscribed to `channel` itself; patterns are not counted.
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self, channel: &str) -> usize {
-        self.core.enter();
-        let trie = &self.core.trie;
+        self.engine.check_reentrancy();
+        let trie = &self.engine.trie;
         trie.find(channel).map_or(0, |channel| trie.subscriber_count(&channel))
     }
 
@@ -474,22 +475,22 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// As a publish without its deliveries.
     pub fn match_count(&self, channel: &str) -> usize {
-        let core = &*self.core;
-        core.enter();
-        while let Some(mut visited) = core.trie.find_to_look(channel) {
-            if let Some((matched, patterns)) = fanout::match_count(core, &visited.channel) {
+        let engine = &*self.engine;
+        engine.check_reentrancy();
+        while let Some(mut visited) = engine.trie.find_to_look(channel) {
+            if let Some((matched, patterns)) = publish::match_count(engine, &visited.channel) {
                 visited.patterns = Some(patterns);
                 return matched;
             }
         }
-        fanout::match_count_unlisted(core, channel)
+        publish::match_count_unlisted(engine, channel)
     }
 
     /// How many distinct patterns are subscribed.
     #[doc(alias = "PUBSUB NUMPAT")]
     pub fn pattern_count(&self) -> usize {
-        self.core.enter();
-        if self.is_closed() { 0 } else { self.core.trie.pattern_count() }
+        self.engine.check_reentrancy();
+        if self.is_closed() { 0 } else { self.engine.trie.pattern_count() }
     }
 
     /// Counters of the whole bus. Exact at rest.
@@ -498,7 +499,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// Linear in the channels and the subscribers of the bus.
     pub fn stats(&self) -> Stats {
-        self.core.stats()
+        self.engine.stats()
     }
 
     /// What each subscriber looks like, of those that have subscribed to something and are not closed,
@@ -509,7 +510,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Linear in the subscriptions of the bus.
     #[doc(alias = "CLIENT LIST")]
     pub fn subscribers(&self) -> Vec<SubscriberInfo> {
-        self.core.infos()
+        self.engine.infos()
     }
 
     /// Closes the bus, for all its handles: publishing matches nothing any more, and every subscriber
@@ -517,12 +518,12 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// It waits for no publish under way. Closing again does nothing.
     pub fn close(&self) {
-        self.core.close();
+        self.engine.close();
     }
 
     /// Whether the bus is closed.
     pub fn is_closed(&self) -> bool {
-        self.core.trie.is_closed()
+        self.engine.trie.is_closed()
     }
 
     /// A handle that does not keep the bus open: for handlers that publish.
@@ -546,12 +547,12 @@ impl<P: Clone + Send + 'static> Bus<P> {
 /// Publishes to an entry that was found by its name, and has it put in its place again.
 #[inline(always)]
 fn publish_visiting<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
 ) -> Outcome<P> {
-    let visit = core.trie.visit(channel);
-    let outcome = fanout::publish(core, channel, payload);
+    let visit = engine.trie.visit(channel);
+    let outcome = publish::publish(engine, channel, payload);
     visit.end(outcome.patterns);
     outcome
 }
@@ -564,17 +565,17 @@ impl<P: Clone + Send + 'static> Default for Bus<P> {
 
 impl<P> Clone for Bus<P> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), life: Arc::clone(&self.life) }
+        Self { engine: Arc::clone(&self.engine), life: Arc::clone(&self.life) }
     }
 }
 
 impl<P> fmt::Debug for Bus<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bus")
-            .field("closed", &self.core.trie.is_closed())
-            .field("channels", &self.core.trie.channel_count())
-            .field("patterns", &self.core.trie.pattern_count())
-            .field("subscribers", &self.core.subscribers())
+            .field("closed", &self.engine.trie.is_closed())
+            .field("channels", &self.engine.trie.channel_count())
+            .field("patterns", &self.engine.trie.pattern_count())
+            .field("subscribers", &self.engine.subscribers())
             .finish_non_exhaustive()
     }
 }
@@ -592,7 +593,7 @@ impl<P> WeakBus<P> {
     /// A bus that was closed by [`Bus::close`] and still has a handle is returned, closed.
     pub fn upgrade(&self) -> Option<Bus<P>> {
         let life = self.0.upgrade()?;
-        Some(Bus { core: Arc::clone(&life.core), life })
+        Some(Bus { engine: Arc::clone(&life.engine), life })
     }
 }
 
@@ -616,7 +617,7 @@ impl<P> RefUnwindSafe for WeakBus<P> {}
 /// # Examples
 ///
 /// ```
-/// use fanout::{Bus, Limits, Overflow};
+/// use publish::{Bus, Limits, Overflow};
 ///
 /// let bus: Bus = Bus::builder()
 ///     .capacity(1_024)
@@ -685,8 +686,8 @@ impl<P: Clone + Send + 'static> BusBuilder<P> {
             let processors = thread::available_parallelism().map_or(1, usize::from);
             (8 * processors).max(64)
         });
-        let core = Arc::new(Core::new(stripes, self.limits, self.capacity, self.overflow));
-        Bus { life: Arc::new(Life { core: Arc::clone(&core) }), core }
+        let engine = Arc::new(Engine::new(stripes, self.limits, self.capacity, self.overflow));
+        Bus { life: Arc::new(Life { engine: Arc::clone(&engine) }), engine }
     }
 }
 

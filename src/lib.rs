@@ -130,24 +130,24 @@
 #![warn(unreachable_pub)]
 
 mod bus;
-mod core;
+mod engine;
 mod error;
 mod event;
-mod fanout;
 mod inbox;
-mod inline;
 mod limits;
 mod listener;
 mod member;
 mod pattern;
 mod prefetch;
+mod publish;
+mod reentrancy;
+mod small_str;
 mod source;
 mod stats;
 mod subscriber;
 mod sync;
 mod topic;
 mod trie;
-mod turn;
 
 pub use crossbeam_channel;
 

@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::event::Event;
 use crate::inbox::Ending;
+use crate::reentrancy;
 use crate::subscriber::Subscriber;
-use crate::turn;
 
 /// A thread that hands a subscriber's events to a handler; see
 /// [`Subscriber::spawn`](crate::Subscriber::spawn).
@@ -125,7 +125,7 @@ impl Listener {
     ///
     /// When called by a payload's `Clone` from within a publish.
     pub fn join(mut self) -> thread::Result<()> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         match self.thread.take() {
             Some(thread) if thread.thread().id() == thread::current().id() => {
                 self.ending.stop();
@@ -167,7 +167,7 @@ impl Listener {
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     pub fn join_timeout(self, timeout: Duration) -> Result<thread::Result<()>, Self> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         let own = self.thread.as_ref().map(|thread| thread.thread().id());
         if own != Some(thread::current().id())
             && self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout)

@@ -11,18 +11,18 @@ use std::sync::Arc;
 use hashbrown::{HashSet, HashTable};
 use smallvec::SmallVec;
 
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::error::SubscribeError;
 use crate::inbox::{Change, Inbox, Settings};
 use crate::pattern::Pattern;
+use crate::reentrancy;
 use crate::stats::{CloseReason, SubscriberInfo};
 use crate::sync::Mutex;
 use crate::trie::{Channel, Joined, PatternEntry, Recipient};
-use crate::turn;
 
 /// See the module's documentation. Shared by the clones of a subscriber; the last one ends it.
 pub(crate) struct Member<P> {
-    pub(crate) core: Arc<Core<P>>,
+    pub(crate) engine: Arc<Engine<P>>,
     pub(crate) inbox: Arc<Inbox<P>>,
     held: Mutex<Held<P>>,
 }
@@ -53,16 +53,16 @@ impl<P> Held<P> {
 
 impl<P> Member<P> {
     /// A member of `core` that holds nothing, registered under the inbox's number.
-    pub(crate) fn new(core: &Arc<Core<P>>, settings: Settings) -> Arc<Self> {
-        let inbox = Inbox::new(core.next_member(), settings, Arc::clone(&core.discarded));
+    pub(crate) fn new(engine: &Arc<Engine<P>>, settings: Settings) -> Arc<Self> {
+        let inbox = Inbox::new(engine.next_member(), settings, Arc::clone(&engine.discarded));
         let member = Arc::new(Self {
-            core: Arc::clone(core),
+            engine: Arc::clone(engine),
             inbox: Arc::new(inbox),
             held: Mutex::new(Held::default()),
         });
-        core.register(&member);
+        engine.register(&member);
         // After it is registered: who closes the bus either finds it or is seen here.
-        if core.trie.is_closed() {
+        if engine.trie.is_closed() {
             member.close(CloseReason::Bus);
         }
         member
@@ -72,15 +72,15 @@ impl<P> Member<P> {
 impl<P: Send + 'static> Member<P> {
     /// Subscribes to all of `names`, or to none.
     pub(crate) fn subscribe(&self, names: &[&str]) -> Result<usize, SubscribeError> {
-        let core = &*self.core;
-        core.enter();
-        let limit = core.limits.max_channel_len;
+        let engine = &*self.engine;
+        engine.check_reentrancy();
+        let limit = engine.limits.max_channel_len;
         if names.iter().any(|name| name.len() > limit) {
             return Err(SubscribeError::ChannelTooLong { limit });
         }
         let mut held = self.held.lock();
         let sender = self.inbox.sender().ok_or(SubscribeError::Closed)?;
-        let hashes: Vec<u64> = names.iter().map(|name| core.trie.hash(name)).collect();
+        let hashes: Vec<u64> = names.iter().map(|name| engine.trie.hash(name)).collect();
         let mut fresh: SmallVec<[&str; 1]> = SmallVec::new();
         for (&name, &hash) in names.iter().zip(&hashes) {
             if held.channels.get(hash, |channel| channel.name() == name).is_none() {
@@ -88,13 +88,14 @@ impl<P: Send + 'static> Member<P> {
             }
         }
         dedup(&mut fresh);
-        let admission = core.limits.bound_the_bus().then(|| core.admission.lock());
+        let admission = engine.limits.bound_the_bus().then(|| engine.admission.lock());
         self.admit(&held, fresh.len())?;
-        let limit = core.limits.max_channels;
+        let limit = engine.limits.max_channels;
         if limit != usize::MAX {
-            let taken = |name: &&&str| core.trie.find(name).is_some_and(|at| at.subscribers() > 0);
+            let taken =
+                |name: &&&str| engine.trie.find(name).is_some_and(|at| at.subscribers() > 0);
             let new = fresh.iter().filter(|name| !taken(name)).count();
-            if core.trie.channel_count() + new > limit {
+            if engine.trie.channel_count() + new > limit {
                 return Err(SubscribeError::TooManyChannels { limit });
             }
         }
@@ -106,7 +107,7 @@ impl<P: Send + 'static> Member<P> {
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
-            let joined = core
+            let joined = engine
                 .trie
                 .join(name, hash, recipient, |name| {
                     self.inbox.tell(|| Change::Subscribed(Arc::clone(name)), count + 1);
@@ -122,16 +123,16 @@ impl<P: Send + 'static> Member<P> {
 impl<P> Member<P> {
     /// Subscribes to all of `patterns`, or to none.
     pub(crate) fn psubscribe(&self, patterns: &[Pattern]) -> Result<usize, SubscribeError> {
-        let core = &*self.core;
-        core.enter();
-        let limit = core.limits.max_pattern_len;
+        let engine = &*self.engine;
+        engine.check_reentrancy();
+        let limit = engine.limits.max_pattern_len;
         if patterns.iter().any(|pattern| pattern.as_str().len() > limit) {
             return Err(SubscribeError::PatternTooLong { limit });
         }
         let mut held = self.held.lock();
         let sender = self.inbox.sender().ok_or(SubscribeError::Closed)?;
         let hashes: SmallVec<[u64; 1]> =
-            patterns.iter().map(|pattern| core.trie.pattern_hash(pattern)).collect();
+            patterns.iter().map(|pattern| engine.trie.pattern_hash(pattern)).collect();
         let mut fresh: SmallVec<[&Pattern; 1]> = SmallVec::new();
         for (pattern, &hash) in patterns.iter().zip(&hashes) {
             if held.patterns.get(hash, |entry| entry.pattern == *pattern).is_none() {
@@ -139,12 +140,12 @@ impl<P> Member<P> {
             }
         }
         dedup(&mut fresh);
-        let admission = core.limits.bound_the_bus().then(|| core.admission.lock());
+        let admission = engine.limits.bound_the_bus().then(|| engine.admission.lock());
         self.admit(&held, fresh.len())?;
-        let limit = core.limits.max_patterns;
+        let limit = engine.limits.max_patterns;
         if limit != usize::MAX {
-            let new = fresh.iter().filter(|pattern| !core.trie.has_pattern(pattern)).count();
-            if core.trie.pattern_count() + new > limit {
+            let new = fresh.iter().filter(|pattern| !engine.trie.has_pattern(pattern)).count();
+            if engine.trie.pattern_count() + new > limit {
                 return Err(SubscribeError::TooManyPatterns { limit });
             }
         }
@@ -156,7 +157,7 @@ impl<P> Member<P> {
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
-            let joined = core
+            let joined = engine
                 .trie
                 .join_pattern(pattern, hash, recipient, || {
                     self.inbox.tell(|| Change::PSubscribed(pattern.clone()), count + 1);
@@ -170,12 +171,12 @@ impl<P> Member<P> {
 
     /// Checks the limits that are the same for channels and patterns.
     fn admit(&self, held: &Held<P>, fresh: usize) -> Result<(), SubscribeError> {
-        let limit = self.core.limits.max_subscriptions;
+        let limit = self.engine.limits.max_subscriptions;
         if fresh > 0 && held.count() + fresh > limit {
             return Err(SubscribeError::TooManySubscriptions { limit });
         }
-        let limit = self.core.limits.max_subscribers;
-        if fresh > 0 && !held.counted && self.core.subscribers() >= limit {
+        let limit = self.engine.limits.max_subscribers;
+        if fresh > 0 && !held.counted && self.engine.subscribers() >= limit {
             return Err(SubscribeError::TooManySubscribers { limit });
         }
         Ok(())
@@ -184,18 +185,18 @@ impl<P> Member<P> {
     fn count_in(&self, held: &mut Held<P>, fresh: usize) {
         if fresh > 0 && !held.counted {
             held.counted = true;
-            self.core.count_subscriber();
+            self.engine.count_subscriber();
         }
     }
 
     /// Unsubscribes from the channel `name`; how many subscriptions are still held.
     pub(crate) fn unsubscribe(&self, name: &str) -> usize {
-        self.core.enter();
+        self.engine.check_reentrancy();
         let mut held = self.held.lock();
         if self.inbox.is_closed() {
             return 0;
         }
-        let hash = self.core.trie.hash(name);
+        let hash = self.engine.trie.hash(name);
         match held.channels.remove(hash, |channel| channel.name() == name) {
             Some(joined) => self.leave(&joined, held.count()),
             None => self.inbox.tell(|| Change::Unsubscribed(Arc::from(name)), held.count()),
@@ -205,12 +206,12 @@ impl<P> Member<P> {
 
     /// Unsubscribes from `pattern`; how many subscriptions are still held.
     pub(crate) fn punsubscribe(&self, pattern: &Pattern) -> usize {
-        self.core.enter();
+        self.engine.check_reentrancy();
         let mut held = self.held.lock();
         if self.inbox.is_closed() {
             return 0;
         }
-        let hash = self.core.trie.pattern_hash(pattern);
+        let hash = self.engine.trie.pattern_hash(pattern);
         match held.patterns.remove(hash, |entry| entry.pattern == *pattern) {
             Some(joined) => self.leave_pattern(&joined, held.count()),
             None => self.inbox.tell(|| Change::PUnsubscribed(pattern.clone()), held.count()),
@@ -220,7 +221,7 @@ impl<P> Member<P> {
 
     /// Unsubscribes from all channels, in the order they were subscribed; how many patterns are left.
     pub(crate) fn unsubscribe_all(&self) -> usize {
-        self.core.enter();
+        self.engine.check_reentrancy();
         let mut held = self.held.lock();
         if self.inbox.is_closed() {
             return 0;
@@ -235,7 +236,7 @@ impl<P> Member<P> {
 
     /// Unsubscribes from all patterns, in the order they were subscribed; how many channels are left.
     pub(crate) fn punsubscribe_all(&self) -> usize {
-        self.core.enter();
+        self.engine.check_reentrancy();
         let mut held = self.held.lock();
         if self.inbox.is_closed() {
             return 0;
@@ -250,26 +251,26 @@ impl<P> Member<P> {
 
     /// Ends a subscription that is no longer held; so many are.
     fn leave(&self, joined: &Joined<Channel<P>>, held: usize) {
-        self.core.trie.leave(joined);
+        self.engine.trie.leave(joined);
         self.inbox.tell(|| Change::Unsubscribed(Arc::clone(joined.at.shared_name())), held);
     }
 
     /// Ends a subscription that is no longer held; so many are.
     fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>, held: usize) {
-        self.core.trie.leave_pattern(joined);
+        self.engine.trie.leave_pattern(joined);
         self.inbox.tell(|| Change::PUnsubscribed(joined.at.pattern.clone()), held);
     }
 
     /// Closes the inbox and gives up every subscription, without lifecycle events. `true` if it was open.
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
         let was_open = self.inbox.close(reason);
-        release(&self.core, &mut self.held.lock());
+        release(&self.engine, &mut self.held.lock());
         was_open
     }
 
     /// Channels held, in the order they were subscribed.
     pub(crate) fn channels(&self) -> Vec<Arc<str>> {
-        self.core.enter();
+        self.engine.check_reentrancy();
         let held = self.held.lock();
         if self.inbox.is_closed() {
             return Vec::new();
@@ -279,7 +280,7 @@ impl<P> Member<P> {
 
     /// Patterns held, in the order they were subscribed.
     pub(crate) fn patterns(&self) -> Vec<Pattern> {
-        self.core.enter();
+        self.engine.check_reentrancy();
         let held = self.held.lock();
         if self.inbox.is_closed() {
             return Vec::new();
@@ -293,10 +294,10 @@ impl<P> Member<P> {
     }
 
     pub(crate) fn info(&self) -> SubscriberInfo {
-        self.core.enter();
+        self.engine.check_reentrancy();
         let held = self.held.lock();
         let inbox = &self.inbox;
-        let trie = &self.core.trie;
+        let trie = &self.engine.trie;
         let entered = inbox.entered()
             + held.channels.iter().map(|joined| trie.entered(joined)).sum::<u64>()
             + held.patterns.iter().map(|joined| trie.entered_pattern(joined)).sum::<u64>();
@@ -319,28 +320,28 @@ impl<P> Member<P> {
 impl<P> Drop for Member<P> {
     fn drop(&mut self) {
         self.inbox.close(CloseReason::Subscriber);
-        self.core.unregister(self.inbox.member());
+        self.engine.unregister(self.inbox.member());
         let held = self.held.get_mut();
-        if turn::inside() {
+        if reentrancy::is_in_clone() {
             // Dropped by a payload's `Clone`: leaving a channel could wait for the very turn that this
             // thread is in.
-            self.core.defer(mem::take(held), Arc::clone(&self.inbox));
+            self.engine.defer(mem::take(held), Arc::clone(&self.inbox));
         } else {
-            release(&self.core, held);
+            release(&self.engine, held);
         }
     }
 }
 
 /// Gives up all that `held` holds.
-pub(crate) fn release<P>(core: &Core<P>, held: &mut Held<P>) {
+pub(crate) fn release<P>(engine: &Engine<P>, held: &mut Held<P>) {
     for joined in held.channels.take() {
-        core.trie.leave(&joined);
+        engine.trie.leave(&joined);
     }
     for joined in held.patterns.take() {
-        core.trie.leave_pattern(&joined);
+        engine.trie.leave_pattern(&joined);
     }
     if mem::take(&mut held.counted) {
-        core.uncount_subscriber();
+        engine.uncount_subscriber();
     }
 }
 

@@ -21,9 +21,9 @@ use std::process::abort;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use crate::inline::Inline;
 use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
+use crate::small_str::Inline;
 use crate::sync::{AtomicUsize, Ordering, fence};
 
 /// A short text, kept in place.

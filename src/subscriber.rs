@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::bus::check_capacity;
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError};
 use crate::event::{Event, Message};
 use crate::inbox::{Ending, Glance, Settings, Until, Waited};
@@ -206,7 +206,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
             return Err(SubscribeError::Closed);
         }
         let settings = self.member.inbox.settings().clone();
-        let other = Self { member: Member::new(&self.member.core, settings) };
+        let other = Self { member: Member::new(&self.member.engine, settings) };
         other.subscribe_many(self.channels())?;
         other.psubscribe_many(self.patterns())?;
         Ok(other)
@@ -221,7 +221,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     #[doc(alias = "RESET")]
     #[doc(alias = "QUIT")]
     pub fn close(&self) {
-        self.member.core.enter();
+        self.member.engine.check_reentrancy();
         self.member.close(CloseReason::Subscriber);
     }
 
@@ -634,20 +634,20 @@ impl<P> RefUnwindSafe for Subscriber<P> {}
 /// A clone of it makes another subscriber with the same settings.
 #[must_use]
 pub struct SubscriberBuilder<P = Arc<str>> {
-    core: Arc<Core<P>>,
+    engine: Arc<Engine<P>>,
     settings: Settings,
 }
 
 impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
-    pub(crate) fn new(core: &Arc<Core<P>>) -> Self {
+    pub(crate) fn new(engine: &Arc<Engine<P>>) -> Self {
         let settings = Settings {
-            capacity: core.capacity,
-            overflow: core.overflow,
+            capacity: engine.capacity,
+            overflow: engine.overflow,
             label: None,
             lifecycle_events: true,
             dedupe: false,
         };
-        Self { core: Arc::clone(core), settings }
+        Self { engine: Arc::clone(engine), settings }
     }
 
     /// How many messages the inbox holds. Its memory is taken when the subscriber is built.
@@ -704,7 +704,7 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
 
     /// The subscriber, with nothing subscribed.
     pub fn build(self) -> Subscriber<P> {
-        Subscriber { member: Member::new(&self.core, self.settings) }
+        Subscriber { member: Member::new(&self.engine, self.settings) }
     }
 
     /// The subscriber, subscribed to `channel`.
@@ -791,7 +791,7 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
 
 impl<P> Clone for SubscriberBuilder<P> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), settings: self.settings.clone() }
+        Self { engine: Arc::clone(&self.engine), settings: self.settings.clone() }
     }
 }
 

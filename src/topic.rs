@@ -5,18 +5,18 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use crate::bus::{Bus, Life};
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::error::SubscribeError;
-use crate::fanout::{self, Outcome};
+use crate::publish::{self, Outcome};
 use crate::stats::Receipt;
 use crate::subscriber::{Subscriber, SubscriberBuilder};
-use crate::trie::{Channel, Tally};
+use crate::trie::{Channel, Counts};
 
 /// A publisher's handle to one channel; see [`Bus::topic`].
 ///
 /// Publishing through it skips the look-up of the name. It keeps the bus open.
 pub struct Topic<P = Arc<str>> {
-    core: Arc<Core<P>>,
+    engine: Arc<Engine<P>>,
     /// The same as the pin has, a pointer nearer.
     entry: Arc<Channel<P>>,
     pin: Arc<Pin<P>>,
@@ -25,23 +25,23 @@ pub struct Topic<P = Arc<str>> {
 
 /// Keeps the channel's entry in the trie; shared by clones.
 struct Pin<P> {
-    core: Arc<Core<P>>,
+    engine: Arc<Engine<P>>,
     channel: Arc<Channel<P>>,
 }
 
 impl<P> Drop for Pin<P> {
     fn drop(&mut self) {
-        self.core.trie.unpin(&self.channel);
+        self.engine.trie.unpin(&self.channel);
     }
 }
 
 impl<P: Clone + Send + 'static> Topic<P> {
     pub(crate) fn new(bus: &Bus<P>, name: &str) -> Self {
-        let core = Arc::clone(&bus.core);
-        let channel = core.trie.pin(name);
+        let engine = Arc::clone(&bus.engine);
+        let channel = engine.trie.pin(name);
         let entry = Arc::clone(&channel);
-        let pin = Arc::new(Pin { core: Arc::clone(&core), channel });
-        Self { core, entry, pin, _life: Arc::clone(&bus.life) }
+        let pin = Arc::new(Pin { engine: Arc::clone(&engine), channel });
+        Self { engine, entry, pin, _life: Arc::clone(&bus.life) }
     }
 
     /// Delivers `payload` to every subscription that matches the channel; see [`Bus::publish`].
@@ -55,8 +55,8 @@ impl<P: Clone + Send + 'static> Topic<P> {
     }
 
     fn publish_payload(&self, payload: P) -> Receipt {
-        self.core.enter();
-        let Outcome { done, detached, .. } = fanout::publish(&self.core, &self.entry, payload);
+        self.engine.check_reentrancy();
+        let Outcome { done, detached, .. } = publish::publish(&self.engine, &self.entry, payload);
         // A pinned entry is taken out of the trie by closing alone.
         if detached.is_some() { self.nothing() } else { done.into() }
     }
@@ -89,8 +89,8 @@ impl<P: Clone + Send + 'static> Topic<P> {
 
     /// Whether a publish would reach nobody; counts it then.
     fn counts_nothing(&self) -> bool {
-        self.core.enter();
-        match fanout::probe(&self.core, &self.entry) {
+        self.engine.check_reentrancy();
+        match publish::probe(&self.engine, &self.entry) {
             Some((matched, _)) => matched == 0,
             None => {
                 self.nothing();
@@ -102,7 +102,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// A publish on a closed bus.
     #[cold]
     fn nothing(&self) -> Receipt {
-        self.core.trie.count_unlisted(self.entry.hash, Tally::of_one(0));
+        self.engine.trie.count_unlisted(self.entry.hash, Counts::of_one(0));
         Receipt::default()
     }
 
@@ -130,20 +130,20 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// ```
     #[doc(alias = "SUBSCRIBE")]
     pub fn subscribe(&self) -> Result<Subscriber<P>, SubscribeError> {
-        SubscriberBuilder::new(&self.core).subscribe(self.channel())
+        SubscriberBuilder::new(&self.engine).subscribe(self.channel())
     }
 
     /// How many inboxes have subscribed to the channel itself; patterns are not counted.
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self) -> usize {
-        self.core.enter();
-        self.core.trie.subscriber_count(&self.entry)
+        self.engine.check_reentrancy();
+        self.engine.trie.subscriber_count(&self.entry)
     }
 
     /// What [`Receipt::matched`] of a publish would be now: patterns counted.
     pub fn match_count(&self) -> usize {
-        self.core.enter();
-        fanout::match_count(&self.core, &self.entry).map_or(0, |(matched, _)| matched)
+        self.engine.check_reentrancy();
+        publish::match_count(&self.engine, &self.entry).map_or(0, |(matched, _)| matched)
     }
 }
 
@@ -157,7 +157,7 @@ impl<P> Topic<P> {
 impl<P> Clone for Topic<P> {
     fn clone(&self) -> Self {
         Self {
-            core: Arc::clone(&self.core),
+            engine: Arc::clone(&self.engine),
             entry: Arc::clone(&self.entry),
             pin: Arc::clone(&self.pin),
             _life: Arc::clone(&self._life),

@@ -16,7 +16,7 @@
 //! `is_empty` (`src/flavors/array.rs`; its documentation does not promise it). A test names the versions that were read
 //! for it. To be independent of them, a publish would need a fence for each message.
 
-mod waiter;
+mod waiters;
 #[cfg(test)]
 #[path = "../../tests/support/waiting.rs"]
 #[allow(unreachable_pub)]
@@ -37,10 +37,10 @@ use crate::event::{Event, Message};
 use crate::limits::Overflow;
 use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
+use crate::reentrancy::{self, Panics};
 use crate::stats::CloseReason;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
-use crate::turn::{self, Panics};
-use waiter::{Waiter, park};
+use waiters::{Waiter, park};
 
 /// Lifecycle events wait in the mailbox.
 const EVENTS: u32 = 1;
@@ -992,7 +992,7 @@ impl<P> Inbox<P> {
                 Err(TryRecvError::Empty) if until.is_ending() => return Err(Waited::Stopped),
                 Err(TryRecvError::Empty) => {}
             }
-            turn::forbid();
+            reentrancy::assert_not_in_clone();
             let backoff = Backoff::new();
             while self.has_nothing() && !backoff.is_completed() {
                 backoff.snooze();

@@ -2,7 +2,7 @@
 
 use globset::{Candidate, ErrorKind, GlobBuilder, GlobMatcher};
 
-use super::code::MAX_RUN;
+use super::program::MAX_RUN;
 use crate::error::PatternError;
 
 /// The longest glob, in bytes. Within it no glob can exceed what the regex engine behind `globset`

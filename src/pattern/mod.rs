@@ -1,8 +1,8 @@
 //! Patterns: two dialects behind one type. Knows nothing of the engine.
 
-mod bytes;
-pub(crate) mod code;
+mod byte_set;
 mod glob;
+pub(crate) mod program;
 mod redis;
 
 use std::borrow::Cow;
@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-pub(crate) use bytes::ByteSet;
+pub(crate) use byte_set::ByteSet;
 
 use crate::error::PatternError;
-use code::{Step, Steps, Writer};
 use glob::Glob;
+use program::{Step, Steps, Writer};
 
 /// A compiled wildcard that channels are matched against.
 ///
@@ -165,7 +165,7 @@ impl Pattern {
             // redis-server matches the empty channel by nothing but the empty pattern.
             Program::Redis { .. } if channel.is_empty() => self.0.text.is_empty(),
             Program::Redis { least, .. } if channel.len() < *least => false,
-            Program::Redis { code, .. } => code::matches(code, channel.as_bytes(), taken),
+            Program::Redis { code, .. } => program::matches(code, channel.as_bytes(), taken),
             Program::Glob(glob) => glob.is_match(channel),
         }
     }

@@ -3,8 +3,8 @@
 //! The rules are those of redis-server 7.0.15 (`stringmatchlen` in its `src/util.c`), found out by
 //! asking it; `tests/data/redis_glob_vectors.tsv` keeps its answers.
 
-use super::bytes::ByteSet;
-use super::code::{Step, Writer};
+use super::byte_set::ByteSet;
+use super::program::{Step, Writer};
 
 /// Compiles `text`. Every text is a pattern. Returns the code, and the number of bytes of the shortest channel that it
 /// can match.
@@ -155,7 +155,7 @@ impl Builder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::code::Steps;
+    use super::super::program::Steps;
     use super::*;
 
     fn assert_compiles(text: &str, steps: &[Step<'_>]) {

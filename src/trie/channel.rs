@@ -9,8 +9,8 @@ use std::thread;
 
 use smallvec::SmallVec;
 
-use super::clock;
 use super::patterns::{PatternEntry, Patterns, Stamp, Unconfirmed};
+use super::recent::clock;
 use super::recipients::{Recipient, Recipients};
 use crate::source::{Label, PatternSource, Prepaid, Renewed, Source, Text};
 use crate::sync::{
@@ -53,14 +53,14 @@ pub(crate) struct Counters {
 
 /// So much happened.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Counts {
     pub(crate) published: u64,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
     pub(crate) evicted: u64,
 }
 
-impl Tally {
+impl Counts {
     /// A publish that was delivered so often.
     #[inline]
     pub(crate) fn of_one(delivered: usize) -> Self {
@@ -69,20 +69,20 @@ impl Tally {
 }
 
 impl Counters {
-    /// Adds `tally`; the caller holds the lock that the counters are written under.
+    /// Adds `counts`; the caller holds the lock that the counters are written under.
     #[inline]
-    pub(crate) fn add(&self, tally: Tally) {
-        add_exclusively(&self.published, tally.published);
-        add_exclusively(&self.delivered, tally.delivered);
-        if tally.dropped | tally.evicted != 0 {
-            add_exclusively(&self.dropped, tally.dropped);
-            add_exclusively(&self.evicted, tally.evicted);
+    pub(crate) fn add(&self, counts: Counts) {
+        add_exclusively(&self.published, counts.published);
+        add_exclusively(&self.delivered, counts.delivered);
+        if counts.dropped | counts.evicted != 0 {
+            add_exclusively(&self.dropped, counts.dropped);
+            add_exclusively(&self.evicted, counts.evicted);
         }
     }
 
-    pub(crate) fn read(&self) -> Tally {
+    pub(crate) fn read(&self) -> Counts {
         // Relaxed: exact at rest.
-        Tally {
+        Counts {
             published: self.published.load(Ordering::Relaxed),
             delivered: self.delivered.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),

@@ -17,17 +17,15 @@
 //! stripe waits for a tree.
 //!
 //! User code runs under none of them, a payload's `Clone` excepted, which runs under a turn and the
-//! recipients of patterns: every way in here panics when it comes from there ([`turn::forbid`]).
+//! recipients of patterns: every way in here panics when it comes from there ([`reentrancy::assert_not_in_clone`]).
 
 mod channel;
-mod clock;
-mod fresh;
-mod once;
+
 mod patterns;
+mod probe_table;
+mod recent;
 mod recipients;
-mod slots;
 mod stripe;
-mod tree;
 
 use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
@@ -36,14 +34,14 @@ use std::sync::Arc;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
-pub(crate) use channel::{Channel, Counters, Derived, Route, Tally};
+pub(crate) use channel::{Channel, Counters, Counts, Derived, Route};
 pub(crate) use patterns::PatternEntry;
 pub(crate) use recipients::{Recipient, Recipients};
 
 use crate::pattern::Pattern;
+use crate::reentrancy::{self, for_each_then_resume};
 use crate::source::{Handed, Label, Text};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
-use crate::turn::{self, for_each_then_resume};
 use patterns::Patterns;
 use stripe::{Purpose, Stripes};
 
@@ -267,7 +265,7 @@ impl<P> Trie<P> {
     where
         P: Send + 'static,
     {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         if self.is_closed() {
             return None;
         }
@@ -278,14 +276,14 @@ impl<P> Trie<P> {
     /// Waits for the turn of `channel`. Its route may be detached.
     #[inline]
     pub(crate) fn turn<'a>(&'a self, channel: &'a Arc<Channel<P>>) -> Turn<'a, P> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         Turn { route: channel.turn(), _after: AfterTurn { trie: self, channel } }
     }
 
     /// The turn of `channel`, if it is free.
     #[inline]
     pub(crate) fn try_turn<'a>(&'a self, channel: &'a Arc<Channel<P>>) -> Option<Turn<'a, P>> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         let route = channel.try_turn()?;
         Some(Turn { route, _after: AfterTurn { trie: self, channel } })
     }
@@ -318,19 +316,19 @@ impl<P> Trie<P> {
     }
 
     /// Counts what happened on `channel` outside its turn.
-    pub(crate) fn count(&self, channel: &Arc<Channel<P>>, tally: Tally) {
+    pub(crate) fn count(&self, channel: &Arc<Channel<P>>, counts: Counts) {
         let turn = self.turn(channel);
         if turn.is_detached() {
             drop(turn);
-            self.stripes.fold(channel.hash, tally);
+            self.stripes.fold(channel.hash, counts);
         } else {
-            channel.counters.add(tally);
+            channel.counters.add(counts);
         }
     }
 
     /// Counts what a publish did that had no entry, on a closed bus for one.
-    pub(crate) fn count_unlisted(&self, hash: u64, tally: Tally) {
-        self.stripes.fold(hash, tally);
+    pub(crate) fn count_unlisted(&self, hash: u64, counts: Counts) {
+        self.stripes.fold(hash, counts);
     }
 
     /// The same for one that was delivered once.
@@ -344,7 +342,7 @@ impl<P> Trie<P> {
     where
         P: Send + 'static,
     {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         let hash = self.stripes.hash(name);
         self.stripes
             .entry(name, hash, Purpose::Topic, &self.patterns, None)
@@ -416,7 +414,7 @@ impl<P> Trie<P> {
         recipient: Recipient<P>,
         first: impl FnOnce(),
     ) -> Result<Joined<PatternEntry<P>>, Closed> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         let entry = self.patterns.hold(pattern, hash);
         let mut recipients = entry.write();
         // Under the lock: who closes takes it after closing, and then sees this recipient; or before,
@@ -438,7 +436,7 @@ impl<P> Trie<P> {
 
     /// Ends a subscription. Its recipient comes back, to be dropped under no lock.
     pub(crate) fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>) -> Option<Recipient<P>> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         let recipient = {
             let mut recipients = joined.at.write();
             let removed = recipients.remove(joined.number);
@@ -469,7 +467,7 @@ impl<P> Trie<P> {
 
     /// Messages that entered by a subscription.
     pub(crate) fn entered_pattern(&self, joined: &Joined<PatternEntry<P>>) -> u64 {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         // Relaxed: a sum, exact at rest.
         let entered = joined
             .at
@@ -545,7 +543,7 @@ impl<P> Trie<P> {
 
     /// The entry of a name, if it has one.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Channel<P>>> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         self.stripes.get(name, self.stripes.hash(name))
     }
 
@@ -572,7 +570,7 @@ impl<P> Trie<P> {
 
     /// Names of the channels that have an exact subscriber, those that `pattern` matches.
     pub(crate) fn channels(&self, pattern: Option<&Pattern>) -> Vec<Arc<str>> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         let mut names = Vec::new();
         if self.is_closed() {
             return names;
@@ -607,19 +605,19 @@ impl<P> Trie<P> {
 
     /// Returns the distinct patterns, in no particular order; none once the trie is closed.
     pub(crate) fn patterns(&self) -> Vec<Pattern> {
-        turn::forbid();
+        reentrancy::assert_not_in_clone();
         if self.is_closed() { Vec::new() } else { self.patterns.patterns() }
     }
 
     /// All that was counted since the trie was made.
-    pub(crate) fn tally(&self) -> Tally {
-        turn::forbid();
-        let mut sum = Tally::default();
-        self.stripes.tally(|tally| {
-            sum.published += tally.published;
-            sum.delivered += tally.delivered;
-            sum.dropped += tally.dropped;
-            sum.evicted += tally.evicted;
+    pub(crate) fn counts(&self) -> Counts {
+        reentrancy::assert_not_in_clone();
+        let mut sum = Counts::default();
+        self.stripes.counts(|counts| {
+            sum.published += counts.published;
+            sum.delivered += counts.delivered;
+            sum.dropped += counts.dropped;
+            sum.evicted += counts.evicted;
         });
         sum
     }
@@ -680,7 +678,7 @@ mod tests {
 
     use super::*;
     use crate::bus::Bus;
-    use crate::fanout::before_waiting;
+    use crate::publish::before_waiting;
     use crate::stats::Receipt;
     use crate::subscriber::Subscriber;
 
@@ -786,7 +784,7 @@ mod tests {
         }
         let (entries, bytes) = trie.stripes.census();
         assert!(bytes <= most / 4, "{bytes}");
-        assert_eq!(entries, fresh::NAMES);
+        assert_eq!(entries, recent::probation::NAMES);
         for i in 0..100_000 {
             publish(&trie, &format!("name:{i}"));
             publish(&trie, &format!("name:{i}"));
@@ -862,7 +860,8 @@ mod tests {
     #[test]
     fn names_that_are_all_published_to_at_once_have_their_entries() {
         let trie = Trie::<u32>::new(1);
-        let names: Vec<_> = (0..2 * fresh::NAMES).map(|i| format!("name:{i}")).collect();
+        let names: Vec<_> =
+            (0..2 * recent::probation::NAMES).map(|i| format!("name:{i}")).collect();
         let visited: Vec<_> = names.iter().map(|name| visit(&trie, name).unwrap()).collect();
         for (name, visited) in names.iter().zip(&visited) {
             // Another publisher of the name, and whoever looks it up, comes to the same turn.
@@ -1084,7 +1083,7 @@ mod tests {
 
     /// How many patterns the memory of a recent name is thought to take.
     fn weighed(bus: &Bus<Brittle>, name: &str) -> usize {
-        let channel = bus.core.trie.find(name).unwrap();
+        let channel = bus.engine.trie.find(name).unwrap();
         assert!(channel.slot().is_some(), "not a recent name");
         channel.weighed.load(Ordering::Relaxed)
     }
@@ -1104,7 +1103,7 @@ mod tests {
         meanwhile: impl FnOnce() + 'static,
         publish: impl FnOnce() -> T,
     ) -> T {
-        let channel = bus.core.trie.find(name).unwrap();
+        let channel = bus.engine.trie.find(name).unwrap();
         let ((taken, is_taken), (wanted, is_wanted)) = (mpsc::channel(), mpsc::channel::<()>());
         let holder = thread::spawn(move || {
             let turn = channel.turn();
@@ -1152,7 +1151,7 @@ mod tests {
                 assert_eq!(weighed(&bus, "name"), count + 1, "{how}");
                 drop((sub, other));
                 publish(&bus);
-                let holds = bus.core.trie.find("name").unwrap().turn().patterns.len();
+                let holds = bus.engine.trie.find("name").unwrap().turn().patterns.len();
                 assert_eq!(weighed(&bus, "name"), holds, "{how}: they have gone");
                 // A publish that reaches nobody lets go of them.
                 bus.publish("name", Brittle(0));
@@ -1208,7 +1207,7 @@ mod tests {
     fn a_publish_that_finds_the_turn_taken_on_a_closed_bus_does_not_wait_and_is_counted() {
         let bus = bus_with_recent("name");
         let topic = bus.topic("name");
-        let channel = bus.core.trie.find("name").unwrap();
+        let channel = bus.engine.trie.find("name").unwrap();
         let before = bus.stats().published;
         let turn = channel.turn();
         bus.close();
@@ -1229,7 +1228,7 @@ mod tests {
         ];
         for (how, end) in ends {
             let bus: Bus<Brittle> = Bus::new();
-            let trie = &bus.core.trie;
+            let trie = &bus.engine.trie;
             let sub = bus.subscribe("name").unwrap();
             let queue = sub.receiver().clone();
             let channel = trie.find("name").unwrap();

@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use crate::event::Message;
 use crate::inbox::Inbox;
+use crate::reentrancy::for_each_then_resume;
 use crate::sync::{AtomicU64, Ordering};
-use crate::turn::for_each_then_resume;
 
 /// One subscription, as publishers see it.
 pub(crate) struct Recipient<P> {

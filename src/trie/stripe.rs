@@ -17,12 +17,12 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use smallvec::SmallVec;
 
-use super::channel::{Channel, Counters, Derived, Held, Route, Slot, Tally};
-use super::clock::Clock;
-use super::fresh::{self, Fresh};
-use super::once::{Once, Room, Spare};
+use super::channel::{Channel, Counters, Counts, Derived, Held, Route, Slot};
 use super::patterns::{PatternEntry, Patterns};
-use super::slots::{Hashed, Slots};
+use super::probe_table::{Hashed, ProbeTable};
+use super::recent::clock::Clock;
+use super::recent::ghosts::{Once, Room, Spare};
+use super::recent::probation::{self, Fresh};
 use crate::source::{Handed, Label, PatternSource, Prepaid, Text};
 use crate::sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -63,7 +63,7 @@ struct Counted<P> {
 }
 
 struct Stripe<P> {
-    channels: Slots<Listed<P>>,
+    channels: ProbeTable<Listed<P>>,
     /// Entries of names published once, of late, which nobody needs.
     fresh: Fresh<P>,
     /// The other recent names: entries in the table that nobody may need any more. Some have since been
@@ -108,9 +108,9 @@ pub(super) enum Purpose {
 impl<P> Stripes<P> {
     pub(super) fn new(count: usize, hasher: RandomState) -> Self {
         let count = count.clamp(1, MOST_STRIPES).next_power_of_two();
-        let names = fresh::NAMES / count;
+        let names = probation::NAMES / count;
         let stripe = || Stripe {
-            channels: Slots::default(),
+            channels: ProbeTable::default(),
             fresh: Fresh::new(names),
             clock: Clock::default(),
             once: Once::default(),
@@ -120,7 +120,8 @@ impl<P> Stripes<P> {
         let counted = || Counted { stripe: RwLock::new(stripe()), passed: AtomicU64::new(0) };
         let bytes = (RECENT_BYTES / count).max(STRIPE_BYTES);
         let once = Room::new(count, bytes / REMEMBERED);
-        let used = bytes - once.bytes::<P>() - fresh::SET_BYTES * (names / fresh::WAYS).max(1);
+        let used =
+            bytes - once.bytes::<P>() - probation::SET_BYTES * (names / probation::WAYS).max(1);
         Self {
             stripes: (0..count).map(|_| CachePadded::new(counted())).collect(),
             budget: Budget { used, once },
@@ -332,8 +333,8 @@ impl<P> Stripes<P> {
     }
 
     /// Adds to what removed entries had counted.
-    pub(super) fn fold(&self, hash: u64, tally: Tally) {
-        self.stripe(hash).write().folded.add(tally);
+    pub(super) fn fold(&self, hash: u64, counts: Counts) {
+        self.stripe(hash).write().folded.add(counts);
     }
 
     /// Counts a publish that had no entry and was delivered once.
@@ -374,11 +375,11 @@ impl<P> Stripes<P> {
     }
 
     /// Calls `each` for what every entry has counted, and for what removed ones had.
-    pub(super) fn tally(&self, mut each: impl FnMut(Tally)) {
+    pub(super) fn counts(&self, mut each: impl FnMut(Counts)) {
         for Counted { stripe, passed } in self.stripes.iter().map(|stripe| &**stripe) {
             // Relaxed: exact at rest.
             let passed = passed.load(Ordering::Relaxed);
-            each(Tally { published: passed, delivered: passed, ..Tally::default() });
+            each(Counts { published: passed, delivered: passed, ..Counts::default() });
             let stripe = stripe.read();
             each(stripe.folded.read());
             let channels = stripe.entries();
@@ -446,7 +447,7 @@ impl<P: Send + 'static> Met<'_, P> {
             stripe.reserve(0);
         }
         let Some(pattern) = derived.pop() else {
-            stripe.folded.add(Tally::of_one(0));
+            stripe.folded.add(Counts::of_one(0));
             return Ok(None);
         };
         let (handed, before) = stripe.once.hand_out(Text::Short(name), pattern, self.room);
@@ -513,7 +514,7 @@ impl<P> Stripe<P> {
         let remembered = self.once.recall(hash, budget.once).filter(|_| recent);
         if recent
             && remembered.is_none()
-            && cost <= fresh::SET_BYTES
+            && cost <= probation::SET_BYTES
             && let Some(place) = self.fresh.make_room(hash, cost, |entry| {
                 self.once.remember_gone(entry.hash, budget.once);
                 self.folded.add(entry.counters.read());

@@ -16,15 +16,15 @@ thread_local! {
 /// Panics where the calling thread is cloning a payload for a publish.
 #[inline]
 #[track_caller]
-pub(crate) fn forbid() {
-    if inside() {
+pub(crate) fn assert_not_in_clone() {
+    if is_in_clone() {
         refuse();
     }
 }
 
 /// Whether the calling thread is cloning a payload for a publish.
 #[inline]
-pub(crate) fn inside() -> bool {
+pub(crate) fn is_in_clone() -> bool {
     IN_TURN.get()
 }
 

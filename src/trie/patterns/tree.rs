@@ -17,7 +17,7 @@
 //!
 //! # Bounds
 //!
-//! A pattern has [`max_depth`] edges at most, and an edge is [`code::MAX_RUN`] bytes at most: so a pattern costs little
+//! A pattern has [`max_depth`] edges at most, and an edge is [`program::MAX_RUN`] bytes at most: so a pattern costs little
 //! more than its code does, and adding or removing it takes a bounded number of steps, however long it is. Patterns that
 //! have not parted by then end in one list of the branch that they reach.
 //!
@@ -39,9 +39,9 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use smallvec::SmallVec;
 
-use super::slots::{Hashed, Slots};
-use crate::pattern::code::{self, Step, Steps};
+use crate::pattern::program::{self, Step, Steps};
 use crate::pattern::{ByteSet, Pattern};
+use crate::trie::probe_table::{Hashed, ProbeTable};
 
 /// What stands at a pattern's end.
 pub(crate) trait End: Clone {
@@ -86,7 +86,7 @@ enum Below<E> {
 const MAX_REST: usize = 256;
 
 /// The code of a rest that the walk does not match: the pattern is to be confirmed.
-const CONFIRM: &[u8] = &[code::ASK];
+const CONFIRM: &[u8] = &[program::ASK];
 
 /// Maximum number of edges on the way to a pattern of `text_len` bytes.
 ///
@@ -175,7 +175,7 @@ enum Runs<E> {
 }
 
 struct RunTable<E> {
-    table: Slots<Twig<E>>,
+    table: ProbeTable<Twig<E>>,
     /// How much of the code of each pattern lies before the step that is the run.
     depth: usize,
     /// The lengths that occur, ascending.
@@ -715,7 +715,7 @@ impl<'a, E: End> Walk<'a, E> {
                 self.unconfirmed(end, address, starred, found);
             }
             Some(_) => {
-                if code::matches(rest, behind, &mut self.steps) {
+                if program::matches(rest, behind, &mut self.steps) {
                     found(end, false);
                 }
             }
@@ -974,7 +974,7 @@ fn is_shell_glob<E: End>(end: &E) -> bool {
 
 impl<E> Node<E> {
     fn new(run: &[u8], ahead: Ahead) -> Self {
-        debug_assert!(run.len() <= code::MAX_RUN);
+        debug_assert!(run.len() <= program::MAX_RUN);
         let bytes = SmallVec::from_slice(run);
         Self { bytes, run: run.len() as u32, ahead, below: Below::Nothing }
     }
@@ -1379,7 +1379,7 @@ impl<E: End> Runs<E> {
 impl<E: End> RunTable<E> {
     fn new(depth: usize, ahead: Ahead) -> Self {
         let first = ByteSet::default();
-        Self { table: Slots::default(), depth, lengths: SmallVec::new(), first, ahead }
+        Self { table: ProbeTable::default(), depth, lengths: SmallVec::new(), first, ahead }
     }
 
     #[inline]
@@ -1662,7 +1662,7 @@ mod tests {
         assert_eq!(size_of::<Option<Twig<Pattern>>>(), 16);
     }
 
-    /// Slots keep 32 bits of a run's hash: runs that have the same are told apart by what they are.
+    /// ProbeTable keep 32 bits of a run's hash: runs that have the same are told apart by what they are.
     #[test]
     fn runs_of_one_hash_are_kept_apart() {
         let hasher = RandomState::default();

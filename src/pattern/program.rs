@@ -3,7 +3,7 @@
 //! So what is left of a pattern behind any of its steps is a piece of that string, which can be matched for
 //! itself, compared and kept wherever there is room: the pattern trie keeps it in its nodes.
 
-use super::bytes::ByteSet;
+use super::byte_set::ByteSet;
 
 /// One step of a compiled pattern.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

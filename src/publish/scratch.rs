@@ -10,8 +10,8 @@ use hashbrown::HashSet;
 use super::merge::Merge;
 use crate::event::Message;
 use crate::inbox::Wait;
+use crate::reentrancy::for_each_then_resume;
 use crate::trie::Recipient;
-use crate::turn::for_each_then_resume;
 
 thread_local! {
     /// The buffers of this thread, one set for each payload type that is not in use right now.

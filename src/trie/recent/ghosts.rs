@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
-use super::channel::Channel;
-use super::patterns::PatternEntry;
 use crate::prefetch::prefetch;
 use crate::source::{Handed, PatternSource, Prepaid, Renewed, Text};
 use crate::sync::Mutex;
+use crate::trie::channel::Channel;
+use crate::trie::patterns::PatternEntry;
 
 /// So many spare entries the stripes of a bus have together, if they are few: for as many names the second publish
 /// makes no allocation.
@@ -28,7 +28,7 @@ const WAYS: usize = 8;
 
 /// How much a stripe keeps.
 #[derive(Clone, Copy)]
-pub(super) struct Room {
+pub(in crate::trie) struct Room {
     /// A power of two.
     sets: usize,
     spares: usize,
@@ -37,7 +37,7 @@ pub(super) struct Room {
 
 impl Room {
     /// For one of so many stripes, which spends so many bytes on names remembered.
-    pub(super) fn new(stripes: usize, bytes: usize) -> Self {
+    pub(in crate::trie) fn new(stripes: usize, bytes: usize) -> Self {
         Self {
             sets: 1 << (bytes / size_of::<Set>()).max(1).ilog2(),
             // As many as there are in a set: those that came last are then always remembered.
@@ -47,7 +47,7 @@ impl Room {
     }
 
     /// What all of it takes, in bytes.
-    pub(super) fn bytes<P>(self) -> usize {
+    pub(in crate::trie) fn bytes<P>(self) -> usize {
         let source = size_of::<PatternSource<PatternEntry<P>>>();
         self.sets * size_of::<Set>()
             + self.spares * (size_of::<Spare<P>>() + size_of::<Channel<P>>() + Prepaid::BYTES)
@@ -56,7 +56,7 @@ impl Room {
 }
 
 /// See the module's documentation.
-pub(super) struct Once<P> {
+pub(in crate::trie) struct Once<P> {
     /// A power of two of them, or none yet.
     sets: Box<[Set]>,
     /// Names that came in, wrapping.
@@ -85,9 +85,9 @@ struct Set {
 }
 
 /// An entry that is no name's yet, and what messages that come by a pattern can point to.
-pub(super) struct Spare<P> {
-    pub(super) entry: Arc<Channel<P>>,
-    pub(super) source: Prepaid,
+pub(in crate::trie) struct Spare<P> {
+    pub(in crate::trie) entry: Arc<Channel<P>>,
+    pub(in crate::trie) source: Prepaid,
 }
 
 impl Set {
@@ -139,7 +139,7 @@ impl<P> Once<P> {
 
     /// Has what tells whether a name is remembered brought into the cache.
     #[inline]
-    pub(super) fn prefetch_name(&self, hash: u64) {
+    pub(in crate::trie) fn prefetch_name(&self, hash: u64) {
         if let Some(set) = self.set(hash) {
             prefetch(&self.sets[set]);
         }
@@ -147,13 +147,13 @@ impl<P> Once<P> {
 
     /// Whether a name is remembered.
     #[inline]
-    pub(super) fn remembers(&self, hash: u64) -> bool {
+    pub(in crate::trie) fn remembers(&self, hash: u64) -> bool {
         self.set(hash).is_some_and(|set| self.sets[set].has(Self::mark(hash)))
     }
 
     /// Remembers a name that comes in. In its set it takes the place of the one that came longest ago.
     #[inline]
-    pub(super) fn remember(&mut self, hash: u64, room: Room) {
+    pub(in crate::trie) fn remember(&mut self, hash: u64, room: Room) {
         let when = self.arrive(room);
         if let Some(at) = self.set(hash) {
             self.sets[at].insert(0, Self::mark(hash), when);
@@ -161,7 +161,7 @@ impl<P> Once<P> {
     }
 
     /// Remembers a name that has had an entry: no spare one is kept for it, as if it had come longer ago.
-    pub(super) fn remember_gone(&mut self, hash: u64, room: Room) {
+    pub(in crate::trie) fn remember_gone(&mut self, hash: u64, room: Room) {
         let when = self.arrive(room).wrapping_sub(room.spares as u32);
         if let Some(at) = self.set(hash) {
             let set = &mut self.sets[at];
@@ -187,7 +187,7 @@ impl<P> Once<P> {
 
     /// Whether a name is remembered; it is forgotten by that. `true` comes with one for which a spare entry is
     /// kept.
-    pub(super) fn recall(&mut self, hash: u64, room: Room) -> Option<bool> {
+    pub(in crate::trie) fn recall(&mut self, hash: u64, room: Room) -> Option<bool> {
         let at = self.set(hash)?;
         let set = &mut self.sets[at];
         let when = set.remove(Self::mark(hash))?;
@@ -195,7 +195,7 @@ impl<P> Once<P> {
     }
 
     /// Spare entries.
-    pub(super) fn spares(&mut self) -> usize {
+    pub(in crate::trie) fn spares(&mut self) -> usize {
         self.reused.get_mut().spares.len()
     }
 
@@ -204,7 +204,7 @@ impl<P> Once<P> {
     /// By one for each name that comes in there are always enough: as many as there are names among the last ones
     /// that have no entry yet.
     #[inline]
-    pub(super) fn make_spare(&mut self, room: Room) -> bool {
+    pub(in crate::trie) fn make_spare(&mut self, room: Room) -> bool {
         let spares = &mut self.reused.get_mut().spares;
         let short = spares.len() < room.spares;
         if short {
@@ -217,7 +217,7 @@ impl<P> Once<P> {
 
     /// Has what `hand_out` is going to touch brought into the cache.
     #[inline]
-    pub(super) fn prefetch(&mut self) {
+    pub(in crate::trie) fn prefetch(&mut self) {
         let Reused { sources, next, .. } = self.reused.get_mut();
         if let Some(source) = sources.get(*next) {
             source.prefetch();
@@ -225,7 +225,7 @@ impl<P> Once<P> {
     }
 
     /// Takes a spare entry.
-    pub(super) fn take_spare(&mut self) -> Option<Spare<P>> {
+    pub(in crate::trie) fn take_spare(&mut self) -> Option<Spare<P>> {
         self.reused.get_mut().spares.pop()
     }
 }
@@ -234,7 +234,7 @@ impl<P: Send + 'static> Once<P> {
     /// A source of messages that go to `channel` and come by `pattern`. What it was before, if it was used
     /// already, comes with it, to be dropped where no lock is held.
     #[inline]
-    pub(super) fn hand_out(
+    pub(in crate::trie) fn hand_out(
         &mut self,
         channel: Text,
         pattern: Arc<PatternEntry<P>>,

@@ -1,5 +1,5 @@
 //! Entries of names that were published once, the last few of them: those names that need one, see
-//! [`once`](super::once).
+//! [`once`](super::recent::ghosts).
 //!
 //! They lie in sets, chosen by hash. In a set a new one takes an empty place, or that of one which has come long
 //! ago, and of more than one if it is large. No list is kept of when they came, and no table of where they are: a
@@ -8,21 +8,21 @@
 
 use std::sync::Arc;
 
-use super::channel::{Channel, Slot};
+use crate::trie::channel::{Channel, Slot};
 
 /// So many names the stripes of a bus have together, if they are few.
-pub(super) const NAMES: usize = 256;
+pub(in crate::trie) const NAMES: usize = 256;
 
 /// So many are in a set at most. A stripe has one set at least.
-pub(super) const WAYS: usize = 8;
+pub(in crate::trie) const WAYS: usize = 8;
 
 const _: () = assert!(WAYS == u8::BITS as usize, "each has a bit");
 
 /// What the entries of a set may cost together, in bytes.
-pub(super) const SET_BYTES: usize = 8 << 10;
+pub(in crate::trie) const SET_BYTES: usize = 8 << 10;
 
 /// See the module's documentation.
-pub(super) struct Fresh<P> {
+pub(in crate::trie) struct Fresh<P> {
     /// A power of two of them.
     sets: Box<[Set<P>]>,
     len: usize,
@@ -43,14 +43,14 @@ struct Set<P> {
 
 /// A place that is empty.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(in crate::trie) struct Place {
     set: usize,
     way: usize,
 }
 
 impl<P> Fresh<P> {
     /// Room for so many names, rounded to sets.
-    pub(super) fn new(names: usize) -> Self {
+    pub(in crate::trie) fn new(names: usize) -> Self {
         let sets = (names / WAYS).max(1).next_power_of_two();
         let set = || Set {
             marks: [0; WAYS],
@@ -64,7 +64,7 @@ impl<P> Fresh<P> {
     }
 
     /// Entries.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::trie) fn len(&self) -> usize {
         self.len
     }
 
@@ -94,13 +94,13 @@ impl<P> Fresh<P> {
     }
 
     #[inline]
-    pub(super) fn find(&self, name: &str, hash: u64) -> Option<&Arc<Channel<P>>> {
+    pub(in crate::trie) fn find(&self, name: &str, hash: u64) -> Option<&Arc<Channel<P>>> {
         let Place { set, way } = self.place(name, hash)?;
         self.sets[set].entries[way].as_ref()
     }
 
     /// Takes an entry out, if it is here.
-    pub(super) fn remove(&mut self, channel: &Channel<P>) -> Option<Arc<Channel<P>>> {
+    pub(in crate::trie) fn remove(&mut self, channel: &Channel<P>) -> Option<Arc<Channel<P>>> {
         let Some(Slot::Fresh(at)) = channel.slot() else { return None };
         self.take_from(Place { set: at as usize / WAYS, way: at as usize % WAYS })
     }
@@ -117,7 +117,7 @@ impl<P> Fresh<P> {
 
     /// A place for a name that costs so much, `SET_BYTES` at most; where there is none, `out` gets entries that
     /// nobody else holds until there is one. `None` where too many are held. The caller holds the stripe's lock.
-    pub(super) fn make_room(
+    pub(in crate::trie) fn make_room(
         &mut self,
         hash: u64,
         cost: usize,
@@ -147,7 +147,7 @@ impl<P> Fresh<P> {
     }
 
     /// Puts an entry that costs so much where there is room for it.
-    pub(super) fn put(&mut self, place: Place, channel: Arc<Channel<P>>, cost: usize) {
+    pub(in crate::trie) fn put(&mut self, place: Place, channel: Arc<Channel<P>>, cost: usize) {
         channel.set_slot(Some(Slot::Fresh((place.set * WAYS + place.way) as u32)));
         let set = &mut self.sets[place.set];
         set.marks[place.way] = Self::mark(channel.hash);
@@ -159,7 +159,7 @@ impl<P> Fresh<P> {
         self.len += 1;
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Channel<P>>> {
+    pub(in crate::trie) fn iter(&self) -> impl Iterator<Item = &Arc<Channel<P>>> {
         self.sets.iter().flat_map(|set| &set.entries).flatten()
     }
 }

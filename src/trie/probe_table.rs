@@ -12,7 +12,7 @@ pub(super) trait Hashed {
 }
 
 /// See the module's documentation.
-pub(super) struct Slots<T> {
+pub(super) struct ProbeTable<T> {
     /// A power of two of them, or none.
     slots: Box<[Option<T>]>,
     len: usize,
@@ -21,13 +21,13 @@ pub(super) struct Slots<T> {
 /// The smallest table that is not empty.
 const LEAST: usize = 8;
 
-impl<T> Default for Slots<T> {
+impl<T> Default for ProbeTable<T> {
     fn default() -> Self {
         Self { slots: Box::default(), len: 0 }
     }
 }
 
-impl<T> Slots<T> {
+impl<T> ProbeTable<T> {
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -52,7 +52,7 @@ impl<T> Slots<T> {
     }
 }
 
-impl<T: Hashed> Slots<T> {
+impl<T: Hashed> ProbeTable<T> {
     /// What `look` returns for the first item that has this hash and for which it returns something.
     ///
     /// # Complexity
@@ -180,7 +180,7 @@ mod tests {
             steps in proptest::collection::vec((0..40_u32, 0..3_u32, proptest::bool::ANY), 0..400),
             spread in proptest::sample::select(vec![1_u32, 3, 0x9e37_79b9, u32::MAX]),
         ) {
-            let mut slots = Slots::default();
+            let mut slots = ProbeTable::default();
             let mut model = BTreeSet::new();
             for (hash, item, adds) in steps {
                 let item = Item(hash.wrapping_mul(spread), item);
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn memory_follows_what_is_there() {
         let item = |n: u32| Item(n.wrapping_mul(0x9e37_79b9), n);
-        let mut slots = Slots::default();
+        let mut slots = ProbeTable::default();
         assert_eq!(slots.slots.len(), 0);
         assert_eq!(slots.position(7, |_| true), None);
         assert_eq!(slots.remove(7, |_| true), None);
@@ -227,7 +227,7 @@ mod tests {
     fn what_room_was_made_for_comes_with_no_allocation() {
         let item = |n: u32| Item(n.wrapping_mul(0x9e37_79b9), n);
         for (before, more) in (0..40).flat_map(|before| (0..40).map(move |more| (before, more))) {
-            let mut slots = Slots::default();
+            let mut slots = ProbeTable::default();
             (0..before).for_each(|n| slots.insert(item(n)));
             slots.reserve(more as usize);
             slots.fit(more as usize);

@@ -7,6 +7,8 @@
 //! A subscriber that joins a pattern enters the list that routes already point to, and a pattern that
 //! nobody holds any more leaves an empty one behind, which the next publish notices.
 
+mod tree;
+
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 use std::mem::ManuallyDrop;
@@ -17,16 +19,16 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use smallvec::SmallVec;
 
-use super::recipients::Recipients;
-use super::slots::{Hashed, Slots};
-use super::tree::{End, PatternTree, Walk};
-use crate::inline::Inline;
 use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
+use crate::small_str::Inline;
 use crate::source::Named;
 use crate::sync::{
     AtomicU32, AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
+use crate::trie::probe_table::{Hashed, ProbeTable};
+use crate::trie::recipients::Recipients;
+use tree::{End, PatternTree, Walk};
 
 /// The longest text of a pattern that is kept behind its last subscriber for messages of names published once, in
 /// bytes.
@@ -182,7 +184,7 @@ struct PartPatterns<P> {
     tree: PatternTree<Arc<PatternEntry<P>>>,
     /// Finds the long ones by dialect and text: to compare texts along a list in the tree would take as long as they
     /// are. The short ones are found in the tree; an index of them would be one more cache miss to subscribe one.
-    long: Slots<Indexed<P>>,
+    long: ProbeTable<Indexed<P>>,
 }
 
 /// An entry with a part of its hash, so that nothing else is fetched for one that is another, nor when the index grows.
@@ -290,7 +292,7 @@ impl<P> Patterns<P> {
             size: AtomicUsize::new(0),
             patterns: RwLock::new(PartPatterns {
                 tree: PatternTree::new(runs.clone()),
-                long: Slots::default(),
+                long: ProbeTable::default(),
             }),
         };
         Self {

@@ -9,13 +9,13 @@ use hashbrown::HashMap;
 use crate::inbox::Inbox;
 use crate::limits::{Limits, Overflow};
 use crate::member::{Held, Member, release};
+use crate::reentrancy::{self, Panics, for_each_then_resume};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::trie::Trie;
-use crate::turn::{self, Panics, for_each_then_resume};
 
 /// See the module's documentation.
-pub(crate) struct Core<P> {
+pub(crate) struct Engine<P> {
     pub(crate) trie: Trie<P>,
     pub(crate) limits: Limits,
     pub(crate) capacity: usize,
@@ -56,7 +56,7 @@ struct Members {
     disconnected: AtomicU64,
 }
 
-impl<P> Core<P> {
+impl<P> Engine<P> {
     pub(crate) fn new(stripes: usize, limits: Limits, capacity: usize, overflow: Overflow) -> Self {
         Self {
             trie: Trie::new(stripes),
@@ -76,8 +76,8 @@ impl<P> Core<P> {
     /// Where every call begins that waits for a lock: panics in a payload's `Clone`, and does what one
     /// has left to be done.
     #[inline]
-    pub(crate) fn enter(&self) {
-        turn::forbid();
+    pub(crate) fn check_reentrancy(&self) {
+        reentrancy::assert_not_in_clone();
         self.catch_up();
     }
 
@@ -201,8 +201,8 @@ impl<P> Core<P> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.enter();
-        let tally = self.trie.tally();
+        self.check_reentrancy();
+        let counts = self.trie.counts();
         let mut queued = 0;
         self.for_each_member(|member| queued += member.inbox.depth() as u64);
         // Relaxed: a sum, exact at rest.
@@ -210,13 +210,13 @@ impl<P> Core<P> {
         let open = !self.trie.is_closed();
         let live = |count: usize| if open { count } else { 0 };
         Stats {
-            published: tally.published,
-            matched: tally.delivered + tally.dropped,
-            delivered: tally.delivered,
-            dropped: tally.dropped,
-            evicted: tally.evicted,
+            published: counts.published,
+            matched: counts.delivered + counts.dropped,
+            delivered: counts.delivered,
+            dropped: counts.dropped,
+            evicted: counts.evicted,
             // While messages come and go, what is read one after another may not fit together.
-            received: tally.delivered.saturating_sub(tally.evicted + discarded + queued),
+            received: counts.delivered.saturating_sub(counts.evicted + discarded + queued),
             discarded,
             // Relaxed: a count at some recent moment.
             disconnected: self.members.disconnected.load(Ordering::Relaxed),
@@ -227,7 +227,7 @@ impl<P> Core<P> {
     }
 
     pub(crate) fn infos(&self) -> Vec<SubscriberInfo> {
-        self.enter();
+        self.check_reentrancy();
         let mut infos = Vec::new();
         if !self.trie.is_closed() {
             self.for_each_member(|member| {
@@ -240,7 +240,7 @@ impl<P> Core<P> {
     }
 }
 
-impl<P> Drop for Core<P> {
+impl<P> Drop for Engine<P> {
     fn drop(&mut self) {
         // The bus is closed, and has let go of their recipients.
         for_each_then_resume(self.deferred.get_mut().drain(..), drop);
@@ -256,7 +256,7 @@ mod tests {
     fn subscribers_that_come_and_go_leave_nothing_in_the_registry() {
         let bus: Bus<u32> = Bus::new();
         let registered = || -> (usize, usize) {
-            let shards = bus.core.registry.iter().map(|shard| shard.lock());
+            let shards = bus.engine.registry.iter().map(|shard| shard.lock());
             shards.fold((0, 0), |(len, room), shard| (len + shard.len(), room + shard.capacity()))
         };
         let stays = bus.subscribe("c").unwrap();

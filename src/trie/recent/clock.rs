@@ -5,7 +5,7 @@
 
 /// A ring, and its hand.
 #[derive(Default)]
-pub(super) struct Clock {
+pub(in crate::trie) struct Clock {
     ring: Vec<Option<Entry>>,
     /// Places that are empty, to be filled first: mostly the one that the hand has just passed, which
     /// it comes to last.
@@ -23,28 +23,28 @@ struct Entry {
 }
 
 /// More places than this there are not.
-pub(super) const MOST: u32 = 1 << 31;
+pub(in crate::trie) const MOST: u32 = 1 << 31;
 
 impl Clock {
     /// What the entries cost, in bytes.
-    pub(super) fn cost(&self) -> usize {
+    pub(in crate::trie) fn cost(&self) -> usize {
         self.cost
     }
 
     /// Entries.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::trie) fn len(&self) -> usize {
         self.ring.len() - self.vacant.len()
     }
 
     /// Makes room for so many entries more, so that they come and go with no allocation.
-    pub(super) fn reserve(&mut self, entries: usize) {
+    pub(in crate::trie) fn reserve(&mut self, entries: usize) {
         self.ready = entries;
         self.ring.reserve(entries);
         self.vacant.reserve(self.ring.len() + entries - self.vacant.len());
     }
 
     /// Takes an entry in; `None` where there are more than a place's number can say.
-    pub(super) fn insert(&mut self, hash: u64, cost: usize) -> Option<u32> {
+    pub(in crate::trie) fn insert(&mut self, hash: u64, cost: usize) -> Option<u32> {
         let at = match self.vacant.pop() {
             Some(at) => at,
             None => {
@@ -59,14 +59,14 @@ impl Clock {
     }
 
     /// Takes an entry out.
-    pub(super) fn remove(&mut self, at: u32) {
+    pub(in crate::trie) fn remove(&mut self, at: u32) {
         let Some(entry) = self.ring[at as usize].take() else { return };
         self.vacant.push(at);
         self.cost -= entry.cost;
     }
 
     /// Gives back memory that an empty one does not need.
-    pub(super) fn trim(&mut self) {
+    pub(in crate::trie) fn trim(&mut self) {
         if self.len() == 0 && !self.ring.is_empty() {
             self.ring.clear();
             self.ring.shrink_to(self.ready);
@@ -77,12 +77,12 @@ impl Clock {
     }
 
     /// Has the hand come to an entry next.
-    pub(super) fn take_next(&mut self, at: u32) {
+    pub(in crate::trie) fn take_next(&mut self, at: u32) {
         self.hand = at as usize;
     }
 
     /// The next entry that the hand comes to, by its place, its hash and what it costs.
-    pub(super) fn advance(&mut self) -> Option<(u32, u64, usize)> {
+    pub(in crate::trie) fn advance(&mut self) -> Option<(u32, u64, usize)> {
         for _ in 0..self.ring.len() {
             let at = self.hand;
             self.hand = if at + 1 == self.ring.len() { 0 } else { at + 1 };

@@ -15,17 +15,17 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, TrySendError};
 use hashbrown::HashSet;
 
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::event::Message;
 use crate::inbox::{Inbox, Overflowed};
+use crate::reentrancy::{Mark, for_each_then_resume};
 use crate::source::{Handed, Kept, SourceRef};
 use crate::stats::Receipt;
 use crate::sync::{Ordering, RwLockReadGuard, add_exclusively};
 use crate::trie::{
-    Channel, Counters, Derived, Passed, PatternEntry, Recipient, Recipients, Route, Suspended,
-    Tally, Turn,
+    Channel, Counters, Counts, Derived, Passed, PatternEntry, Recipient, Recipients, Route,
+    Suspended, Turn,
 };
-use crate::turn::{Mark, for_each_then_resume};
 use merge::Segment;
 use scratch::{Lease, Scratch};
 
@@ -80,29 +80,29 @@ impl<P> Outcome<P> {
 ///
 /// Linear in the patterns that match, and in the recipients where one of them takes each message once.
 pub(crate) fn match_count<P: Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
 ) -> Option<(usize, usize)> {
-    if core.trie.is_closed() {
+    if engine.trie.is_closed() {
         // The turn may be taken, by a publish that has outlived the closing.
         return Some((0, 0));
     }
-    let mut turn = core.trie.turn(channel);
+    let mut turn = engine.trie.turn(channel);
     if turn.is_detached() {
         return None;
     }
-    core.trie.refresh_to_look(channel, &mut turn);
+    engine.trie.refresh_to_look(channel, &mut turn);
     Some((count(&turn), turn.patterns.len()))
 }
 
 /// The same for a name that has no entry.
-pub(crate) fn match_count_unlisted<P: Send + 'static>(core: &Core<P>, name: &str) -> usize {
-    if core.trie.is_closed() {
+pub(crate) fn match_count_unlisted<P: Send + 'static>(engine: &Engine<P>, name: &str) -> usize {
+    if engine.trie.is_closed() {
         return 0;
     }
-    let route = core.trie.derive(name);
+    let route = engine.trie.derive(name);
     let matched = count(&route);
-    route.patterns.iter().for_each(|known| core.trie.released(known.pattern()));
+    route.patterns.iter().for_each(|known| engine.trie.released(known.pattern()));
     matched
 }
 
@@ -128,12 +128,12 @@ fn count<P: 'static>(route: &Route<P>) -> usize {
 /// The look-up of a publish whose payload is made only if something matches: how many messages it would
 /// make. One that would make none is counted as published.
 pub(crate) fn probe<P: Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
 ) -> Option<(usize, usize)> {
-    let (matched, patterns) = match_count(core, channel)?;
+    let (matched, patterns) = match_count(engine, channel)?;
     if matched == 0 {
-        core.trie.count(channel, Tally { published: 1, ..Tally::default() });
+        engine.trie.count(channel, Counts { published: 1, ..Counts::default() });
     }
     Some((matched, patterns))
 }
@@ -145,19 +145,19 @@ fn address<P>(inbox: &Arc<Inbox<P>>) -> usize {
 /// Publishes `payload` on `channel` to all that match.
 #[inline(always)]
 pub(crate) fn publish<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
 ) -> Outcome<P> {
-    let Some(mut turn) = core.trie.try_turn(channel) else {
+    let Some(mut turn) = engine.trie.try_turn(channel) else {
         let (mut patterns, mut detached) = (0, None);
-        let done = publish_in_time(core, channel, payload, &mut patterns, &mut detached);
+        let done = publish_in_time(engine, channel, payload, &mut patterns, &mut detached);
         return Outcome { done, patterns, detached };
     };
-    if !has_turn(core, &turn) {
+    if !has_turn(engine, &turn) {
         return Outcome::detached(payload);
     }
-    core.trie.refresh(channel, &mut turn);
+    engine.trie.refresh(channel, &mut turn);
     // One recipient, by the channel itself: nothing is to be cloned, merged or told apart, no user code runs.
     if turn.patterns.is_empty()
         && let [Some(recipient)] = turn.exact.places()
@@ -166,21 +166,21 @@ pub(crate) fn publish<P: Clone + Send + 'static>(
         match send(recipient, payload, source.get()) {
             Ok(()) => {
                 if recipient.inbox.asks_after() {
-                    let delivered = asked_after(core, channel, turn.suspend());
+                    let delivered = asked_after(engine, channel, turn.suspend());
                     return Outcome::done(Done::delivered(delivered), 0);
                 }
                 add_exclusively(&recipient.entered, 1);
-                channel.counters.add(Tally::of_one(1));
+                channel.counters.add(Counts::of_one(1));
                 turn.end();
                 return Outcome::done(Done::delivered(1), 0);
             }
             // It is full: the common way knows what to do.
             Err(Message { payload, .. }) => {
-                return publish_from(core, channel, payload, None, turn);
+                return publish_from(engine, channel, payload, None, turn);
             }
         }
     }
-    publish_to_any(core, channel, payload, None, turn)
+    publish_to_any(engine, channel, payload, None, turn)
 }
 
 /// Sends a message to a recipient; it comes back where there is no room.
@@ -210,13 +210,13 @@ impl<P> SendMessage<P> for Sender<Message<P>> {
 /// Ends a publish that has sent to the one recipient there is, and is to ask after it. How often it was delivered.
 #[cold]
 #[inline(never)]
-fn asked_after<P>(core: &Core<P>, channel: &Arc<Channel<P>>, turn: Suspended<'_, P>) -> usize {
-    let turn = core.trie.resume(channel, turn);
+fn asked_after<P>(engine: &Engine<P>, channel: &Arc<Channel<P>>, turn: Suspended<'_, P>) -> usize {
+    let turn = engine.trie.resume(channel, turn);
     let [Some(recipient)] = turn.exact.places() else {
         unreachable!("it has been sent to, and the turn is held since then")
     };
     let (delivered, void) = sent_to_one(recipient, false);
-    channel.counters.add(Tally::of_one(delivered));
+    channel.counters.add(Counts::of_one(delivered));
     turn.end();
     drop(void);
     delivered
@@ -242,12 +242,12 @@ fn sent_to_one<P>(recipient: &Recipient<P>, shared: bool) -> (usize, Option<Mess
 /// another order.
 #[inline(never)]
 pub(crate) fn publish_unlisted<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     name: &str,
     hash: u64,
     payload: P,
 ) -> Result<Receipt, (P, Option<Derived<P>>)> {
-    let Handed { source, pattern } = match core.trie.pass(name, hash) {
+    let Handed { source, pattern } = match engine.trie.pass(name, hash) {
         Passed::Nobody => return Ok(Receipt::default()),
         Passed::Entry(derived) => return Err((payload, derived)),
         Passed::One(handed) => handed,
@@ -256,7 +256,7 @@ pub(crate) fn publish_unlisted<P: Clone + Send + 'static>(
     let Some(recipient) = recipients.only() else {
         // Others have come, or it has gone.
         drop(recipients);
-        core.trie.released(&pattern);
+        engine.trie.released(&pattern);
         return Err((payload, None));
     };
     match send(recipient, payload, source) {
@@ -264,15 +264,15 @@ pub(crate) fn publish_unlisted<P: Clone + Send + 'static>(
             let (delivered, void) = sent_to_one(recipient, true);
             drop(recipients);
             if delivered == 1 {
-                core.trie.count_passed(hash);
+                engine.trie.count_passed(hash);
             } else {
-                core.trie.count_unlisted(hash, Tally::of_one(0));
+                engine.trie.count_unlisted(hash, Counts::of_one(0));
             }
-            core.trie.released(&pattern);
+            engine.trie.released(&pattern);
             drop(void);
             Ok(Done::delivered(delivered).into())
         }
-        Err(message) => Ok(overflow_unlisted(core, hash, &pattern, recipients, message)),
+        Err(message) => Ok(overflow_unlisted(engine, hash, &pattern, recipients, message)),
     }
 }
 
@@ -280,19 +280,19 @@ pub(crate) fn publish_unlisted<P: Clone + Send + 'static>(
 #[cold]
 #[inline(never)]
 fn overflow_unlisted<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     hash: u64,
     pattern: &Kept<PatternEntry<P>>,
     recipients: RwLockReadGuard<'_, Recipients<P>>,
     message: Message<P>,
 ) -> Receipt {
-    let mut after = After::new(core, Books::Unlisted(hash));
+    let mut after = After::new(engine, Books::Unlisted(hash));
     if recipients.blocking() > 0 {
         after.started = Some(Instant::now());
     }
     let Message { payload, source } = message;
     let mut slot = Some(payload);
-    let mut tally = Tally::of_one(0);
+    let mut counts = Counts::of_one(0);
     let source = source.into();
     let segment = Segment::of(&recipients, &source, true);
     // The last one gets the payload itself: no user code runs.
@@ -302,26 +302,26 @@ fn overflow_unlisted<P: Clone + Send + 'static>(
         remaining: 1,
         seen: None,
         barring: false,
-        tally: &mut tally,
+        counts: &mut counts,
     };
     serving.serve(segment, &mut after);
     drop(recipients);
-    core.trie.count_unlisted(hash, tally);
-    core.trie.released(pattern);
-    after.done(tally).into()
+    engine.trie.count_unlisted(hash, counts);
+    engine.trie.released(pattern);
+    after.done(counts).into()
 }
 
 /// Publishes where the turn was taken: waits for it. The payload is put into `detached` where the entry is no more.
 #[cold]
 #[inline(never)]
 fn publish_in_time<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
     patterns: &mut usize,
     detached: &mut Option<P>,
 ) -> Done {
-    if core.trie.is_closed() {
+    if engine.trie.is_closed() {
         // The turn may be taken by a publish that has outlived the closing.
         *detached = Some(payload);
         return Done::default();
@@ -330,13 +330,13 @@ fn publish_in_time<P: Clone + Send + 'static>(
     let started = Instant::now();
     #[cfg(test)]
     before_waiting::run();
-    let mut turn = core.trie.turn(channel);
-    if !has_turn(core, &turn) {
+    let mut turn = engine.trie.turn(channel);
+    if !has_turn(engine, &turn) {
         *detached = Some(payload);
         return Done::default();
     }
-    core.trie.refresh(channel, &mut turn);
-    let outcome = publish_to_any(core, channel, payload, Some(started), turn);
+    engine.trie.refresh(channel, &mut turn);
+    let outcome = publish_to_any(engine, channel, payload, Some(started), turn);
     *patterns = outcome.patterns;
     outcome.done
 }
@@ -344,7 +344,7 @@ fn publish_in_time<P: Clone + Send + 'static>(
 /// Publishes in the turn, to whomever there is.
 #[inline(always)]
 fn publish_to_any<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
     started: Option<Instant>,
@@ -353,59 +353,59 @@ fn publish_to_any<P: Clone + Send + 'static>(
     let exact = &turn.exact;
     match turn.patterns.len() {
         0 if exact.len() > 1 && exact.blocking() == 0 => {
-            Outcome::done(publish_to_exact(core, channel, payload, started, turn.suspend()), 0)
+            Outcome::done(publish_to_exact(engine, channel, payload, started, turn.suspend()), 0)
         }
         1 if exact.len() == 0 => {
             let mut patterns = 1;
             let turn = turn.suspend();
-            let done = publish_by_pattern(core, channel, payload, started, turn, &mut patterns);
+            let done = publish_by_pattern(engine, channel, payload, started, turn, &mut patterns);
             Outcome::done(done, patterns)
         }
-        _ => publish_from(core, channel, payload, started, turn),
+        _ => publish_from(engine, channel, payload, started, turn),
     }
 }
 
 /// Publishes in the turn, to whomever there is, from the beginning and the common way.
 #[inline(always)]
 fn publish_from<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
     started: Option<Instant>,
     turn: Turn<'_, P>,
 ) -> Outcome<P> {
     let (begun, mut patterns) = (Begun::new(payload), 0);
-    let done = publish_to_all(core, channel, begun, started, turn.suspend(), &mut patterns);
+    let done = publish_to_all(engine, channel, begun, started, turn.suspend(), &mut patterns);
     Outcome::done(done, patterns)
 }
 
 /// Whether a publish may go on in a turn that it has.
 #[inline]
-fn has_turn<P>(core: &Core<P>, turn: &Turn<'_, P>) -> bool {
+fn has_turn<P>(engine: &Engine<P>, turn: &Turn<'_, P>) -> bool {
     // Closing skips an entry whose turn is taken: whoever had it takes the entry apart, right after the turn. Until
     // then this publish can have it.
-    !turn.is_detached() && !core.trie.is_closed()
+    !turn.is_detached() && !engine.trie.is_closed()
 }
 
 /// Publishes where one pattern matches and nobody has subscribed to the channel itself: to one recipient, as
 /// `publish` does, if the pattern has one.
 #[inline(never)]
 fn publish_by_pattern<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     mut payload: P,
     started: Option<Instant>,
     turn: Suspended<'_, P>,
     matching: &mut usize,
 ) -> Done {
-    let turn = core.trie.resume(channel, turn);
+    let turn = engine.trie.resume(channel, turn);
     if let [known] = &turn.patterns[..] {
         let recipients = known.pattern().read();
         if let [Some(recipient)] = recipients.places() {
             match send(recipient, payload, known.prepaid().get()) {
                 Ok(()) => {
                     let (delivered, void) = sent_to_one(recipient, true);
-                    channel.counters.add(Tally::of_one(delivered));
+                    channel.counters.add(Counts::of_one(delivered));
                     // A pattern that nobody holds has no recipients: the common way sweeps it out next time.
                     drop(recipients);
                     turn.end();
@@ -417,14 +417,14 @@ fn publish_by_pattern<P: Clone + Send + 'static>(
             }
         }
     }
-    publish_to_all(core, channel, Begun::new(payload), started, turn.suspend(), matching)
+    publish_to_all(engine, channel, Begun::new(payload), started, turn.suspend(), matching)
 }
 
 /// Publishes to several recipients, all by the channel itself: while they have room, nothing of what else
 /// `publish_to_all` is ready for is needed.
 #[inline(never)]
 fn publish_to_exact<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
     started: Option<Instant>,
@@ -432,10 +432,10 @@ fn publish_to_exact<P: Clone + Send + 'static>(
 ) -> Done {
     // Dropped from the last to the first, by unwinding too: the payload when the turn is over.
     let payload = payload;
-    let _catch_up = CatchUp(core);
-    let turn = core.trie.resume(channel, turn);
+    let _catch_up = CatchUp(engine);
+    let turn = engine.trie.resume(channel, turn);
     let Some(source) = &turn.source else { unreachable!("made for the first subscriber") };
-    let mut commit = Commit { counters: &channel.counters, tally: Tally::of_one(0) };
+    let mut commit = Commit { counters: &channel.counters, counts: Counts::of_one(0) };
     let mark = Mark::set();
     let places = turn.exact.places();
     let Some(last) = places.iter().rposition(Option::is_some) else {
@@ -456,31 +456,31 @@ fn publish_to_exact<P: Clone + Send + 'static>(
             if let Err(trouble) = deliver(recipient, payload.clone(), source.get()) {
                 break Err((Some(payload), trouble));
             }
-            commit.tally.delivered += 1;
+            commit.counts.delivered += 1;
         }
         at += 1;
     };
     drop(mark);
     match trouble {
         Ok(()) => {
-            commit.tally.delivered += 1;
-            let delivered = commit.tally.delivered as usize;
+            commit.counts.delivered += 1;
+            let delivered = commit.counts.delivered as usize;
             drop(commit);
             turn.end();
             Done::delivered(delivered)
         }
         Err((payload, trouble)) => {
-            let tally = mem::take(&mut commit.tally);
+            let counts = mem::take(&mut commit.counts);
             drop(commit);
             // So far each of them was.
-            let delivered = tally.delivered as usize;
+            let delivered = counts.delivered as usize;
             let (again, void, places, served) = match trouble {
                 Trouble::Full(message) => (Some(message), None, at, delivered),
                 Trouble::Void(message) => (None, Some(message), at + 1, delivered + 1),
             };
-            let begun = Begun { payload, again, void, places, served, tally };
+            let begun = Begun { payload, again, void, places, served, counts };
             // No pattern matches.
-            publish_to_all(core, channel, begun, started, turn.suspend(), &mut 0)
+            publish_to_all(engine, channel, begun, started, turn.suspend(), &mut 0)
         }
     }
 }
@@ -518,21 +518,21 @@ struct Begun<P> {
     places: usize,
     /// How many recipients those had.
     served: usize,
-    tally: Tally,
+    counts: Counts,
 }
 
 impl<P> Begun<P> {
     /// Not at all.
     fn new(payload: P) -> Self {
-        let (payload, tally) = (Some(payload), Tally::of_one(0));
-        Self { payload, again: None, void: None, places: 0, served: 0, tally }
+        let (payload, counts) = (Some(payload), Counts::of_one(0));
+        Self { payload, again: None, void: None, places: 0, served: 0, counts }
     }
 }
 
 /// Publishes to any number of recipients, in their turn.
 #[inline(never)]
 fn publish_to_all<P: Clone + Send + 'static>(
-    core: &Core<P>,
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     begun: Begun<P>,
     started: Option<Instant>,
@@ -541,15 +541,15 @@ fn publish_to_all<P: Clone + Send + 'static>(
 ) -> Done {
     // Locals are dropped from the last to the first, by unwinding too: what `after` holds runs user code then,
     // and must do so when the turn is over. So does the payload.
-    let Begun { payload: mut slot, mut again, void, places, served, tally } = begun;
-    let mut after = After::new(core, Books::Entry(channel));
+    let Begun { payload: mut slot, mut again, void, places, served, counts } = begun;
+    let mut after = After::new(engine, Books::Entry(channel));
     if let Some(message) = void {
         after.void(message);
     }
     after.started = started;
-    let mut turn = core.trie.resume(channel, turn);
+    let mut turn = engine.trie.resume(channel, turn);
     let patterns = &turn.patterns[..];
-    let mut commit = Commit { counters: &channel.counters, tally };
+    let mut commit = Commit { counters: &channel.counters, counts };
     let takes_once = |recipients: &Recipients<P>| recipients.deduplicating() > 0;
     let exact = &turn.exact;
     let mut remaining = exact.len() - served;
@@ -592,7 +592,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
         remaining,
         seen,
         barring: false,
-        tally: &mut commit.tally,
+        counts: &mut commit.counts,
     };
     if let Some(source) = &turn.source {
         serving.serve(Segment::of(exact, source, false).past(places), &mut after);
@@ -606,7 +606,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
         }
     }
     drop(mark);
-    let tally = commit.tally;
+    let counts = commit.counts;
     drop(commit);
     *matching = patterns.len();
     drop(single);
@@ -619,7 +619,7 @@ fn publish_to_all<P: Clone + Send + 'static>(
         *matching = turn.patterns.len();
     }
     drop(turn);
-    after.done(tally)
+    after.done(counts)
 }
 
 /// A publish on its way through the recipients.
@@ -634,7 +634,7 @@ struct Serving<'a, P> {
     seen: Option<&'a mut HashSet<usize, foldhash::fast::RandomState>>,
     /// Whether some inboxes get nothing more in the turn.
     barring: bool,
-    tally: &'a mut Tally,
+    counts: &'a mut Counts,
 }
 
 /// A message that found an inbox full.
@@ -643,7 +643,7 @@ struct Full<'a, P> {
     /// The number of the subscription.
     number: u64,
     message: Message<P>,
-    tally: &'a mut Tally,
+    counts: &'a mut Counts,
 }
 
 enum Answer<P> {
@@ -703,8 +703,8 @@ impl<P: Clone> Serving<'_, P> {
                         Err(message) => message,
                     }
                 };
-                let (number, tally) = (segment.numbers[at], &mut *self.tally);
-                match desk.full(Full { recipient, number, message, tally }) {
+                let (number, counts) = (segment.numbers[at], &mut *self.counts);
+                match desk.full(Full { recipient, number, message, counts }) {
                     Answer::Again(message) => Message { payload, source } = message,
                     Answer::Done => continue 'recipients,
                     Answer::DoneForIt => {
@@ -720,7 +720,7 @@ impl<P: Clone> Serving<'_, P> {
                 continue;
             }
             count_entered(recipient, segment.shared);
-            self.tally.delivered += 1;
+            self.counts.delivered += 1;
         }
     }
 }
@@ -739,18 +739,18 @@ fn count_entered<P>(recipient: &Recipient<P>, shared: bool) {
 /// Counts what a publish did, at the end of its turn or when it unwinds.
 struct Commit<'a> {
     counters: &'a Counters,
-    tally: Tally,
+    counts: Counts,
 }
 
 impl Drop for Commit<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.counters.add(self.tally);
+        self.counters.add(self.counts);
     }
 }
 
 /// Does, when it is dropped, what payloads dropped or cloned in a turn have left to be done.
-struct CatchUp<'a, P>(&'a Core<P>);
+struct CatchUp<'a, P>(&'a Engine<P>);
 
 impl<P> Drop for CatchUp<'_, P> {
     #[inline]
@@ -768,35 +768,35 @@ enum Books<'a, P> {
 
 impl<P> Books<'_, P> {
     /// Counts what happened when the turn was over.
-    fn count(&self, core: &Core<P>, tally: Tally) {
+    fn count(&self, engine: &Engine<P>, counts: Counts) {
         match self {
-            Self::Entry(channel) => core.trie.count(channel, tally),
-            Self::Unlisted(hash) => core.trie.count_unlisted(*hash, tally),
+            Self::Entry(channel) => engine.trie.count(channel, counts),
+            Self::Unlisted(hash) => engine.trie.count_unlisted(*hash, counts),
         }
     }
 }
 
 /// What is left to do when the turn is over. Nothing for a publish that met no full inbox.
 struct After<'a, P: 'static> {
-    core: &'a Core<P>,
+    engine: &'a Engine<P>,
     books: Books<'a, P>,
     /// When the publish began, where that matters.
     started: Option<Instant>,
     /// Holds what is left to do; taken when the first inbox is full.
     rare: Option<Lease<P>>,
     /// What has become of messages that waited for room, as far as it is not counted yet.
-    waited: Tally,
+    waited: Counts,
 }
 
 impl<P> Desk<P> for After<'_, P> {
     #[cold]
     fn full(&mut self, full: Full<'_, P>) -> Answer<P> {
-        let Full { recipient, number, message, tally } = full;
+        let Full { recipient, number, message, counts } = full;
         let inbox = &recipient.inbox;
         let rare = self.rare_mut();
         match inbox.overflow(message, number) {
             Overflowed::Retry { message, evicted } => {
-                tally.evicted += u64::from(evicted.is_some());
+                counts.evicted += u64::from(evicted.is_some());
                 rare.dead.extend(evicted);
                 return Answer::Again(message);
             }
@@ -806,12 +806,12 @@ impl<P> Desk<P> for After<'_, P> {
             }
             Overflowed::Refused(message) => {
                 rare.dead.push(message);
-                tally.dropped += 1;
+                counts.dropped += 1;
                 return Answer::Done;
             }
             Overflowed::Disconnected(message) => {
                 rare.dead.push(message);
-                tally.dropped += 1;
+                counts.dropped += 1;
                 rare.disconnected.push(inbox.member());
             }
             Overflowed::Wait(wait) => {
@@ -835,8 +835,8 @@ impl<P> Desk<P> for After<'_, P> {
 
 impl<'a, P> After<'a, P> {
     #[inline]
-    fn new(core: &'a Core<P>, books: Books<'a, P>) -> Self {
-        Self { core, books, started: None, rare: None, waited: Tally::default() }
+    fn new(engine: &'a Engine<P>, books: Books<'a, P>) -> Self {
+        Self { engine, books, started: None, rare: None, waited: Counts::default() }
     }
 
     fn rare_mut(&mut self) -> &mut Scratch<P> {
@@ -847,8 +847,8 @@ impl<'a, P> After<'a, P> {
 impl<P: Clone> After<'_, P> {
     /// Does what is left to do for a publish that did this in its turn, and tells what it did in all.
     #[inline]
-    fn done(&mut self, tally: Tally) -> Done {
-        let (delivered, dropped) = (tally.delivered as usize, tally.dropped as usize);
+    fn done(&mut self, counts: Counts) -> Done {
+        let (delivered, dropped) = (counts.delivered as usize, counts.dropped as usize);
         let mut done = Done { delivered, dropped };
         if self.rare.is_some() {
             self.settle_overflow(&mut done);
@@ -859,37 +859,37 @@ impl<P: Clone> After<'_, P> {
     #[cold]
     fn settle_overflow(&mut self, done: &mut Done) {
         let Some(rare) = &mut self.rare else { return };
-        disconnect(self.core, &mut rare.disconnected);
+        disconnect(self.engine, &mut rare.disconnected);
         // Before waiting, so that payloads are not held while it lasts.
         rare.drop_dead();
         if rare.waits.is_empty() {
             return;
         }
         let started = self.started.unwrap_or_else(Instant::now);
-        let tally = &mut self.waited;
+        let counts = &mut self.waited;
         while let Some((recipient, wait)) = rare.waits.pop_front() {
             // A deadline beyond what the clock can say is none.
             let deadline = wait.timeout().and_then(|timeout| started.checked_add(timeout));
             let place = Some(recipient);
-            match wait.finish(deadline, |message| send_again(&place, message, tally)) {
+            match wait.finish(deadline, |message| send_again(&place, message, counts)) {
                 None => place.iter().for_each(Recipient::settle),
-                Some((message, counts)) => {
+                Some((message, is_lost)) => {
                     rare.dead.push(message);
-                    tally.dropped += u64::from(counts);
+                    counts.dropped += u64::from(is_lost);
                 }
             }
         }
-        let tally = mem::take(tally);
-        done.delivered += tally.delivered as usize;
-        done.dropped += tally.dropped as usize;
-        self.books.count(self.core, tally);
+        let counts = mem::take(counts);
+        done.delivered += counts.delivered as usize;
+        done.dropped += counts.dropped as usize;
+        self.books.count(self.engine, counts);
         rare.drop_dead();
     }
 }
 
-fn disconnect<P>(core: &Core<P>, members: &mut Vec<u64>) {
+fn disconnect<P>(engine: &Engine<P>, members: &mut Vec<u64>) {
     if !members.is_empty() {
-        for_each_then_resume(members.drain(..), |member| core.disconnect(member));
+        for_each_then_resume(members.drain(..), |member| engine.disconnect(member));
     }
 }
 
@@ -898,19 +898,19 @@ impl<P> Drop for After<'_, P> {
     fn drop(&mut self) {
         if let Some(rare) = &mut self.rare {
             // Something is left where the publish unwinds.
-            disconnect(self.core, &mut rare.disconnected);
-            let mut tally = mem::take(&mut self.waited);
+            disconnect(self.engine, &mut rare.disconnected);
+            let mut counts = mem::take(&mut self.waited);
             while let Some((_, wait)) = rare.waits.pop_front() {
-                if let Some((message, counts)) = wait.give_up() {
+                if let Some((message, is_lost)) = wait.give_up() {
                     rare.dead.push(message);
-                    tally.dropped += u64::from(counts);
+                    counts.dropped += u64::from(is_lost);
                 }
             }
-            if tally.delivered + tally.dropped > 0 {
-                self.books.count(self.core, tally);
+            if counts.delivered + counts.dropped > 0 {
+                self.books.count(self.engine, counts);
             }
         }
-        self.core.catch_up();
+        self.engine.catch_up();
     }
 }
 
@@ -918,7 +918,7 @@ impl<P> Drop for After<'_, P> {
 fn send_again<P: Clone + 'static>(
     place: &Option<Recipient<P>>,
     message: Message<P>,
-    tally: &mut Tally,
+    counts: &mut Counts,
 ) -> Option<Message<P>> {
     let Message { payload, source } = message;
     let mut back = Back(None);
@@ -931,7 +931,7 @@ fn send_again<P: Clone + 'static>(
     };
     let again = &mut None;
     let mut serving =
-        Serving { slot: &mut slot, again, remaining: 1, seen: None, barring: false, tally };
+        Serving { slot: &mut slot, again, remaining: 1, seen: None, barring: false, counts };
     serving.serve(segment, &mut back);
     back.0
 }
