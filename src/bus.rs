@@ -1,5 +1,6 @@
 //! The front door: [`Bus`], its builder, and [`WeakBus`].
 
+use std::convert::Infallible;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
@@ -9,11 +10,10 @@ use crate::engine::Engine;
 use crate::error::SubscribeError;
 use crate::limits::{Limits, Overflow};
 use crate::pattern::Pattern;
-use crate::publish::{self, Outcome};
+use crate::publish;
 use crate::stats::{Receipt, Stats, SubscriberInfo};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::topic::Topic;
-use crate::trie::{Channel, Counts, Visited};
 
 /// The capacity of an inbox where nothing else is asked for, in messages.
 const CAPACITY: usize = 256;
@@ -122,100 +122,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     #[doc(alias = "PUBLISH")]
     #[doc(alias = "send")]
     pub fn publish(&self, channel: &str, payload: impl Into<P>) -> Receipt {
-        self.publish_payload(channel, payload.into())
-    }
-
-    fn publish_payload(&self, name: &str, payload: P) -> Receipt {
-        let engine = &*self.engine;
-        engine.check_reentrancy();
-        let hash = engine.trie.hash(name);
-        let Some(channel) = engine.trie.to_publish(name, hash) else {
-            return self.publish_unlisted(name, hash, payload);
-        };
-        let Outcome { done, detached, .. } = publish_visiting(engine, &channel, payload);
-        match detached {
-            None => done.into(),
-            Some(payload) => {
-                drop(channel);
-                self.publish_again(name, hash, payload)
-            }
-        }
-    }
-
-    /// Publishes where the entry was removed before the publish had its turn: there is a new one, or none yet.
-    #[cold]
-    #[inline(never)]
-    fn publish_again(&self, name: &str, hash: u64, mut payload: P) -> Receipt {
-        let engine = &*self.engine;
-        // As often as it takes, and not by calling each other: it may be a thousand times.
-        loop {
-            payload = match engine.trie.to_publish(name, hash) {
-                Some(channel) => {
-                    let Outcome { done, detached, .. } =
-                        publish_visiting(engine, &channel, payload);
-                    match detached {
-                        None => return done.into(),
-                        Some(back) => back,
-                    }
-                }
-                None => match self.try_unlisted(name, hash, payload) {
-                    Ok(receipt) => return receipt,
-                    Err(back) => back,
-                },
-            }
-        }
-    }
-
-    /// Publishes to a name that was found to have no entry.
-    #[inline(never)]
-    fn publish_unlisted(&self, name: &str, hash: u64, payload: P) -> Receipt {
-        match self.try_unlisted(name, hash, payload) {
-            Ok(receipt) => receipt,
-            Err(payload) => self.publish_again(name, hash, payload),
-        }
-    }
-
-    /// The same; the payload comes back where the name has got an entry that was removed again.
-    #[inline]
-    fn try_unlisted(&self, name: &str, hash: u64, payload: P) -> Result<Receipt, P> {
-        let engine = &*self.engine;
-        match publish::publish_unlisted(engine, name, hash, payload) {
-            Ok(receipt) => Ok(receipt),
-            Err((payload, derived)) => match engine.trie.enter(name, hash, derived) {
-                Some(visited) => self.publish_to(visited, payload),
-                None => {
-                    engine.trie.count_unlisted(hash, Counts::of_one(0));
-                    Ok(Receipt::default())
-                }
-            },
-        }
-    }
-
-    /// Publishes to an entry that has been looked up; the payload comes back where it was removed before the publish
-    /// had its turn. Apart from the above, whose look-up is to stay in registers.
-    #[inline(never)]
-    fn publish_to(&self, mut visited: Visited<'_, P>, payload: P) -> Result<Receipt, P> {
-        self.engine.check_reentrancy();
-        // What was known may have changed while the payload was made.
-        visited.patterns = None;
-        let Outcome { done, patterns, detached } =
-            publish::publish(&self.engine, &visited.channel, payload);
-        match detached {
-            None => {
-                visited.patterns = Some(patterns);
-                Ok(done.into())
-            }
-            Some(payload) => Err(payload),
-        }
-    }
-
-    /// The same, until it is published.
-    fn publish_made(&self, visited: Visited<'_, P>, name: &str, payload: P) -> Receipt {
-        let hash = visited.channel.hash;
-        match self.publish_to(visited, payload) {
-            Ok(receipt) => receipt,
-            Err(payload) => self.publish_again(name, hash, payload),
-        }
+        publish::by_name(&self.engine, channel, payload.into())
     }
 
     /// Like [`publish`](Self::publish), with a payload that is made only if something matches.
@@ -236,9 +143,10 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// bus.publish_with("debug:trace", || unreachable!("nobody listens"));
     /// ```
     pub fn publish_with(&self, channel: &str, f: impl FnOnce() -> P) -> Receipt {
-        match self.look_up(channel) {
-            Some(visited) => self.publish_made(visited, channel, f()),
-            None => Receipt::default(),
+        let made: Result<Receipt, Infallible> =
+            publish::by_name_with(&self.engine, channel, || Ok(f()));
+        match made {
+            Ok(receipt) => receipt,
         }
     }
 
@@ -268,26 +176,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
         channel: &str,
         f: impl FnOnce() -> Result<P, E>,
     ) -> Result<Receipt, E> {
-        match self.look_up(channel) {
-            Some(visited) => Ok(self.publish_made(visited, channel, f()?)),
-            None => Ok(Receipt::default()),
-        }
-    }
-
-    /// The entry of a name, for a publish whose payload is yet to be made; `None` where it would reach nobody, and
-    /// is counted.
-    fn look_up(&self, name: &str) -> Option<Visited<'_, P>> {
-        let engine = &*self.engine;
-        engine.check_reentrancy();
-        let hash = engine.trie.hash(name);
-        while let Some(mut visited) = engine.trie.enter(name, hash, None) {
-            if let Some((matched, patterns)) = publish::probe(engine, &visited.channel) {
-                visited.patterns = Some(patterns);
-                return Some(visited).filter(|_| matched > 0);
-            }
-        }
-        engine.trie.count_unlisted(hash, Counts::of_one(0));
-        None
+        publish::by_name_with(&self.engine, channel, f)
     }
 
     /// A handle to one channel, resolved once: publishing through it skips the look-up.
@@ -475,15 +364,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// As a publish without its deliveries.
     pub fn match_count(&self, channel: &str) -> usize {
-        let engine = &*self.engine;
-        engine.check_reentrancy();
-        while let Some(mut visited) = engine.trie.find_to_look(channel) {
-            if let Some((matched, patterns)) = publish::match_count(engine, &visited.channel) {
-                visited.patterns = Some(patterns);
-                return matched;
-            }
-        }
-        publish::match_count_unlisted(engine, channel)
+        publish::match_count_by_name(&self.engine, channel)
     }
 
     /// How many distinct patterns are subscribed.
@@ -542,19 +423,6 @@ impl<P: Clone + Send + 'static> Bus<P> {
     pub fn downgrade(&self) -> WeakBus<P> {
         WeakBus(Arc::downgrade(&self.life))
     }
-}
-
-/// Publishes to an entry that was found by its name, and has it put in its place again.
-#[inline(always)]
-fn publish_visiting<P: Clone + Send + 'static>(
-    engine: &Engine<P>,
-    channel: &Arc<Channel<P>>,
-    payload: P,
-) -> Outcome<P> {
-    let visit = engine.trie.visit(channel);
-    let outcome = publish::publish(engine, channel, payload);
-    visit.end(outcome.patterns);
-    outcome
 }
 
 impl<P: Clone + Send + 'static> Default for Bus<P> {

@@ -1,5 +1,6 @@
 //! A channel resolved once.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
@@ -7,10 +8,10 @@ use std::sync::Arc;
 use crate::bus::{Bus, Life};
 use crate::engine::Engine;
 use crate::error::SubscribeError;
-use crate::publish::{self, Outcome};
+use crate::publish;
 use crate::stats::Receipt;
 use crate::subscriber::{Subscriber, SubscriberBuilder};
-use crate::trie::{Channel, Counts};
+use crate::trie::Channel;
 
 /// A publisher's handle to one channel; see [`Bus::topic`].
 ///
@@ -51,14 +52,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// When called by a payload's `Clone` from within a publish.
     #[doc(alias = "PUBLISH")]
     pub fn publish(&self, payload: impl Into<P>) -> Receipt {
-        self.publish_payload(payload.into())
-    }
-
-    fn publish_payload(&self, payload: P) -> Receipt {
-        self.engine.check_reentrancy();
-        let Outcome { done, detached, .. } = publish::publish(&self.engine, &self.entry, payload);
-        // A pinned entry is taken out of the trie by closing alone.
-        if detached.is_some() { self.nothing() } else { done.into() }
+        publish::by_topic(&self.engine, &self.entry, payload.into())
     }
 
     /// Like [`publish`](Self::publish), with a payload that is made only if something matches; see
@@ -68,7 +62,11 @@ impl<P: Clone + Send + 'static> Topic<P> {
     ///
     /// When called by a payload's `Clone` from within a publish; and as `f` does.
     pub fn publish_with(&self, f: impl FnOnce() -> P) -> Receipt {
-        if self.counts_nothing() { Receipt::default() } else { self.publish_payload(f()) }
+        let made: Result<Receipt, Infallible> =
+            publish::by_topic_with(&self.engine, &self.entry, || Ok(f()));
+        match made {
+            Ok(receipt) => receipt,
+        }
     }
 
     /// Like [`publish_with`](Self::publish_with), with a payload whose making can fail.
@@ -81,29 +79,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     ///
     /// As [`publish_with`](Self::publish_with).
     pub fn try_publish_with<E>(&self, f: impl FnOnce() -> Result<P, E>) -> Result<Receipt, E> {
-        if self.counts_nothing() {
-            return Ok(Receipt::default());
-        }
-        Ok(self.publish_payload(f()?))
-    }
-
-    /// Whether a publish would reach nobody; counts it then.
-    fn counts_nothing(&self) -> bool {
-        self.engine.check_reentrancy();
-        match publish::probe(&self.engine, &self.entry) {
-            Some((matched, _)) => matched == 0,
-            None => {
-                self.nothing();
-                true
-            }
-        }
-    }
-
-    /// A publish on a closed bus.
-    #[cold]
-    fn nothing(&self) -> Receipt {
-        self.engine.trie.count_unlisted(self.entry.hash, Counts::of_one(0));
-        Receipt::default()
+        publish::by_topic_with(&self.engine, &self.entry, f)
     }
 
     /// Returns a new subscriber of the topic's channel, with the bus's settings; see [`Bus::subscribe`].
@@ -142,8 +118,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
 
     /// What [`Receipt::matched`] of a publish would be now: patterns counted.
     pub fn match_count(&self) -> usize {
-        self.engine.check_reentrancy();
-        publish::match_count(&self.engine, &self.entry).map_or(0, |(matched, _)| matched)
+        publish::match_count_by_topic(&self.engine, &self.entry)
     }
 }
 

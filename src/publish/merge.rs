@@ -1,43 +1,112 @@
-//! The recipients of a route in the order in which a publish serves them: the exact ones, then those
-//! of the patterns, by the numbers of their subscriptions.
+//! The recipients of a route in the order in which a publish serves them: the exact ones, then those of the patterns, by the ids
+//! of their subscriptions.
 //!
-//! The numbers grow with each subscription on the bus, so every inbox gets the messages of its patterns
-//! in the order it subscribed them, whatever the order in which others did.
+//! Ids grow with each subscription on the bus, so every inbox gets the messages of its patterns in the order it subscribed them,
+//! whatever the order in which others did.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::mem;
 
+use super::after_turn::AfterTurn;
+use super::scratch::Scratch;
 use crate::source::{PatternSource, Prepaid};
 use crate::sync::RwLockReadGuard;
-use crate::trie::{PatternEntry, Recipient, Recipients};
+use crate::trie::{PatternEntry, Recipient, Recipients, Totals};
 
 /// Recipients that follow one another and get messages of one source.
 pub(super) struct Segment<'a, P> {
-    pub(super) places: &'a [Option<Recipient<P>>],
-    pub(super) numbers: &'a [u64],
+    pub(super) slots: &'a [Option<Recipient<P>>],
+    /// The ids of their subscriptions.
+    pub(super) ids: &'a [u64],
     pub(super) source: &'a Prepaid,
-    /// Whether publishes on other channels count deliveries here at the same time.
-    pub(super) shared: bool,
+    /// Publishes on other channels deliver by the same subscriptions at the same time.
+    pub(super) is_shared: bool,
 }
 
 impl<'a, P> Segment<'a, P> {
-    /// All of `recipients`.
-    pub(super) fn of(recipients: &'a Recipients<P>, source: &'a Prepaid, shared: bool) -> Self {
-        Self { places: recipients.places(), numbers: recipients.numbers(), source, shared }
-    }
-
-    /// The same without the first so many places.
-    pub(super) fn past(self, places: usize) -> Self {
-        Self { places: &self.places[places..], numbers: &self.numbers[places..], ..self }
+    pub(super) fn new(recipients: &'a Recipients<P>, source: &'a Prepaid, is_shared: bool) -> Self {
+        Self { slots: recipients.slots(), ids: recipients.ids(), source, is_shared }
     }
 }
 
-/// The recipients of all patterns of a route, locked, merged by number.
+type Known<P> = PatternSource<PatternEntry<P>>;
+
+type Guard<'a, P> = RwLockReadGuard<'a, Recipients<P>>;
+
+/// The recipients of a route's patterns, locked.
+pub(super) enum PatternSegments<'a, P> {
+    None,
+    /// One pattern is served as it is, without the buffers that several need.
+    One(Guard<'a, P>, &'a Prepaid),
+    Several(Merge<'a, P>, &'a [Known<P>]),
+}
+
+impl<'a, P: 'static> PatternSegments<'a, P> {
+    /// Locks the recipients of `patterns`. Several patterns are merged in the buffers of `after`.
+    #[inline]
+    pub(super) fn lock(patterns: &'a [Known<P>], after: &mut AfterTurn<'_, P>) -> Self {
+        match patterns {
+            [] => Self::None,
+            [known] => Self::One(known.pattern().read(), known.prepaid()),
+            _ => Self::lock_several(patterns, after.scratch()),
+        }
+    }
+
+    /// Locks the recipients of `patterns`, however many, in the buffers of `scratch`.
+    #[inline(never)]
+    pub(super) fn lock_several(patterns: &'a [Known<P>], scratch: &mut Scratch<P>) -> Self {
+        let mut merge = mem::take(&mut scratch.merge).recycled();
+        merge.lock(patterns);
+        Self::Several(merge, patterns)
+    }
+
+    /// Returns how many recipients there are.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.lists().for_each(|recipients| totals += recipients.totals());
+        totals
+    }
+
+    /// Returns an iterator over the lists of recipients.
+    pub(super) fn lists(&self) -> impl Iterator<Item = &Recipients<P>> {
+        let (one, several) = match self {
+            Self::None => (None, None),
+            Self::One(recipients, _) => (Some(&**recipients), None),
+            Self::Several(merge, _) => (None, Some(merge.lists())),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// Calls `each` for the segments, in the order in which they are served.
+    #[inline]
+    pub(super) fn for_each_segment(&mut self, mut each: impl FnMut(&Segment<'_, P>)) {
+        match self {
+            Self::None => {}
+            Self::One(recipients, source) => each(&Segment::new(recipients, source, true)),
+            Self::Several(merge, patterns) => {
+                while let Some(segment) = merge.next(patterns) {
+                    each(&segment);
+                }
+            }
+        }
+    }
+
+    /// Unlocks the recipients. Returns the buffers, if there are any, to be used again.
+    pub(super) fn unlock<'b>(self) -> Option<Merge<'b, P>> {
+        match self {
+            Self::None | Self::One(..) => None,
+            Self::Several(merge, _) => Some(merge.recycled()),
+        }
+    }
+}
+
+/// The recipients of all patterns of a route, locked, merged by the ids of their subscriptions.
 pub(super) struct Merge<'a, P> {
-    guards: Vec<RwLockReadGuard<'a, Recipients<P>>>,
-    /// For each guard, the first place not served yet.
+    guards: Vec<Guard<'a, P>>,
+    /// For each guard, its first slot that is not served yet.
     cursors: Vec<usize>,
-    /// Guards that are not done, by the number at their cursor.
+    /// Guards that have slots left, by the id at their cursor.
     heads: BinaryHeap<Reverse<(u64, usize)>>,
 }
 
@@ -48,8 +117,9 @@ impl<P> Default for Merge<'_, P> {
 }
 
 impl<'a, P> Merge<'a, P> {
-    /// The buffers, empty, for the patterns of another route.
-    pub(super) fn recycled<'b>(mut self) -> Merge<'b, P> {
+    /// Returns the buffers, empty, for the patterns of another route.
+    #[inline(never)]
+    fn recycled<'b>(mut self) -> Merge<'b, P> {
         self.heads.clear();
         self.cursors.clear();
         self.guards.clear();
@@ -58,11 +128,11 @@ impl<'a, P> Merge<'a, P> {
         Merge { guards, cursors: self.cursors, heads: self.heads }
     }
 
-    /// Locks the recipients of `patterns`, which come in the order of their numbers.
-    pub(super) fn lock(&mut self, patterns: &'a [PatternSource<PatternEntry<P>>]) {
+    /// Locks the recipients of `patterns`, which come in the order in which such locks are taken.
+    fn lock(&mut self, patterns: &'a [Known<P>]) {
         for (at, known) in patterns.iter().enumerate() {
             let guard = known.pattern().read();
-            if let Some(&first) = guard.numbers().first() {
+            if let Some(&first) = guard.ids().first() {
                 self.heads.push(Reverse((first, at)));
             }
             self.guards.push(guard);
@@ -70,34 +140,28 @@ impl<'a, P> Merge<'a, P> {
         }
     }
 
-    /// The recipients locked, a list for each pattern.
-    pub(super) fn lists(&self) -> impl Iterator<Item = &Recipients<P>> {
+    fn lists(&self) -> impl Iterator<Item = &Recipients<P>> {
         self.guards.iter().map(|guard| &**guard)
     }
 
-    /// The recipients that come next, as many as follow one another under one pattern.
-    pub(super) fn next<'b>(
-        &'b mut self,
-        patterns: &'b [PatternSource<PatternEntry<P>>],
-    ) -> Option<Segment<'b, P>> {
+    /// Returns the recipients that come next: as many as follow one another under one pattern.
+    fn next<'b>(&'b mut self, patterns: &'b [Known<P>]) -> Option<Segment<'b, P>> {
         let Reverse((_, at)) = self.heads.pop()?;
-        let numbers = self.guards[at].numbers();
+        let ids = self.guards[at].ids();
         let from = self.cursors[at];
         let to = match self.heads.peek() {
-            None => numbers.len(),
-            Some(&Reverse((next, _))) => {
-                from + numbers[from..].partition_point(|&number| number < next)
-            }
+            None => ids.len(),
+            Some(&Reverse((next, _))) => from + ids[from..].partition_point(|&id| id < next),
         };
         self.cursors[at] = to;
-        if let Some(&number) = numbers.get(to) {
-            self.heads.push(Reverse((number, at)));
+        if let Some(&id) = ids.get(to) {
+            self.heads.push(Reverse((id, at)));
         }
         Some(Segment {
-            places: &self.guards[at].places()[from..to],
-            numbers: &numbers[from..to],
+            slots: &self.guards[at].slots()[from..to],
+            ids: &ids[from..to],
             source: patterns[at].prepaid(),
-            shared: true,
+            is_shared: true,
         })
     }
 }

@@ -11,7 +11,7 @@ use super::merge::Merge;
 use crate::event::Message;
 use crate::inbox::Wait;
 use crate::reentrancy::for_each_then_resume;
-use crate::trie::Recipient;
+use crate::trie::{Counts, Recipient};
 
 thread_local! {
     /// The buffers of this thread, one set for each payload type that is not in use right now.
@@ -30,6 +30,8 @@ pub(super) struct Scratch<P: 'static> {
     pub(super) disconnected: Vec<u64>,
     /// Messages that wait for room, each with whom it is for.
     pub(super) waits: VecDeque<(Recipient<P>, Wait<P>)>,
+    /// Messages that waited for room and are not counted yet.
+    pub(super) waited: Counts,
     /// Inboxes that get nothing more in the turn, by address.
     pub(super) barred: HashSet<usize, foldhash::fast::RandomState>,
 }
@@ -42,6 +44,7 @@ impl<P> Default for Scratch<P> {
             seen: HashSet::default(),
             disconnected: Vec::new(),
             waits: VecDeque::new(),
+            waited: Counts::default(),
             barred: HashSet::default(),
         }
     }
@@ -56,12 +59,12 @@ impl<P> Scratch<P> {
     }
 }
 
-/// A thread's buffers for payloads of one type, empty, given back when dropped. A publish within a
+/// The buffers of this thread for payloads of one type, empty, returned when dropped. A publish within a
 /// publish (from a payload's `Drop`) gets others.
-pub(super) struct Lease<P: 'static>(Option<Box<Scratch<P>>>);
+pub(super) struct ScratchGuard<P: 'static>(Option<Box<Scratch<P>>>);
 
-impl<P> Lease<P> {
-    pub(super) fn take() -> Self {
+impl<P> ScratchGuard<P> {
+    pub(super) fn borrow() -> Self {
         let kept = KEPT.try_with(|kept| {
             let mut kept = kept.try_borrow_mut().ok()?;
             let at = kept.iter().position(|scratch| scratch.is::<Scratch<P>>())?;
@@ -72,17 +75,24 @@ impl<P> Lease<P> {
     }
 }
 
-impl<P> Drop for Lease<P> {
+impl<P> Drop for ScratchGuard<P> {
+    #[inline]
     fn drop(&mut self) {
-        let Some(mut scratch) = self.0.take() else { return };
-        scratch.seen.clear();
-        scratch.barred.clear();
-        scratch.drop_dead();
-        let _ = KEPT.try_with(|kept| kept.try_borrow_mut().map(|mut kept| kept.push(scratch)));
+        if let Some(scratch) = self.0.take() {
+            give_back(scratch);
+        }
     }
 }
 
-impl<P> Deref for Lease<P> {
+#[inline(never)]
+fn give_back<P: 'static>(mut scratch: Box<Scratch<P>>) {
+    scratch.seen.clear();
+    scratch.barred.clear();
+    scratch.drop_dead();
+    let _ = KEPT.try_with(|kept| kept.try_borrow_mut().map(|mut kept| kept.push(scratch)));
+}
+
+impl<P> Deref for ScratchGuard<P> {
     type Target = Scratch<P>;
 
     fn deref(&self) -> &Scratch<P> {
@@ -90,7 +100,7 @@ impl<P> Deref for Lease<P> {
     }
 }
 
-impl<P> DerefMut for Lease<P> {
+impl<P> DerefMut for ScratchGuard<P> {
     fn deref_mut(&mut self) -> &mut Scratch<P> {
         self.0.as_mut().unwrap_or_else(|| unreachable!("taken in `drop` alone"))
     }

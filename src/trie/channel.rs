@@ -4,17 +4,17 @@
 //! same order. Whoever holds it takes only the locks of patterns' recipients (in the order of their
 //! numbers) and an inbox's mailbox.
 
+use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
-use std::thread;
 
 use smallvec::SmallVec;
 
-use super::patterns::{PatternEntry, Patterns, Stamp, Unconfirmed};
+use super::patterns::{PatternEntry, Patterns, Stamp};
 use super::recent::clock;
 use super::recipients::{Recipient, Recipients};
-use crate::source::{Label, PatternSource, Prepaid, Renewed, Source, Text};
+use crate::source::{Label, PatternSource, Prepaid, Source, Text};
 use crate::sync::{
-    AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
 };
 
 /// See the module's documentation.
@@ -27,19 +27,24 @@ pub(crate) struct Channel<P> {
     pub(crate) hash: u64,
     /// The name, if it is short: where it is looked up, one kept elsewhere would be one more cache miss.
     label: Option<Label>,
-    /// Where in the stripe it is, if nobody may need it. Written under the stripe's lock.
-    slot: AtomicU32,
+    /// Where it lies among recent names. Written under the stripe's lock.
+    position: AtomicU32,
+    /// What the entry costs has changed, or it may not stay.
+    needs_reaccount: AtomicBool,
     /// Exact subscribers. Written in the turn.
     subscribers: AtomicUsize,
     pub(crate) counters: Counters,
     turn: Mutex<Route<P>>,
-    /// How many patterns are counted in what it costs. Written under the stripe's lock.
-    pub(super) weighed: AtomicUsize,
+    /// Patterns included in the cost that the stripe has accounted for. Written under the stripe's lock.
+    pub(super) accounted: AtomicUsize,
     /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
     pub(super) pins: AtomicUsize,
     /// The name; where it is short, only when somebody has wanted it so.
     name: OnceLock<Arc<str>>,
 }
+
+/// The turn of a channel, held.
+pub(crate) type Turn<'a, P> = MutexGuard<'a, Route<P>>;
 
 /// Counters of publishes and messages. Written in the turn of the channel that they belong to, or under
 /// the lock of the stripe.
@@ -51,7 +56,7 @@ pub(crate) struct Counters {
     evicted: AtomicU64,
 }
 
-/// So much happened.
+/// What publishes did: publishes, and messages by what became of them.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) published: u64,
@@ -61,10 +66,19 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// A publish that was delivered so often.
+    /// One publish, delivered to `delivered` inboxes.
     #[inline]
     pub(crate) fn of_one(delivered: usize) -> Self {
         Self { published: 1, delivered: delivered as u64, ..Self::default() }
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.published += other.published;
+        self.delivered += other.delivered;
+        self.dropped += other.dropped;
+        self.evicted += other.evicted;
     }
 }
 
@@ -91,100 +105,27 @@ impl Counters {
     }
 }
 
-/// Patterns that match a channel, each with what its messages on it point to.
+/// Patterns that match a channel, each with what its messages on that channel point to.
 pub(crate) type Matching<P> = SmallVec<[PatternSource<PatternEntry<P>>; 1]>;
 
-/// Whom a publish on the channel reaches. Behind the channel's turn.
+/// Whom a publish on the channel reaches. Protected by the channel's turn.
 #[repr(C)]
 pub(crate) struct Route<P> {
-    /// The entry is out of its stripe: a publish must look the name up anew.
+    /// The entry is out of its stripe: a publish must look the name up again.
     detached: bool,
-    /// Publishes since the clock last looked, as far as it asks: 0, 1, or 2 for more. The one that made
-    /// the entry counts, so that a name published once does not pass for one in use.
+    /// Publishes since the CLOCK's hand last passed: 0, 1, or 2 for more. The one that made the entry counts, so that a
+    /// name published once does not pass for one in use.
     uses: u8,
-    /// Which patterns `patterns` was derived from.
+    /// The generation that `patterns` was derived from.
     stamp: Stamp,
     /// What messages of exact subscriptions point to; made for the first of them.
     pub(crate) source: Option<Prepaid>,
-    /// The patterns that match, by ascending number, each with what its messages point to.
+    /// The patterns that match, by ascending id.
     pub(crate) patterns: Matching<P>,
     pub(crate) exact: Recipients<P>,
 }
 
-/// The patterns that match a channel, by ascending number, and what says how long that holds.
-pub(crate) struct Derived<P> {
-    stamp: Stamp,
-    patterns: SmallVec<[Arc<PatternEntry<P>>; 1]>,
-    /// Whether one recipient is reached at most, and it is not better to know the patterns for the next time.
-    light: bool,
-}
-
-impl<P: Send + 'static> Derived<P> {
-    pub(super) fn new(name: &str, patterns: &Patterns<P>) -> Self {
-        Self::with(name, patterns, |_| ())
-    }
-
-    /// The same, with something to be done while patterns are fetched from memory: see `Patterns::matching`.
-    #[inline]
-    pub(super) fn with(name: &str, patterns: &Patterns<P>, meanwhile: impl FnOnce(usize)) -> Self {
-        let stamp = patterns.stamp(name.as_bytes());
-        let mut all = SmallVec::new();
-        let mut one = true;
-        let matched = patterns.matching(name, meanwhile, |entry| {
-            one = one && all.is_empty() && entry.is_small() && entry.seems_to_have_one();
-            all.push(Arc::clone(entry));
-        });
-        if let Some(confirmed) = matched.confirmed {
-            one &= Self::add(&mut all, confirmed);
-        }
-        if all.len() > 1 {
-            all.sort_unstable_by_key(|entry: &Arc<PatternEntry<P>>| entry.number);
-        }
-        Self { stamp, patterns: all, light: one && !matched.dear }
-    }
-
-    /// Adds `confirmed` to `all`. Returns whether one recipient is reached at most.
-    #[cold]
-    fn add(all: &mut SmallVec<[Arc<PatternEntry<P>>; 1]>, confirmed: Unconfirmed<P>) -> bool {
-        let cheap = |entry: &Arc<PatternEntry<P>>| entry.is_small() && entry.seems_to_have_one();
-        all.extend(confirmed);
-        all.is_empty() || (all.len() == 1 && cheap(&all[0]))
-    }
-
-    /// Whether it is worth no entry to publish to it, as far as can be seen: one recipient is reached at most, by a
-    /// pattern that is not long, and what matches was found at once.
-    pub(super) fn is_light(&self) -> bool {
-        self.light
-    }
-
-    /// How many patterns match.
-    pub(super) fn len(&self) -> usize {
-        self.patterns.len()
-    }
-
-    /// One of the patterns, if there is one.
-    pub(super) fn pop(&mut self) -> Option<Arc<PatternEntry<P>>> {
-        self.patterns.pop()
-    }
-
-    /// The route of the channel `name`, which nobody has subscribed.
-    pub(super) fn into_route(self, name: &Text) -> Route<P> {
-        let new = |entry| PatternSource::new(name.clone(), entry);
-        let patterns = self.patterns.into_iter().map(new).collect();
-        Route { stamp: self.stamp, patterns, ..Route::empty() }
-    }
-}
-
 impl<P> Route<P> {
-    /// Ends an entry that nobody needs. What it holds goes with it.
-    pub(super) fn mark_detached(&mut self) {
-        self.detached = true;
-    }
-
-    fn ended() -> Self {
-        Self { detached: true, ..Self::empty() }
-    }
-
     fn empty() -> Self {
         Self {
             detached: false,
@@ -196,11 +137,35 @@ impl<P> Route<P> {
         }
     }
 
+    /// Derives the route of a channel that nobody has subscribed.
+    pub(super) fn derive(name: &Text, patterns: &Patterns<P>) -> Self
+    where
+        P: Send + 'static,
+    {
+        let mut route = Self { stamp: patterns.stamp(name.as_str().as_bytes()), ..Self::empty() };
+        patterns.matching(name.as_str(), |entry| {
+            route.patterns.push(PatternSource::new(name.clone(), Arc::clone(entry)));
+        });
+        if route.patterns.len() > 1 {
+            route.patterns.sort_unstable_by_key(|known| known.pattern().number);
+        }
+        route
+    }
+
+    fn ended() -> Self {
+        Self { detached: true, ..Self::empty() }
+    }
+
     pub(crate) fn is_detached(&self) -> bool {
         self.detached
     }
 
-    /// Sees to it that `self.patterns` are those that match now, for a publish.
+    /// Ends an entry that nobody needs. What it holds goes with it.
+    pub(super) fn mark_detached(&mut self) {
+        self.detached = true;
+    }
+
+    /// Brings `patterns` up to date for a publish.
     #[inline]
     pub(crate) fn refresh(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
@@ -210,19 +175,19 @@ impl<P> Route<P> {
         self.update(channel, patterns);
     }
 
-    /// Sees to it that `self.patterns` are those that match now.
+    /// Brings `patterns` up to date.
     #[inline]
     pub(crate) fn update(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
         if !patterns.unchanged_since(self.stamp) {
-            self.check(channel, patterns);
+            self.derive_again(channel, patterns);
         }
     }
 
     #[cold]
-    fn check(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
+    fn derive_again(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
@@ -232,77 +197,61 @@ impl<P> Route<P> {
             self.stamp = now;
             return;
         }
-        // New ones join those that are here; one that is here and no longer matches is dead, having been
-        // taken out of the trie. Mostly there is neither: a pattern that only begins like the name.
-        let mut fresh = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
+        // New ones join those that are here. One that is here and no longer matches is dead: it was removed from the trie.
+        // Mostly there is neither: a pattern that only begins like the name.
+        let mut found = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
         let number = |known: &PatternSource<PatternEntry<P>>| known.pattern().number;
-        let mut add = |entry: &Arc<PatternEntry<P>>| {
+        patterns.matching(name, |entry| {
             if self.patterns.binary_search_by_key(&entry.number, number).is_err() {
-                fresh.push(Arc::clone(entry));
+                found.push(Arc::clone(entry));
             }
-        };
-        let matched = patterns.matching(name, |_| (), &mut add);
-        matched.confirmed.iter().flatten().for_each(add);
+        });
         self.stamp = now;
-        self.sweep();
-        if !fresh.is_empty() {
+        self.remove_dead(channel);
+        if !found.is_empty() {
             let new = |entry| PatternSource::new(channel.text(), entry);
-            self.patterns.extend(fresh.into_iter().map(new));
+            self.patterns.extend(found.into_iter().map(new));
             self.patterns.sort_unstable_by_key(number);
+            channel.request_reaccount();
         }
     }
 
-    /// Lets go of patterns that nobody holds any more.
+    /// Removes patterns that nobody holds any more.
     #[inline]
-    pub(crate) fn sweep(&mut self) {
+    pub(crate) fn remove_dead(&mut self, channel: &Channel<P>) {
         if self.patterns.iter().any(|known| known.pattern().is_dead()) {
             self.patterns.retain(|known| !known.pattern().is_dead());
             self.patterns.shrink_to_fit();
+            channel.request_reaccount();
         }
     }
 }
 
-/// What an entry held, there only to be dropped.
-pub(super) struct Held<P> {
-    name: Option<Arc<str>>,
-    source: Option<Prepaid>,
-    patterns: SmallVec<[Renewed; 1]>,
-    surplus: Matching<P>,
-}
-
-impl<P> Default for Held<P> {
-    fn default() -> Self {
-        Self { name: None, source: None, patterns: SmallVec::new(), surplus: SmallVec::new() }
-    }
-}
-
-/// Where an entry is that nobody may need.
+/// Where the entry of a recent name lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Slot {
-    /// Among the fresh names.
-    Fresh(u32),
-    /// In the clock.
+pub(super) enum Position {
+    Probation(u32),
     Clock(u32),
 }
 
-/// No slot.
-const NO_SLOT: u32 = u32::MAX;
+/// No position.
+const NONE: u32 = u32::MAX;
 
-/// What tells a fresh name's slot.
-const FRESH: u32 = clock::MOST;
+/// Where the numbers of positions in probation begin.
+const PROBATION: u32 = clock::MAX_ENTRIES;
 
-impl Slot {
+impl Position {
     fn from_bits(bits: u32) -> Option<Self> {
         match bits {
-            NO_SLOT => None,
-            FRESH.. => Some(Self::Fresh(bits - FRESH)),
+            NONE => None,
+            PROBATION.. => Some(Self::Probation(bits - PROBATION)),
             _ => Some(Self::Clock(bits)),
         }
     }
 
     fn to_bits(self) -> u32 {
         match self {
-            Self::Fresh(at) => FRESH + at,
+            Self::Probation(at) => PROBATION + at,
             Self::Clock(at) => at,
         }
     }
@@ -310,62 +259,34 @@ impl Slot {
 
 impl<P> Channel<P> {
     /// The entry of a name, in no stripe yet.
-    pub(super) fn new(name: &str, hash: u64, derived: Derived<P>) -> Self
-    where
-        P: Send + 'static,
-    {
-        let name = Text::new(name);
-        let route = derived.into_route(&name);
-        Self::with_route(name, hash, route)
-    }
-
-    /// An entry that is no name's yet.
-    pub(super) fn blank() -> Self {
-        Self::with_route(Text::new(""), 0, Route::empty())
-    }
-
-    /// Makes of a blank entry that of a name. No allocation is made if the name is short and one pattern at most
-    /// matches.
-    pub(super) fn fill(&mut self, name: &str, hash: u64, derived: Derived<P>, source: Prepaid)
-    where
-        P: Send + 'static,
-    {
-        let name = Text::new(name);
-        let mut source = Some(source);
-        let route = self.turn.get_mut();
-        route.stamp = derived.stamp;
-        route.patterns.extend(derived.patterns.into_iter().map(|entry| match source.take() {
-            Some(source) => PatternSource::of(source, name.clone(), entry),
-            None => PatternSource::new(name.clone(), entry),
-        }));
-        self.hash = hash;
-        (self.label, self.name) = Self::kept(name);
-    }
-
-    fn with_route(name: Text, hash: u64, route: Route<P>) -> Self {
-        let (label, name) = Self::kept(name);
+    pub(super) fn new(name: Text, hash: u64, route: Route<P>) -> Self {
+        let (label, name) = match name {
+            Text::Short(label) => (Some(label), OnceLock::new()),
+            Text::Shared(name) => (None, OnceLock::from(name)),
+        };
         Self {
             label,
             name,
             hash,
             pins: AtomicUsize::new(0),
             subscribers: AtomicUsize::new(0),
-            slot: AtomicU32::new(NO_SLOT),
-            weighed: AtomicUsize::new(0),
+            position: AtomicU32::new(NONE),
+            needs_reaccount: AtomicBool::new(false),
+            accounted: AtomicUsize::new(0),
             counters: Counters::default(),
             turn: Mutex::new(route),
         }
     }
 
-    /// A name as an entry keeps it.
-    fn kept(name: Text) -> (Option<Label>, OnceLock<Arc<str>>) {
-        match name {
-            Text::Short(label) => (Some(label), OnceLock::new()),
-            Text::Shared(name) => (None, OnceLock::from(name)),
-        }
+    /// An entry in no stripe, pinned: for a topic of a closed bus.
+    pub(super) fn detached(name: &str, hash: u64) -> Self {
+        let channel = Self::new(Text::new(name), hash, Route::ended());
+        // Relaxed: nobody else has it yet.
+        channel.pins.store(1, Ordering::Relaxed);
+        channel
     }
 
-    /// The name.
+    /// Returns the name.
     #[inline]
     pub(crate) fn name(&self) -> &str {
         match &self.label {
@@ -374,15 +295,15 @@ impl<P> Channel<P> {
         }
     }
 
-    /// The name, shared.
+    /// Returns the name, shared.
     pub(crate) fn shared_name(&self) -> &Arc<str> {
         self.name.get_or_init(|| match &self.label {
             Some(label) => Arc::from(label.as_str()),
-            None => unreachable!("one that is not short is there from the beginning"),
+            None => unreachable!("a long name is shared from the beginning"),
         })
     }
 
-    /// The name for messages to point to.
+    /// Returns the name for messages to point to.
     fn text(&self) -> Text {
         match (self.name.get(), self.label) {
             (None, Some(label)) => Text::Short(label),
@@ -390,41 +311,7 @@ impl<P> Channel<P> {
         }
     }
 
-    /// Makes of a recent name's entry, which is out of its stripe and nobody else holds, that of another name,
-    /// as far as possible with no allocation. What it held goes to `held`, to be dropped where no lock is.
-    pub(super) fn renew(&mut self, name: &str, hash: u64, derived: Derived<P>, held: &mut Held<P>)
-    where
-        P: Send + 'static,
-    {
-        let route = self.turn.get_mut();
-        debug_assert!(!route.detached && route.exact.len() == 0);
-        route.uses = 0;
-        route.stamp = derived.stamp;
-        held.source = route.source.take();
-        self.hash = hash;
-        self.counters = Counters::default();
-        let patterns = &mut route.patterns;
-        let name = Text::new(name);
-        if derived.len() < patterns.len() {
-            held.surplus.extend(patterns.drain(derived.len()..));
-        }
-        for (at, entry) in derived.patterns.into_iter().enumerate() {
-            let channel = name.clone();
-            match patterns.get_mut(at) {
-                Some(source) => held.patterns.push(source.renew(channel, entry)),
-                None => patterns.push(PatternSource::new(channel, entry)),
-            }
-        }
-        if patterns.capacity() > 4 * patterns.len() + 4 {
-            // What is counted is those that are there, not the room for more.
-            patterns.shrink_to_fit();
-        }
-        let (label, name) = Self::kept(name);
-        self.label = label;
-        held.name = std::mem::replace(&mut self.name, name).into_inner();
-    }
-
-    /// Whether it is the entry of `name`, whose hash is `hash`.
+    /// `true` if it is the entry of `name`, whose hash is `hash`.
     #[inline]
     pub(crate) fn is(&self, name: &str, hash: u64) -> bool {
         self.hash == hash
@@ -434,51 +321,47 @@ impl<P> Channel<P> {
             }
     }
 
-    /// An entry that is in no stripe, pinned: for a topic of a bus that is closed.
-    pub(super) fn detached(name: &str, hash: u64) -> Self {
-        let channel = Self::with_route(Text::new(name), hash, Route::ended());
-        // Relaxed: nobody else has it yet.
-        channel.pins.store(1, Ordering::Relaxed);
-        channel
-    }
-
-    /// Where in the stripe it is, if nobody may need it.
+    /// Returns where the entry of a recent name lies, or `None` if it is no recent name's.
     #[inline]
-    pub(super) fn slot(&self) -> Option<Slot> {
+    pub(super) fn position(&self) -> Option<Position> {
         // Relaxed: written under the stripe's lock.
-        Slot::from_bits(self.slot.load(Ordering::Relaxed))
+        Position::from_bits(self.position.load(Ordering::Relaxed))
     }
 
-    /// Says where in the stripe it is; the caller holds the stripe's lock.
-    pub(super) fn set_slot(&self, slot: Option<Slot>) {
-        self.slot.store(slot.map_or(NO_SLOT, Slot::to_bits), Ordering::Relaxed);
+    /// Sets where the entry lies; the caller holds the stripe's lock.
+    pub(super) fn set_position(&self, position: Option<Position>) {
+        self.position.store(position.map_or(NONE, Position::to_bits), Ordering::Relaxed);
     }
 
-    /// Whether the clock may take the entry; one in use gets a second chance.
+    /// `true` if the CLOCK may evict the entry; one in use gets a second chance.
     pub(super) fn cool(&mut self) -> bool {
         let route = self.turn.get_mut();
-        let cool = route.uses < 2;
+        let is_cool = route.uses < 2;
         route.uses = 1;
-        cool
+        is_cool
     }
 
-    /// Whether a stripe must look at the entry: the patterns that match it are not those that it was
-    /// weighed with, or nothing holds it in the stripe.
+    /// Has the next [`EntryGuard`](super::EntryGuard) that is dropped ask the stripe to account for the entry again.
+    pub(super) fn request_reaccount(&self) {
+        // Relaxed: what changed is read in the turn. A publisher that does not see this leaves it to the next one.
+        self.needs_reaccount.store(true, Ordering::Relaxed);
+    }
+
+    /// `true` if the stripe must account for the entry again.
     #[inline]
-    pub(super) fn is_unsettled(&self, patterns: Option<usize>) -> bool {
-        // Relaxed, all: a late answer is put right by the next publish.
-        if self.slot().is_some() {
-            match patterns {
-                Some(patterns) => patterns != self.weighed.load(Ordering::Relaxed),
-                // Nobody knows where a payload's `Clone` has panicked.
-                None => thread::panicking(),
-            }
-        } else {
-            self.subscribers() == 0 && self.pins.load(Ordering::Relaxed) == 0
-        }
+    pub(super) fn needs_reaccount(&self) -> bool {
+        self.needs_reaccount.load(Ordering::Relaxed)
     }
 
-    /// Exact subscribers.
+    /// Returns how many patterns match, for accounting, unless the turn is taken: its holder then asks for this.
+    pub(super) fn patterns_to_account(&self) -> Option<usize> {
+        let route = self.try_turn()?;
+        // Relaxed: in the turn, in which it is set too.
+        self.needs_reaccount.store(false, Ordering::Relaxed);
+        Some(route.patterns.len())
+    }
+
+    /// Returns the number of exact subscribers.
     pub(crate) fn subscribers(&self) -> usize {
         // A count at some recent moment. Acquire: who sees that there is none sees what came before that.
         self.subscribers.load(Ordering::Acquire)
@@ -486,17 +369,17 @@ impl<P> Channel<P> {
 
     /// Waits for the channel's turn.
     #[inline]
-    pub(crate) fn turn(&self) -> MutexGuard<'_, Route<P>> {
+    pub(crate) fn turn(&self) -> Turn<'_, P> {
         self.turn.lock()
     }
 
-    /// The channel's turn, unless it is taken.
+    /// Returns the channel's turn, unless it is taken.
     #[inline]
-    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, Route<P>>> {
+    pub(crate) fn try_turn(&self) -> Option<Turn<'_, P>> {
         self.turn.try_lock()
     }
 
-    /// Adds an exact subscriber; `route` is this channel's. Whether it is the first.
+    /// Adds an exact subscriber; `route` is this channel's. Returns `true` if it is the first.
     pub(crate) fn join(&self, route: &mut Route<P>, number: u64, recipient: Recipient<P>) -> bool {
         route.source.get_or_insert_with(|| {
             Prepaid::new(Source::new(Text::Shared(Arc::clone(self.shared_name())), None))
@@ -507,8 +390,8 @@ impl<P> Channel<P> {
         route.exact.len() == 1
     }
 
-    /// Takes an exact subscriber out; whether it was the last comes with it. Where it was, `emptied` runs
-    /// before anyone can see that the channel has none.
+    /// Removes an exact subscriber. Returns it, and `true` if it was the last; then `emptied` runs before anyone can see
+    /// that the channel has none.
     pub(crate) fn leave(
         &self,
         route: &mut Route<P>,
@@ -516,17 +399,17 @@ impl<P> Channel<P> {
         emptied: impl FnOnce(),
     ) -> Option<(Recipient<P>, bool)> {
         let recipient = route.exact.remove(number)?;
-        let last = route.exact.len() == 0;
-        if last {
+        let is_last = route.exact.len() == 0;
+        if is_last {
             emptied();
         }
         // Release: partner of the Acquire in `subscribers`.
         self.subscribers.store(route.exact.len(), Ordering::Release);
-        Some((recipient, last))
+        Some((recipient, is_last))
     }
 
-    /// Ends the entry: publishers that still hold it look the name up anew. What it held comes back, to
-    /// be dropped where no lock is held.
+    /// Ends the entry: publishers that still hold it look the name up again. Returns what it held, to be dropped after
+    /// unlocking.
     pub(crate) fn detach(&self, route: &mut Route<P>) -> Route<P> {
         // Relaxed: written in the turn.
         self.subscribers.store(0, Ordering::Relaxed);
@@ -544,7 +427,7 @@ mod tests {
     fn an_entry_is_told_by_its_whole_name() {
         for len in [0, 1, 30, 31, 32, 254, 255, 256, 300] {
             let name = "n".repeat(len);
-            let entry = Channel::<u32>::with_route(Text::new(&name), 7, Route::empty());
+            let entry = Channel::<u32>::new(Text::new(&name), 7, Route::empty());
             assert!(entry.is(&name, 7));
             assert!(!entry.is(&name, 8));
             assert!(!entry.is(&"n".repeat(len + 1), 7));
@@ -555,6 +438,6 @@ mod tests {
 
     #[test]
     fn what_a_publish_touches_lies_together() {
-        assert!(offset_of!(Channel<Arc<str>>, weighed) <= 4 * 64);
+        assert!(offset_of!(Channel<Arc<str>>, accounted) <= 4 * 64);
     }
 }

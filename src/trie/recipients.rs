@@ -1,5 +1,6 @@
 //! The subscribers of one channel, or of one pattern: what a publish runs through. It takes no lock.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -36,25 +37,43 @@ impl<P> Recipient<P> {
 /// Joining is O(1) and leaving O(log n), both amortised: a place that was left stays empty until half
 /// of them are, and a subscription is found by its number, by which the list is sorted.
 ///
-/// In the order in which a publish comes to them; the numbers it mostly does not need.
+/// In the order in which a publish comes to them; the ids it mostly does not need.
 #[repr(C)]
 pub(crate) struct Recipients<P> {
-    places: SmallVec<[Option<Recipient<P>>; 1]>,
+    slots: SmallVec<[Option<Recipient<P>>; 1]>,
     live: u32,
     /// How many of the inboxes take a message once, by whichever subscription comes first.
     deduplicating: u32,
     /// How many of the inboxes make publishers wait when they are full.
     blocking: u32,
-    /// The subscriptions' numbers, ascending: one for each place, apart so that a search runs through
+    /// The subscriptions' ids, ascending: one for each place, apart so that a search runs through
     /// a sixth of the memory.
-    numbers: SmallVec<[u64; 1]>,
+    ids: SmallVec<[u64; 1]>,
+}
+
+/// How many recipients there are, in one list or several.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) len: usize,
+    /// Those whose inboxes make publishers wait when they are full.
+    pub(crate) blocking: usize,
+    /// Those whose inboxes take each publish once.
+    pub(crate) deduplicating: usize,
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.len += other.len;
+        self.blocking += other.blocking;
+        self.deduplicating += other.deduplicating;
+    }
 }
 
 impl<P> Default for Recipients<P> {
     fn default() -> Self {
         Self {
-            numbers: SmallVec::new(),
-            places: SmallVec::new(),
+            ids: SmallVec::new(),
+            slots: SmallVec::new(),
             live: 0,
             deduplicating: 0,
             blocking: 0,
@@ -65,7 +84,7 @@ impl<P> Default for Recipients<P> {
 /// An inbox can be dropped with its last recipient, and then drops what was not read.
 impl<P> Drop for Recipients<P> {
     fn drop(&mut self) {
-        for_each_then_resume(self.places.drain(..), drop);
+        for_each_then_resume(self.slots.drain(..), drop);
     }
 }
 
@@ -74,67 +93,55 @@ impl<P> Recipients<P> {
         self.live as usize
     }
 
-    pub(crate) fn deduplicating(&self) -> usize {
-        self.deduplicating as usize
-    }
-
-    pub(crate) fn blocking(&self) -> usize {
-        self.blocking as usize
-    }
-
-    /// All places; an empty one is `None`.
     #[inline]
-    pub(crate) fn places(&self) -> &[Option<Recipient<P>>] {
-        &self.places
+    pub(crate) fn totals(&self) -> Totals {
+        let (blocking, deduplicating) = (self.blocking as usize, self.deduplicating as usize);
+        Totals { len: self.len(), blocking, deduplicating }
     }
 
-    /// The recipient, if there is one alone.
+    /// All slots; an empty one is `None`.
     #[inline]
-    pub(crate) fn only(&self) -> Option<&Recipient<P>> {
-        match self.places() {
-            [only] => only.as_ref(),
-            places if self.live == 1 => places.iter().flatten().next(),
-            _ => None,
-        }
+    pub(crate) fn slots(&self) -> &[Option<Recipient<P>>] {
+        &self.slots
     }
 
-    /// The subscriptions' numbers, one for each place.
-    pub(crate) fn numbers(&self) -> &[u64] {
-        &self.numbers
+    /// The subscriptions' ids, one for each place.
+    pub(crate) fn ids(&self) -> &[u64] {
+        &self.ids
     }
 
     /// Adds a recipient; `number` is greater than all before.
     pub(crate) fn push(&mut self, number: u64, recipient: Recipient<P>) {
-        debug_assert!(self.numbers.last().is_none_or(|&last| last < number));
+        debug_assert!(self.ids.last().is_none_or(|&last| last < number));
         self.deduplicating += u32::from(recipient.inbox.settings().dedupe);
         self.blocking += u32::from(recipient.inbox.settings().blocks());
         self.live += 1;
-        self.numbers.push(number);
-        self.places.push(Some(recipient));
+        self.ids.push(number);
+        self.slots.push(Some(recipient));
     }
 
     pub(crate) fn get(&self, number: u64) -> Option<&Recipient<P>> {
-        self.places[self.numbers.binary_search(&number).ok()?].as_ref()
+        self.slots[self.ids.binary_search(&number).ok()?].as_ref()
     }
 
     /// Takes a recipient out; the caller drops it where no lock is held.
     pub(crate) fn remove(&mut self, number: u64) -> Option<Recipient<P>> {
-        let removed = self.places[self.numbers.binary_search(&number).ok()?].take()?;
+        let removed = self.slots[self.ids.binary_search(&number).ok()?].take()?;
         self.deduplicating -= u32::from(removed.inbox.settings().dedupe);
         self.blocking -= u32::from(removed.inbox.settings().blocks());
         self.live -= 1;
-        if self.places.len() >= 2 * self.len() + 8 || self.live == 0 {
+        if self.slots.len() >= 2 * self.len() + 8 || self.live == 0 {
             self.compact();
         }
         Some(removed)
     }
 
     fn compact(&mut self) {
-        let mut places = self.places.iter();
-        self.numbers.retain(|_| places.next().is_some_and(Option::is_some));
-        self.places.retain(|place| place.is_some());
-        self.numbers.shrink_to_fit();
-        self.places.shrink_to_fit();
+        let mut slots = self.slots.iter();
+        self.ids.retain(|_| slots.next().is_some_and(Option::is_some));
+        self.slots.retain(|place| place.is_some());
+        self.ids.shrink_to_fit();
+        self.slots.shrink_to_fit();
     }
 }
 
@@ -162,7 +169,7 @@ mod tests {
         for number in 0..100 {
             recipients.push(number * 3, recipient(number % 2 == 0));
         }
-        assert_eq!((recipients.len(), recipients.deduplicating()), (100, 50));
+        assert_eq!((recipients.len(), recipients.totals().deduplicating), (100, 50));
         // A permutation: 37 and 100 have no common factor.
         for step in 0..100 {
             let number = step * 37 % 100 * 3;
@@ -170,25 +177,17 @@ mod tests {
             assert!(recipients.remove(number).is_none(), "left twice");
             assert!(recipients.remove(number + 1).is_none(), "never joined");
             assert_eq!(recipients.len() as u64, 99 - step);
-            assert!(recipients.places().len() < 2 * recipients.len() + 8);
+            assert!(recipients.slots().len() < 2 * recipients.len() + 8);
             let live: Vec<u64> = recipients
-                .numbers()
+                .ids()
                 .iter()
-                .zip(recipients.places())
+                .zip(recipients.slots())
                 .filter_map(|(&number, place)| place.as_ref().map(|_| number))
                 .collect();
             assert_eq!(live.len(), recipients.len());
             assert!(live.is_sorted());
             assert!(live.iter().all(|&number| recipients.get(number).is_some()));
         }
-        assert_eq!(recipients.places.capacity(), 1);
-        assert!(recipients.only().is_none());
-        (0..4).for_each(|number| recipients.push(number, recipient(false)));
-        for number in [2, 0, 3] {
-            assert!(recipients.only().is_none());
-            recipients.remove(number);
-        }
-        assert!(recipients.places().len() > 1, "places that were left stay for a while");
-        assert!(std::ptr::eq(recipients.only().unwrap(), recipients.get(1).unwrap()));
+        assert_eq!(recipients.slots.capacity(), 1);
     }
 }

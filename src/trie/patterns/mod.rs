@@ -9,9 +9,7 @@
 
 mod tree;
 
-use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
-use std::mem::ManuallyDrop;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 
@@ -30,8 +28,7 @@ use crate::trie::probe_table::{Hashed, ProbeTable};
 use crate::trie::recipients::Recipients;
 use tree::{End, PatternTree, Walk};
 
-/// The longest text of a pattern that is kept behind its last subscriber for messages of names published once, in
-/// bytes.
+/// The longest text of a pattern that is found in the tree alone, in bytes: an index finds longer ones.
 const SMALL: usize = 256;
 
 /// The longest code that is copied into a pattern's entry, in bytes. With this, the copy takes three words.
@@ -53,10 +50,6 @@ pub(crate) struct PatternEntry<P> {
     /// A copy of the pattern's code, if that is short: of a million patterns, what the pattern points to is in no
     /// cache.
     code: Option<Inline<SHORT>>,
-    /// How many recipients there are, for a look without their lock. Written under it.
-    recipients_len: AtomicU32,
-    /// Whether its text is short.
-    is_small: bool,
     recipients: RwLock<Recipients<P>>,
     /// Subscriptions; incremented under the lock of the pattern's part, decremented under that lock for writing. At 0 the
     /// entry is out of the part.
@@ -122,26 +115,6 @@ impl<P> PatternEntry<P> {
     /// The recipients, unless a publish holds them.
     pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Recipients<P>>> {
         self.recipients.try_write()
-    }
-
-    /// To be told how many recipients there are, by whoever changes that.
-    pub(crate) fn set_len(&self, recipients: usize) {
-        // As wide as the count in `Recipients` itself.
-        self.recipients_len.store(recipients as u32, Ordering::Relaxed);
-    }
-
-    /// Whether the pattern may be kept for a while when nobody holds it any more: it is not long.
-    pub(crate) fn is_small(&self) -> bool {
-        self.is_small
-    }
-
-    /// Whether there is one recipient, as far as can be seen without their lock, and nobody is about to change that.
-    ///
-    /// A publish asks before it writes to any part of this: so the cache lines that it is going to write come at the
-    /// same time.
-    pub(crate) fn seems_to_have_one(&self) -> bool {
-        // Relaxed: under the lock it is looked at again.
-        self.recipients_len.load(Ordering::Relaxed) == 1 && !self.recipients.is_locked_exclusive()
     }
 
     /// Whether nobody holds the pattern any more. It stays so: who subscribes it anew gets a new entry.
@@ -245,25 +218,6 @@ impl<P> PartPatterns<P> {
 /// Patterns of which a beginning has been found.
 pub(super) type Unconfirmed<P> = SmallVec<[Arc<PatternEntry<P>>; 4]>;
 
-/// What [`Patterns::matching`] returns.
-pub(crate) struct Matched<P> {
-    /// A shell glob or a long pattern was asked, or memory was allocated.
-    pub(crate) dear: bool,
-    /// Patterns that match and were asked when no lock was held.
-    pub(crate) confirmed: Option<Unconfirmed<P>>,
-}
-
-impl<P> Matched<P> {
-    #[cold]
-    fn confirm(channel: &str, allocated: bool, mut unconfirmed: Unconfirmed<P>) -> Self {
-        let is_dear =
-            |entry: &Arc<PatternEntry<P>>| !entry.is_small || entry.pattern.is_shell_glob();
-        let dear = allocated || unconfirmed.spilled() || unconfirmed.iter().any(is_dear);
-        unconfirmed.retain(|entry| entry.pattern.is_match(channel));
-        Self { dear, confirmed: Some(unconfirmed) }
-    }
-}
-
 /// See the module's documentation.
 pub(crate) struct Patterns<P> {
     /// Bumped at each new pattern: while it stands still, no route needs to look further.
@@ -344,30 +298,18 @@ impl<P> Patterns<P> {
         stamp.relevant == now.relevant
     }
 
-    /// Finds each pattern that matches `channel`, once, in no particular order: calls `found` for those that the walk
-    /// confirms, and returns the others.
+    /// Calls `found` for every pattern that matches `channel`, in no particular order.
     ///
-    /// In between, while what the last of them point to is fetched from memory, it calls `meanwhile`, with the locks of
-    /// pattern trees held, and tells how many patterns match at most. (Some may not match, and one may be counted twice.)
-    ///
-    /// Patterns whose match is not bounded by a few steps are asked when these locks have been released.
+    /// Patterns whose match takes more than a bounded number of steps are verified after the locks have been released.
     #[inline]
-    pub(crate) fn matching(
-        &self,
-        channel: &str,
-        meanwhile: impl FnOnce(usize),
-        mut found: impl FnMut(&Arc<PatternEntry<P>>),
-    ) -> Matched<P> {
-        let matches = Cell::new(0);
-        // Dropped by `confirm`, unless it is empty: most publishes find none, and spend nothing on it.
-        let mut unconfirmed = ManuallyDrop::new(Unconfirmed::new());
-        let effort = {
+    pub(crate) fn matching(&self, channel: &str, mut found: impl FnMut(&Arc<PatternEntry<P>>)) {
+        let mut unconfirmed = Unconfirmed::new();
+        {
             let free = self.parts[0].read();
             let anchored =
                 channel.as_bytes().first().and_then(|&byte| self.parts[Self::part_of(byte)].read());
             let mut walk = Walk::new(channel.as_bytes(), &self.runs);
             let mut report = |entry: &Arc<PatternEntry<P>>, is_unconfirmed: bool| {
-                matches.set(matches.get() + 1);
                 if is_unconfirmed {
                     unconfirmed.push(Arc::clone(entry));
                 } else {
@@ -380,13 +322,10 @@ impl<P> Patterns<P> {
             if let Some(part) = &anchored {
                 walk.scout(&part.tree, &mut report);
             }
-            meanwhile(matches.get() + walk.leads());
-            walk.finish(&mut report)
-        };
-        if unconfirmed.is_empty() {
-            return Matched { dear: effort.allocated, confirmed: None };
+            walk.finish(&mut report);
         }
-        Matched::confirm(channel, effort.allocated, ManuallyDrop::into_inner(unconfirmed))
+        let confirmed = unconfirmed.iter().filter(|entry| entry.pattern.is_match(channel));
+        confirmed.for_each(found);
     }
 
     /// The hash of a pattern, under the bus's seed.
@@ -420,8 +359,6 @@ impl<P> Patterns<P> {
             // Relaxed: only that they differ matters.
             number: self.next.fetch_add(1, Ordering::Relaxed),
             holders: AtomicUsize::new(1),
-            recipients_len: AtomicU32::new(0),
-            is_small: !is_long(pattern),
             recipients: RwLock::default(),
         });
         patterns.insert(&entry);

@@ -23,7 +23,7 @@ struct Entry {
 }
 
 /// More places than this there are not.
-pub(in crate::trie) const MOST: u32 = 1 << 31;
+pub(in crate::trie) const MAX_ENTRIES: u32 = 1 << 31;
 
 impl Clock {
     /// What the entries cost, in bytes.
@@ -48,7 +48,7 @@ impl Clock {
         let at = match self.vacant.pop() {
             Some(at) => at,
             None => {
-                let at = u32::try_from(self.ring.len()).ok().filter(|&at| at < MOST)?;
+                let at = u32::try_from(self.ring.len()).ok().filter(|&at| at < MAX_ENTRIES)?;
                 self.ring.push(None);
                 at
             }

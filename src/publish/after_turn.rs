@@ -1,0 +1,211 @@
+//! What a publish leaves to do until its channel's turn is over, and the overflow policies as far as the publisher carries them
+//! out. Nothing for a publish that met no full inbox.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::merge::Segment;
+use super::scratch::{Scratch, ScratchGuard};
+use super::{Interrupt, Published, deliver};
+use crate::engine::Engine;
+use crate::event::Message;
+use crate::inbox::{Inbox, Overflowed};
+use crate::reentrancy::for_each_then_resume;
+use crate::trie::{Channel, Counts, Recipient};
+
+/// See the module's documentation. Dropped after the turn, by unwinding too.
+pub(super) struct AfterTurn<'a, P: 'static> {
+    engine: &'a Engine<P>,
+    channel: &'a Arc<Channel<P>>,
+    /// When the publish began, if that matters.
+    started: Option<Instant>,
+    /// Borrowed when first needed.
+    scratch: Option<ScratchGuard<P>>,
+}
+
+/// What an inbox gets of a publish that has another message for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Send,
+    /// Nothing: it takes each publish once, and has got this one.
+    Skip,
+    /// Nothing in this turn: it has a message that waits for room, or has been disconnected, and room that was made since must
+    /// not let a later message overtake.
+    Bar,
+}
+
+impl<'a, P> AfterTurn<'a, P> {
+    #[inline]
+    pub(super) fn new(
+        engine: &'a Engine<P>,
+        channel: &'a Arc<Channel<P>>,
+        started: Option<Instant>,
+    ) -> Self {
+        Self { engine, channel, started, scratch: None }
+    }
+
+    /// Sets when the publish began to now, unless that is known.
+    pub(super) fn start_clock(&mut self) {
+        self.started.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn scratch(&mut self) -> &mut Scratch<P> {
+        self.scratch.get_or_insert_with(ScratchGuard::borrow)
+    }
+
+    /// Decides what `inbox` gets, in the turn.
+    #[inline(never)]
+    pub(super) fn admit(&mut self, inbox: &Arc<Inbox<P>>) -> Admission {
+        let address = Arc::as_ptr(inbox).addr();
+        let scratch = self.scratch();
+        if inbox.settings().dedupe && !scratch.seen.insert(address) {
+            return Admission::Skip;
+        }
+        if scratch.barred.contains(&address) { Admission::Bar } else { Admission::Send }
+    }
+
+    /// `true` if some inbox gets nothing more in this turn.
+    pub(super) fn has_barred(&self) -> bool {
+        self.scratch.as_ref().is_some_and(|scratch| !scratch.barred.is_empty())
+    }
+
+    /// Deals with a message for the recipient in slot `at` that did not go in the ordinary way, in the turn.
+    #[cold]
+    pub(super) fn resolve(
+        &mut self,
+        segment: &Segment<'_, P>,
+        at: usize,
+        interrupt: Interrupt<P>,
+    ) -> Counts {
+        let mut counts = Counts::default();
+        let Some(recipient) = &segment.slots[at] else { return counts };
+        let inbox = &recipient.inbox;
+        let scratch = self.scratch();
+        let mut interrupt = interrupt;
+        loop {
+            let message = match interrupt {
+                Interrupt::Full(message) => message,
+                Interrupt::Undeliverable(message) => {
+                    scratch.dead.push(message);
+                    return counts;
+                }
+            };
+            match inbox.overflow(message, segment.ids[at]) {
+                Overflowed::Retry { message: Message { payload, source }, evicted } => {
+                    counts.evicted += u64::from(evicted.is_some());
+                    scratch.dead.extend(evicted);
+                    match deliver(recipient, segment.is_shared, payload, source) {
+                        Ok(()) => {
+                            counts.delivered += 1;
+                            return counts;
+                        }
+                        Err(again) => interrupt = again,
+                    }
+                    continue;
+                }
+                Overflowed::Void(message) => {
+                    scratch.dead.push(message);
+                    return counts;
+                }
+                Overflowed::Refused(message) => {
+                    scratch.dead.push(message);
+                    counts.dropped += 1;
+                    return counts;
+                }
+                Overflowed::Disconnected(message) => {
+                    scratch.dead.push(message);
+                    counts.dropped += 1;
+                    scratch.disconnected.push(inbox.member());
+                }
+                Overflowed::Wait(wait) => {
+                    let recipient = Recipient::new(recipient.to.clone(), Arc::clone(inbox));
+                    scratch.waits.push_back((recipient, wait));
+                }
+            }
+            scratch.barred.insert(Arc::as_ptr(inbox).addr());
+            return counts;
+        }
+    }
+
+    /// Does what is left to do, after the turn, for a publish that did `counts` in it. Returns what it did in all.
+    #[inline]
+    pub(super) fn finish(&mut self, counts: Counts) -> Published {
+        let mut published = Published::from(counts);
+        if self.scratch.is_some() {
+            let waited = self.carry_out();
+            published.delivered += waited.delivered as usize;
+            published.dropped += waited.dropped as usize;
+        }
+        published
+    }
+
+    #[cold]
+    fn carry_out(&mut self) -> Counts {
+        let Some(scratch) = &mut self.scratch else { return Counts::default() };
+        disconnect(self.engine, &mut scratch.disconnected);
+        // Before waiting, so that payloads are not held while it lasts.
+        scratch.drop_dead();
+        if scratch.waits.is_empty() {
+            return Counts::default();
+        }
+        let started = self.started.unwrap_or_else(Instant::now);
+        while let Some((recipient, wait)) = scratch.waits.pop_front() {
+            let Scratch { waited, dead, .. } = &mut **scratch;
+            // A deadline beyond what the clock can say is none.
+            let deadline = wait.timeout().and_then(|timeout| started.checked_add(timeout));
+            let send = |Message { payload, source }| {
+                match deliver(&recipient, false, payload, source) {
+                    Ok(()) => waited.delivered += 1,
+                    Err(Interrupt::Full(message)) => return Some(message),
+                    Err(Interrupt::Undeliverable(message)) => drop(message),
+                }
+                None
+            };
+            match wait.finish(deadline, send) {
+                None => recipient.settle(),
+                Some((message, is_lost)) => {
+                    dead.push(message);
+                    waited.dropped += u64::from(is_lost);
+                }
+            }
+        }
+        let waited = mem::take(&mut scratch.waited);
+        self.engine.trie.count(self.channel, waited);
+        scratch.drop_dead();
+        waited
+    }
+
+    /// Gives up what is left to do, where the publish unwinds.
+    #[cold]
+    fn give_up(&mut self) {
+        let Some(scratch) = &mut self.scratch else { return };
+        disconnect(self.engine, &mut scratch.disconnected);
+        let mut waited = mem::take(&mut scratch.waited);
+        while let Some((_, wait)) = scratch.waits.pop_front() {
+            if let Some((message, is_lost)) = wait.give_up() {
+                scratch.dead.push(message);
+                waited.dropped += u64::from(is_lost);
+            }
+        }
+        if waited.delivered + waited.dropped > 0 {
+            self.engine.trie.count(self.channel, waited);
+        }
+    }
+}
+
+impl<P> Drop for AfterTurn<'_, P> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.scratch.is_some() {
+            self.give_up();
+        }
+        self.engine.catch_up();
+    }
+}
+
+fn disconnect<P>(engine: &Engine<P>, members: &mut Vec<u64>) {
+    if !members.is_empty() {
+        for_each_then_resume(members.drain(..), |member| engine.disconnect(member));
+    }
+}

@@ -1,0 +1,241 @@
+//! A publish to any number of recipients, by the channel itself and by patterns.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::after_turn::{Admission, AfterTurn};
+use super::merge::{PatternSegments, Segment};
+use super::{Interrupt, Published, deliver};
+use crate::engine::Engine;
+use crate::event::Message;
+use crate::reentrancy::Mark;
+use crate::trie::{Channel, Counters, Counts, Route, Totals, Turn};
+
+/// How many recipients ahead an inbox is prefetched.
+const PREFETCH: usize = 4;
+
+/// Publishes in the turn, and does what is left to do after it. `started` is when the publish began, if that is known.
+#[inline(never)]
+pub(super) fn publish<P: Clone + Send + 'static>(
+    engine: &Engine<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+    started: Option<Instant>,
+    turn: Turn<'_, P>,
+) -> Published {
+    // Locals are dropped from the last to the first, by unwinding too. What `after` holds runs user code when it is dropped, and
+    // so does the payload: after the turn.
+    let mut payload = Some(payload);
+    let mut after = AfterTurn::new(engine, channel, started);
+    let mut turn = turn;
+    let mut delivery = Delivery::new(turn.exact.totals(), &channel.counters);
+    let mark = Mark::set();
+    if turn.patterns.is_empty() {
+        delivery.serve_exact(&turn, &mut payload, &mut after);
+    } else {
+        delivery.serve_with_patterns(&turn, &mut payload, &mut after);
+    }
+    drop(mark);
+    let counts = delivery.counts();
+    drop(delivery);
+    if !turn.patterns.is_empty() {
+        turn.remove_dead(channel);
+    }
+    drop(turn);
+    drop(payload);
+    after.finish(counts)
+}
+
+/// A publish on its way through its recipients. Counts what it did when dropped, by unwinding too.
+struct Delivery<'a> {
+    /// Recipients that the publish has not reached yet.
+    remaining: usize,
+    /// Some inboxes take a publish once, or get nothing more in this turn.
+    is_checked: bool,
+    /// Recipients that have got the message in the ordinary way, or have not been reached yet.
+    due: u64,
+    /// The others.
+    counts: Counts,
+    counters: &'a Counters,
+}
+
+/// Where the delivery loop stops.
+enum Stop<P> {
+    /// Behind the last slot.
+    End,
+    /// At the last recipient of the publish, in this slot, which gets the payload itself.
+    Last(usize),
+    /// At the recipient in this slot, whose message did not go in the ordinary way.
+    Interrupt(usize, Interrupt<P>),
+}
+
+impl<'a> Delivery<'a> {
+    #[inline]
+    fn new(exact: Totals, counters: &'a Counters) -> Self {
+        let counts = Counts::of_one(0);
+        let mut delivery = Self { remaining: 0, is_checked: false, due: 0, counts, counters };
+        delivery.add(exact);
+        delivery
+    }
+
+    /// Adds recipients to be served.
+    #[inline]
+    fn add(&mut self, recipients: Totals) {
+        self.remaining += recipients.len;
+        self.due += recipients.len as u64;
+        self.is_checked |= recipients.deduplicating > 0;
+    }
+
+    /// Returns what the publish has done so far.
+    #[inline]
+    fn counts(&self) -> Counts {
+        let delivered = self.counts.delivered + self.due - self.remaining as u64;
+        Counts { delivered, ..self.counts }
+    }
+
+    /// Delivers to those who have subscribed to the channel itself.
+    #[inline(always)]
+    fn serve_exact<P: Clone + 'static>(
+        &mut self,
+        route: &Route<P>,
+        payload: &mut Option<P>,
+        after: &mut AfterTurn<'_, P>,
+    ) {
+        if route.exact.totals().blocking > 0 {
+            after.start_clock();
+        }
+        if let Some(source) = &route.source {
+            self.serve(&Segment::new(&route.exact, source, false), payload, after);
+        }
+    }
+
+    /// Delivers to all, by the channel itself and by patterns.
+    #[inline(never)]
+    fn serve_with_patterns<P: Clone + 'static>(
+        &mut self,
+        route: &Route<P>,
+        payload: &mut Option<P>,
+        after: &mut AfterTurn<'_, P>,
+    ) {
+        let mut patterns = PatternSegments::lock(&route.patterns, after);
+        let totals = patterns.totals();
+        self.add(totals);
+        if totals.blocking > 0 {
+            after.start_clock();
+        }
+        self.serve_exact(route, payload, after);
+        patterns.for_each_segment(|segment| self.serve(segment, payload, after));
+        if let Some(buffers) = patterns.unlock() {
+            after.scratch().merge = buffers;
+        }
+    }
+
+    /// Delivers to the recipients of `segment`.
+    #[inline(always)]
+    fn serve<P: Clone>(
+        &mut self,
+        segment: &Segment<'_, P>,
+        payload: &mut Option<P>,
+        after: &mut AfterTurn<'_, P>,
+    ) {
+        let mut from = 0;
+        while let Some(original) = &*payload {
+            let stop = if self.is_checked || segment.is_shared {
+                self.deliver_clones::<P, false>(segment, from, original, after)
+            } else {
+                self.deliver_clones::<P, true>(segment, from, original, after)
+            };
+            let (at, interrupt) = match stop {
+                Stop::End => return,
+                Stop::Last(at) => match deliver_last(segment, at, payload) {
+                    Ok(()) => {
+                        self.remaining = 0;
+                        return;
+                    }
+                    Err(interrupt) => (at, interrupt),
+                },
+                Stop::Interrupt(at, interrupt) => (at, interrupt),
+            };
+            self.pass();
+            self.counts += after.resolve(segment, at, interrupt);
+            self.is_checked |= after.has_barred();
+            from = at + 1;
+        }
+    }
+
+    /// Passes a recipient that does not get the message in the ordinary way.
+    fn pass(&mut self) {
+        self.remaining -= 1;
+        self.due -= 1;
+    }
+
+    /// The delivery loop: delivers clones of `payload` from slot `from` on, to all but the last recipient of the publish. The
+    /// caller deals with whatever stops it, and resumes behind that slot.
+    ///
+    /// `PLAIN` is `true` if no recipient is checked and none is shared, so that the compiler leaves out what that takes. The
+    /// loop is a function of its own because in its caller it would have no registers left.
+    #[inline(never)]
+    fn deliver_clones<P: Clone, const PLAIN: bool>(
+        &mut self,
+        segment: &Segment<'_, P>,
+        from: usize,
+        payload: &P,
+        after: &mut AfterTurn<'_, P>,
+    ) -> Stop<P> {
+        let slots = segment.slots;
+        let mut at = from;
+        while let Some(slot) = slots.get(at) {
+            if let Some(Some(later)) = slots.get(at + PREFETCH) {
+                later.inbox.prefetch();
+            }
+            if let Some(recipient) = slot {
+                let admission = if PLAIN || !self.is_checked {
+                    Admission::Send
+                } else {
+                    after.admit(&recipient.inbox)
+                };
+                match admission {
+                    Admission::Send if self.remaining == 1 => return Stop::Last(at),
+                    Admission::Send => {
+                        let is_shared = !PLAIN && segment.is_shared;
+                        let (payload, source) = (payload.clone(), segment.source.get());
+                        if let Err(interrupt) = deliver(recipient, is_shared, payload, source) {
+                            return Stop::Interrupt(at, interrupt);
+                        }
+                        self.remaining -= 1;
+                    }
+                    Admission::Bar => {
+                        let (payload, source) = (payload.clone(), segment.source.get());
+                        let message = Message { payload, source };
+                        return Stop::Interrupt(at, Interrupt::Full(message));
+                    }
+                    Admission::Skip => self.pass(),
+                }
+            }
+            at += 1;
+        }
+        Stop::End
+    }
+}
+
+/// Delivers the payload itself to the last recipient of a publish, in slot `at`.
+#[inline(always)]
+fn deliver_last<P>(
+    segment: &Segment<'_, P>,
+    at: usize,
+    payload: &mut Option<P>,
+) -> Result<(), Interrupt<P>> {
+    match (&segment.slots[at], payload.take()) {
+        (Some(recipient), Some(payload)) => {
+            deliver(recipient, segment.is_shared, payload, segment.source.get())
+        }
+        _ => unreachable!("the loop stopped at a recipient, and had the payload"),
+    }
+}
+
+impl Drop for Delivery<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.counters.add(self.counts());
+    }
+}
