@@ -86,7 +86,7 @@ impl Limits {
         self
     }
 
-    /// Whether a limit spans subscribers, so that subscribing must be admitted one at a time.
+    /// Returns `true` if a limit spans subscribers. Subscribe calls must then be admitted one at a time.
     pub(crate) fn bound_the_bus(&self) -> bool {
         self.max_subscribers != usize::MAX
             || self.max_channels != usize::MAX

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::event::Event;
-use crate::inbox::Ending;
+use crate::inbox::StopSignal;
 use crate::reentrancy;
 use crate::subscriber::Subscriber;
 
@@ -21,7 +21,7 @@ use crate::subscriber::Subscriber;
 #[must_use = "a listener is stopped when it is dropped"]
 pub struct Listener {
     /// Set when the thread must end; then it is unparked.
-    ending: Arc<Ending>,
+    ending: Arc<StopSignal>,
     /// Unsubscribes the listener's subscriber from everything, if that is still there.
     unsubscribe: Box<dyn Fn() + Send + Sync>,
     /// Disconnected when the handler has ended.
@@ -36,7 +36,7 @@ impl Listener {
         name: String,
         handler: impl FnMut(Event<P>) + Send + 'static,
     ) -> Self {
-        let ending = Arc::new(Ending::default());
+        let ending = Arc::new(StopSignal::default());
         let asked = Arc::clone(&ending);
         let unsubscribe = subscriber.unsubscriber();
         let (end, ended) = bounded::<()>(0);

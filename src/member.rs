@@ -103,14 +103,15 @@ impl<P: Send + 'static> Member<P> {
         for (&name, &hash) in names.iter().zip(&hashes) {
             let count = held.count();
             if let Some(joined) = held.channels.get(hash, |channel| channel.name() == name) {
-                self.inbox.tell(|| Change::Subscribed(Arc::clone(joined.at.shared_name())), count);
+                self.inbox
+                    .push_event(|| Change::Subscribed(Arc::clone(joined.at.shared_name())), count);
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
             let joined = engine
                 .trie
                 .join(name, hash, recipient, |name| {
-                    self.inbox.tell(|| Change::Subscribed(Arc::clone(name)), count + 1);
+                    self.inbox.push_event(|| Change::Subscribed(Arc::clone(name)), count + 1);
                 })
                 .map_err(|_| SubscribeError::Closed)?;
             held.channels.insert(joined);
@@ -153,14 +154,14 @@ impl<P> Member<P> {
         for (pattern, &hash) in patterns.iter().zip(&hashes) {
             let count = held.count();
             if let Some(joined) = held.patterns.get(hash, |entry| entry.pattern == *pattern) {
-                self.inbox.tell(|| Change::PSubscribed(joined.at.pattern.clone()), count);
+                self.inbox.push_event(|| Change::PSubscribed(joined.at.pattern.clone()), count);
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
             let joined = engine
                 .trie
                 .join_pattern(pattern, hash, recipient, || {
-                    self.inbox.tell(|| Change::PSubscribed(pattern.clone()), count + 1);
+                    self.inbox.push_event(|| Change::PSubscribed(pattern.clone()), count + 1);
                 })
                 .map_err(|_| SubscribeError::Closed)?;
             held.patterns.insert(joined);
@@ -199,7 +200,7 @@ impl<P> Member<P> {
         let hash = self.engine.trie.hash(name);
         match held.channels.remove(hash, |channel| channel.name() == name) {
             Some(joined) => self.leave(&joined, held.count()),
-            None => self.inbox.tell(|| Change::Unsubscribed(Arc::from(name)), held.count()),
+            None => self.inbox.push_event(|| Change::Unsubscribed(Arc::from(name)), held.count()),
         }
         held.count()
     }
@@ -214,7 +215,7 @@ impl<P> Member<P> {
         let hash = self.engine.trie.pattern_hash(pattern);
         match held.patterns.remove(hash, |entry| entry.pattern == *pattern) {
             Some(joined) => self.leave_pattern(&joined, held.count()),
-            None => self.inbox.tell(|| Change::PUnsubscribed(pattern.clone()), held.count()),
+            None => self.inbox.push_event(|| Change::PUnsubscribed(pattern.clone()), held.count()),
         }
         held.count()
     }
@@ -252,13 +253,13 @@ impl<P> Member<P> {
     /// Ends a subscription that is no longer held; so many are.
     fn leave(&self, joined: &Joined<Channel<P>>, held: usize) {
         self.engine.trie.leave(joined);
-        self.inbox.tell(|| Change::Unsubscribed(Arc::clone(joined.at.shared_name())), held);
+        self.inbox.push_event(|| Change::Unsubscribed(Arc::clone(joined.at.shared_name())), held);
     }
 
     /// Ends a subscription that is no longer held; so many are.
     fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>, held: usize) {
         self.engine.trie.leave_pattern(joined);
-        self.inbox.tell(|| Change::PUnsubscribed(joined.at.pattern.clone()), held);
+        self.inbox.push_event(|| Change::PUnsubscribed(joined.at.pattern.clone()), held);
     }
 
     /// Closes the inbox and gives up every subscription, without lifecycle events. `true` if it was open.

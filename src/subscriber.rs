@@ -11,7 +11,7 @@ use crate::bus::check_capacity;
 use crate::engine::Engine;
 use crate::error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError};
 use crate::event::{Event, Message};
-use crate::inbox::{Ending, Glance, Settings, Until, Waited};
+use crate::inbox::{FastRecv, Settings, StopSignal, WaitError, WaitLimit};
 use crate::limits::Overflow;
 use crate::listener::Listener;
 use crate::member::Member;
@@ -274,7 +274,7 @@ impl<P> Subscriber<P> {
     /// [`RecvError::Closed`] when it is closed and drained.
     #[inline]
     pub fn recv(&self) -> Result<Event<P>, RecvError> {
-        if let Glance::Message(message) = self.member.inbox.glance() {
+        if let FastRecv::Message(message) = self.member.inbox.try_recv_fast() {
             return Ok(message.into());
         }
         // With no deadline, closing is all that ends the wait.
@@ -288,7 +288,7 @@ impl<P> Subscriber<P> {
     /// [`TryRecvError::Empty`] if there is none; [`TryRecvError::Closed`] when it is closed and drained.
     #[inline]
     pub fn try_recv(&self) -> Result<Event<P>, TryRecvError> {
-        self.member.inbox.poll()
+        self.member.inbox.try_recv()
     }
 
     /// Waits for the next event, at most for `timeout`.
@@ -299,7 +299,7 @@ impl<P> Subscriber<P> {
     /// is closed and drained.
     #[inline]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Event<P>, RecvTimeoutError> {
-        if let Glance::Message(message) = self.member.inbox.glance() {
+        if let FastRecv::Message(message) = self.member.inbox.try_recv_fast() {
             return Ok(message.into());
         }
         self.wait(deadline_after(timeout))
@@ -324,7 +324,7 @@ impl<P> Subscriber<P> {
     #[doc(alias = "ignore_subscribe_messages")]
     #[inline]
     pub fn recv_message(&self) -> Result<Message<P>, RecvError> {
-        if let Glance::Message(message) = self.member.inbox.glance() {
+        if let FastRecv::Message(message) = self.member.inbox.try_recv_fast() {
             return Ok(message);
         }
         self.wait_for_message(None).map_err(|_| RecvError::Closed)
@@ -340,12 +340,12 @@ impl<P> Subscriber<P> {
     #[inline(always)]
     pub fn try_recv_message(&self) -> Result<Message<P>, TryRecvError> {
         loop {
-            match self.member.inbox.glance() {
-                Glance::Message(message) => return Ok(message),
-                Glance::Nothing => return Err(TryRecvError::Empty),
-                Glance::More => {}
+            match self.member.inbox.try_recv_fast() {
+                FastRecv::Message(message) => return Ok(message),
+                FastRecv::Empty => return Err(TryRecvError::Empty),
+                FastRecv::Slow => {}
             }
-            if let Some(message) = self.member.inbox.more()?.into_message() {
+            if let Some(message) = self.member.inbox.try_recv_slow()?.into_message() {
                 return Ok(message);
             }
         }
@@ -359,7 +359,7 @@ impl<P> Subscriber<P> {
     #[doc(alias = "get_message")]
     #[inline]
     pub fn recv_message_timeout(&self, timeout: Duration) -> Result<Message<P>, RecvTimeoutError> {
-        if let Glance::Message(message) = self.member.inbox.glance() {
+        if let FastRecv::Message(message) = self.member.inbox.try_recv_fast() {
             return Ok(message);
         }
         self.wait_for_message(deadline_after(timeout))
@@ -383,22 +383,24 @@ impl<P> Subscriber<P> {
     }
 
     fn wait(&self, deadline: Option<Instant>) -> Result<Event<P>, RecvTimeoutError> {
-        self.member.inbox.wait(Until { deadline, ending: None }).map_err(|waited| match waited {
-            Waited::TimedOut => RecvTimeoutError::Timeout,
-            Waited::Closed | Waited::Stopped => RecvTimeoutError::Closed,
+        self.member.inbox.wait(WaitLimit { deadline, stop_signal: None }).map_err(|error| {
+            match error {
+                WaitError::TimedOut => RecvTimeoutError::Timeout,
+                WaitError::Closed | WaitError::Stopped => RecvTimeoutError::Closed,
+            }
         })
     }
 
     /// Waits for the next event, or until `ending` is set and the thread unparked; `None` for that, and
     /// when it is closed and drained.
-    pub(crate) fn recv_until(&self, ending: &Ending) -> Option<Event<P>> {
-        let until = Until { deadline: None, ending: Some(ending) };
-        if !until.is_stopped()
-            && let Glance::Message(message) = self.member.inbox.glance()
+    pub(crate) fn recv_until(&self, ending: &StopSignal) -> Option<Event<P>> {
+        let limit = WaitLimit { deadline: None, stop_signal: Some(ending) };
+        if !limit.is_stopped()
+            && let FastRecv::Message(message) = self.member.inbox.try_recv_fast()
         {
             return Some(message.into());
         }
-        self.member.inbox.wait(until).ok()
+        self.member.inbox.wait(limit).ok()
     }
 
     /// What unsubscribes from everything, as long as there is a handle to the subscriber. It is none.

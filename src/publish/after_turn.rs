@@ -104,7 +104,7 @@ impl<'a, P> AfterTurn<'a, P> {
                     }
                     continue;
                 }
-                Overflowed::Void(message) => {
+                Overflowed::Undeliverable(message) => {
                     scratch.dead.push(message);
                     return counts;
                 }
@@ -118,7 +118,7 @@ impl<'a, P> AfterTurn<'a, P> {
                     counts.dropped += 1;
                     scratch.disconnected.push(inbox.member());
                 }
-                Overflowed::Wait(wait) => {
+                Overflowed::Blocked(wait) => {
                     let recipient = Recipient::new(recipient.to.clone(), Arc::clone(inbox));
                     scratch.waits.push_back((recipient, wait));
                 }

@@ -216,8 +216,8 @@ fn deliver<P>(
     source: SourceRef,
 ) -> Result<(), Interrupt<P>> {
     recipient.to.send_message(payload, source).map_err(Interrupt::Full)?;
-    if recipient.inbox.asks_after()
-        && let Some(message) = recipient.inbox.sent()
+    if recipient.inbox.needs_attention()
+        && let Some(message) = recipient.inbox.after_send()
     {
         return Err(Interrupt::Undeliverable(message));
     }

@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 
 use super::merge::Merge;
 use crate::event::Message;
-use crate::inbox::Wait;
+use crate::inbox::BlockedSend;
 use crate::reentrancy::for_each_then_resume;
 use crate::trie::{Counts, Recipient};
 
@@ -29,7 +29,7 @@ pub(super) struct Scratch<P: 'static> {
     /// Subscribers that were full and are to be ended, by number.
     pub(super) disconnected: Vec<u64>,
     /// Messages that wait for room, each with whom it is for.
-    pub(super) waits: VecDeque<(Recipient<P>, Wait<P>)>,
+    pub(super) waits: VecDeque<(Recipient<P>, BlockedSend<P>)>,
     /// Messages that waited for room and are not counted yet.
     pub(super) waited: Counts,
     /// Inboxes that get nothing more in the turn, by address.
