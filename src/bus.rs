@@ -6,7 +6,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, OpenGuard, check_capacity};
 use crate::error::SubscribeError;
 use crate::limits::{Limits, Overflow};
 use crate::pattern::Pattern;
@@ -43,18 +43,7 @@ const CAPACITY: usize = 256;
 /// ```
 pub struct Bus<P = Arc<str>> {
     pub(crate) engine: Arc<Engine<P>>,
-    pub(crate) life: Arc<Life<P>>,
-}
-
-/// What keeps a bus open: shared by all `Bus` and `Topic` handles.
-pub(crate) struct Life<P> {
-    engine: Arc<Engine<P>>,
-}
-
-impl<P> Drop for Life<P> {
-    fn drop(&mut self) {
-        self.engine.close();
-    }
+    open: Arc<OpenGuard<P>>,
 }
 
 impl<P: Clone + Send + 'static> Bus<P> {
@@ -200,7 +189,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn topic(&self, channel: &str) -> Topic<P> {
-        Topic::new(self, channel)
+        Topic::new(&self.engine, &self.open, channel)
     }
 
     /// A subscriber with the bus's settings that has subscribed to nothing yet.
@@ -421,7 +410,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// assert!(weak.upgrade().is_none());
     /// ```
     pub fn downgrade(&self) -> WeakBus<P> {
-        WeakBus(Arc::downgrade(&self.life))
+        WeakBus(Arc::downgrade(&self.open))
     }
 }
 
@@ -433,7 +422,7 @@ impl<P: Clone + Send + 'static> Default for Bus<P> {
 
 impl<P> Clone for Bus<P> {
     fn clone(&self) -> Self {
-        Self { engine: Arc::clone(&self.engine), life: Arc::clone(&self.life) }
+        Self { engine: Arc::clone(&self.engine), open: Arc::clone(&self.open) }
     }
 }
 
@@ -443,7 +432,7 @@ impl<P> fmt::Debug for Bus<P> {
             .field("closed", &self.engine.trie.is_closed())
             .field("channels", &self.engine.trie.channel_count())
             .field("patterns", &self.engine.trie.pattern_count())
-            .field("subscribers", &self.engine.subscribers())
+            .field("subscribers", &self.engine.registry.subscribers())
             .finish_non_exhaustive()
     }
 }
@@ -453,15 +442,15 @@ impl<P> UnwindSafe for Bus<P> {}
 impl<P> RefUnwindSafe for Bus<P> {}
 
 /// A handle to a bus that does not keep it open; see [`Bus::downgrade`].
-pub struct WeakBus<P = Arc<str>>(Weak<Life<P>>);
+pub struct WeakBus<P = Arc<str>>(Weak<OpenGuard<P>>);
 
 impl<P> WeakBus<P> {
     /// The bus, unless its last `Bus` and `Topic` have been dropped.
     ///
     /// A bus that was closed by [`Bus::close`] and still has a handle is returned, closed.
     pub fn upgrade(&self) -> Option<Bus<P>> {
-        let life = self.0.upgrade()?;
-        Some(Bus { engine: Arc::clone(&life.engine), life })
+        let open = self.0.upgrade()?;
+        Some(Bus { engine: Arc::clone(open.engine()), open })
     }
 }
 
@@ -555,7 +544,7 @@ impl<P: Clone + Send + 'static> BusBuilder<P> {
             (8 * processors).max(64)
         });
         let engine = Arc::new(Engine::new(stripes, self.limits, self.capacity, self.overflow));
-        Bus { life: Arc::new(Life { engine: Arc::clone(&engine) }), engine }
+        Bus { open: Arc::new(OpenGuard::new(&engine)), engine }
     }
 }
 
@@ -580,10 +569,4 @@ impl<P> fmt::Debug for BusBuilder<P> {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
-}
-
-#[track_caller]
-pub(crate) fn check_capacity(messages: usize) -> usize {
-    assert!(messages > 0, "the capacity of an inbox must be at least 1 message, not 0");
-    messages
 }

@@ -1,4 +1,7 @@
 //! A handler on a thread of its own.
+//!
+//! The thread owns the handler and what it receives with, and calls both under no lock. Nothing is known here of who
+//! feeds it: a listener is made of functions.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -11,7 +14,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use crate::event::Event;
 use crate::inbox::StopSignal;
 use crate::reentrancy;
-use crate::subscriber::Subscriber;
 
 /// A thread that hands a subscriber's events to a handler; see
 /// [`Subscriber::spawn`](crate::Subscriber::spawn).
@@ -20,31 +22,35 @@ use crate::subscriber::Subscriber;
 /// [`join`](Self::join) waits for its end, and [`detach`](Self::detach) lets it run on.
 #[must_use = "a listener is stopped when it is dropped"]
 pub struct Listener {
-    /// Set when the thread must end; then it is unparked.
-    ending: Arc<StopSignal>,
-    /// Unsubscribes the listener's subscriber from everything, if that is still there.
+    /// Says when the thread must end. It is unparked after this is set.
+    stop_signal: Arc<StopSignal>,
+    /// Unsubscribes the listener's subscriber from everything, if there is a handle to it.
     unsubscribe: Box<dyn Fn() + Send + Sync>,
     /// Disconnected when the handler has ended.
     ended: Receiver<()>,
-    /// Gone when detached or joined.
+    /// `None` once detached or joined.
     thread: Option<JoinHandle<()>>,
 }
 
 impl Listener {
+    /// Hands to `handler` what `receive` returns, on a thread called `name`, until that is `None`.
+    ///
+    /// `receive` is called with what ends the thread, and must return `None` once that is set and the thread unparked.
+    /// `unsubscribe` is what [`drain`](Self::drain) calls; it must not keep a subscriber alive.
     pub(crate) fn spawn<P: Send + 'static>(
-        subscriber: Subscriber<P>,
         name: String,
+        receive: impl Fn(&StopSignal) -> Option<Event<P>> + Send + 'static,
         handler: impl FnMut(Event<P>) + Send + 'static,
+        unsubscribe: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let ending = Arc::new(StopSignal::default());
-        let asked = Arc::clone(&ending);
-        let unsubscribe = subscriber.unsubscriber();
+        let stop_signal = Arc::new(StopSignal::default());
+        let asked = Arc::clone(&stop_signal);
         let (end, ended) = bounded::<()>(0);
         let listen = move || {
-            // Dropped last, by unwinding too.
+            // Declared first, so that it is dropped last, by unwinding too.
             let _end = end;
-            let (subscriber, mut handler) = (subscriber, handler);
-            while let Some(event) = subscriber.recv_until(&asked) {
+            let (receive, mut handler) = (receive, handler);
+            while let Some(event) = receive(&asked) {
                 handler(event);
             }
         };
@@ -52,7 +58,7 @@ impl Listener {
             .name(name)
             .spawn(listen)
             .unwrap_or_else(|error| panic!("no thread for a listener: {error}"));
-        Self { ending, unsubscribe: Box::new(unsubscribe), ended, thread: Some(thread) }
+        Self { stop_signal, unsubscribe: Box::new(unsubscribe), ended, thread: Some(thread) }
     }
 
     /// Ends the thread after the event that its handler is busy with.
@@ -61,7 +67,7 @@ impl Listener {
     /// subscriber. [`drain`](Self::drain) has it handled first. This wakes this listener alone, and does not wait for it.
     #[doc(alias = "stop_thread")]
     pub fn stop(&self) {
-        self.ending.stop();
+        self.stop_signal.stop();
         self.unpark();
     }
 
@@ -99,7 +105,7 @@ impl Listener {
     /// ```
     pub fn drain(&self) {
         (self.unsubscribe)();
-        self.ending.drain();
+        self.stop_signal.drain();
         self.unpark();
     }
 
@@ -118,8 +124,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// What the handler panicked with, if it did. When called by the listener's own handler, which could
-    /// only wait for itself, an error at once; the listener is stopped then.
+    /// What the handler panicked with, if it did. The listener's own handler gets an error at once, as it would wait for
+    /// itself; the listener is stopped then.
     ///
     /// # Panics
     ///
@@ -128,7 +134,7 @@ impl Listener {
         reentrancy::assert_not_in_clone();
         match self.thread.take() {
             Some(thread) if thread.thread().id() == thread::current().id() => {
-                self.ending.stop();
+                self.stop_signal.stop();
                 Err(Box::new("a listener cannot be joined by its own handler"))
             }
             Some(thread) => thread.join(),
@@ -136,7 +142,7 @@ impl Listener {
         }
     }
 
-    /// Waits until the thread has ended, at most for `timeout`.
+    /// Waits until the thread has ended, for `timeout` at most.
     ///
     /// The inner result, a [`std::thread::Result`], is that of [`join`](Self::join): what the handler panicked with, if it
     /// did.
@@ -183,7 +189,7 @@ impl Listener {
     }
 }
 
-// A panic in user code leaves the subscriber in order: that is the contract, and tested.
+// A panic in user code leaves the subscriber usable; tests hold this.
 impl UnwindSafe for Listener {}
 impl RefUnwindSafe for Listener {}
 

@@ -1,6 +1,8 @@
-//! Whether this thread is inside a turn: the one place where user code (a payload's `Clone`) runs
-//! under a lock, and where a call on a bus must therefore panic, not wait. And how user code that panics
-//! is kept from harming what is not its own. A leaf.
+//! Calls from user code back into a bus, and panics of user code.
+//!
+//! A payload's `Clone` is the only user code that runs under a lock: in a channel's turn. A call from there that can
+//! wait could wait for its own thread, so it panics. This module owns the mark of a thread that clones. It also makes
+//! several calls of user code so that each is made even if an earlier one panics. A leaf: it takes no lock.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,10 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
 thread_local! {
-    static IN_TURN: Cell<bool> = const { Cell::new(false) };
+    /// `true` while the thread clones payloads for a publish.
+    static IN_CLONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Panics where the calling thread is cloning a payload for a publish.
+/// Panics if the calling thread is cloning a payload for a publish.
 #[inline]
 #[track_caller]
 pub(crate) fn assert_not_in_clone() {
@@ -22,10 +25,10 @@ pub(crate) fn assert_not_in_clone() {
     }
 }
 
-/// Whether the calling thread is cloning a payload for a publish.
+/// `true` if the calling thread is cloning a payload for a publish.
 #[inline]
 pub(crate) fn is_in_clone() -> bool {
-    IN_TURN.get()
+    IN_CLONE.get()
 }
 
 #[cold]
@@ -36,13 +39,13 @@ fn refuse() -> ! {
     )
 }
 
-/// Marks the calling thread as inside a turn until dropped, by unwinding too.
+/// Marks the calling thread as one that clones payloads, until this is dropped, by unwinding too.
 pub(crate) struct Mark(PhantomData<*const ()>);
 
 impl Mark {
     #[inline]
     pub(crate) fn set() -> Self {
-        IN_TURN.set(true);
+        IN_CLONE.set(true);
         Self(PhantomData)
     }
 }
@@ -50,16 +53,16 @@ impl Mark {
 impl Drop for Mark {
     #[inline]
     fn drop(&mut self) {
-        IN_TURN.set(false);
+        IN_CLONE.set(false);
     }
 }
 
-/// The first panic of several calls, each of which is made in spite of those before.
+/// Collects the panics of several calls: keeps the first, drops the others.
 #[derive(Default)]
 pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
 
 impl Panics {
-    /// Calls `each` for every item, those behind one for which it panics too.
+    /// Calls `each` for every item, even after it has panicked for one.
     pub(crate) fn for_each<T>(
         &mut self,
         items: impl IntoIterator<Item = T>,
@@ -75,8 +78,8 @@ impl Panics {
         }
     }
 
-    /// Panics as the first call did, if one did. Where the thread is unwinding already, that panic is the one that
-    /// goes on.
+    /// Resumes the first panic, if there was one. It is dropped if the thread is already unwinding, as a second panic
+    /// would abort the process.
     pub(crate) fn resume(self) {
         match self.0 {
             Some(panic) if thread::panicking() => Self::discard(panic),
@@ -85,14 +88,14 @@ impl Panics {
         }
     }
 
-    /// Drops what a call panicked with, which can panic itself.
+    /// Drops the payload of a panic. Its own `Drop` may panic: what that panics with is leaked.
     fn discard(panic: Box<dyn Any + Send>) {
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
         dropped.unwrap_or_else(mem::forget);
     }
 }
 
-/// Calls `each` for every item, those behind one for which it panics too, and panics as the first did.
+/// Calls `each` for every item, even after it has panicked for one, and then resumes the first panic.
 pub(crate) fn for_each_then_resume<T>(items: impl IntoIterator<Item = T>, each: impl FnMut(T)) {
     let mut panics = Panics::default();
     panics.for_each(items, each);

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::bus::check_capacity;
-use crate::engine::Engine;
+use crate::engine::{Engine, check_capacity};
 use crate::error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError};
 use crate::event::{Event, Message};
 use crate::inbox::{FastRecv, Settings, StopSignal, WaitError, WaitLimit};
@@ -17,6 +16,7 @@ use crate::listener::Listener;
 use crate::member::Member;
 use crate::pattern::Pattern;
 use crate::stats::{CloseReason, SubscriberInfo};
+use crate::trie::{Channel, PatternEntry};
 
 /// The receiving side of a bus: a set of channels and patterns that feed one inbox.
 ///
@@ -78,7 +78,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// Constant, however many subscribers the channel and the bus have.
     #[doc(alias = "SUBSCRIBE")]
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<usize, SubscribeError> {
-        self.member.subscribe(&[channel.as_ref()])
+        self.member.subscribe::<Channel<P>>(&[channel.as_ref()])
     }
 
     /// Subscribes to all channels that match `pattern`, and tells how many channels and patterns are
@@ -97,7 +97,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// Linear in the pattern's length, however many patterns the bus has.
     #[doc(alias = "PSUBSCRIBE")]
     pub fn psubscribe(&self, pattern: impl Into<Pattern>) -> Result<usize, SubscribeError> {
-        self.member.psubscribe(&[pattern.into()])
+        self.member.subscribe::<PatternEntry<P>>(&[pattern.into()])
     }
 
     /// Subscribes to all of `channels`, in their order, or to none of them.
@@ -116,7 +116,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     ) -> Result<usize, SubscribeError> {
         let channels: Vec<C> = channels.into_iter().collect();
         let names: Vec<&str> = channels.iter().map(AsRef::as_ref).collect();
-        self.member.subscribe(&names)
+        self.member.subscribe::<Channel<P>>(&names)
     }
 
     /// Subscribes to all of `patterns`, in their order, or to none of them.
@@ -134,7 +134,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
         patterns: impl IntoIterator<Item = T>,
     ) -> Result<usize, SubscribeError> {
         let patterns: Vec<Pattern> = patterns.into_iter().map(Into::into).collect();
-        self.member.psubscribe(&patterns)
+        self.member.subscribe::<PatternEntry<P>>(&patterns)
     }
 
     /// Unsubscribes from `channel`, and tells how many channels and patterns are still held; 0 where it
@@ -153,7 +153,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// Logarithmic in the channel's subscribers.
     #[doc(alias = "UNSUBSCRIBE")]
     pub fn unsubscribe(&self, channel: impl AsRef<str>) -> usize {
-        self.member.unsubscribe(channel.as_ref())
+        self.member.unsubscribe::<Channel<P>>(channel.as_ref())
     }
 
     /// Unsubscribes from `pattern`, and tells how many channels and patterns are still held; 0 where it
@@ -167,7 +167,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// When called by a payload's `Clone` from within a publish.
     #[doc(alias = "PUNSUBSCRIBE")]
     pub fn punsubscribe(&self, pattern: impl Into<Pattern>) -> usize {
-        self.member.punsubscribe(&pattern.into())
+        self.member.unsubscribe::<PatternEntry<P>>(&pattern.into())
     }
 
     /// Unsubscribes from all channels, in the order they were subscribed, and tells how many patterns
@@ -178,7 +178,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// When called by a payload's `Clone` from within a publish.
     #[doc(alias = "UNSUBSCRIBE")]
     pub fn unsubscribe_all(&self) -> usize {
-        self.member.unsubscribe_all()
+        self.member.unsubscribe_all::<Channel<P>>()
     }
 
     /// Unsubscribes from all patterns, in the order they were subscribed, and tells how many channels
@@ -189,7 +189,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// When called by a payload's `Clone` from within a publish.
     #[doc(alias = "PUNSUBSCRIBE")]
     pub fn punsubscribe_all(&self) -> usize {
-        self.member.punsubscribe_all()
+        self.member.unsubscribe_all::<PatternEntry<P>>()
     }
 
     /// A subscriber with the same settings and subscriptions and an inbox of its own, empty.
@@ -260,7 +260,9 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
         name: impl Into<String>,
         handler: impl FnMut(Event<P>) + Send + 'static,
     ) -> Listener {
-        Listener::spawn(self.clone(), name.into(), handler)
+        let subscriber = self.clone();
+        let receive = move |ending: &StopSignal| subscriber.recv_until(ending);
+        Listener::spawn(name.into(), receive, handler, self.unsubscriber())
     }
 }
 
@@ -411,8 +413,8 @@ impl<P> Subscriber<P> {
         let member = Arc::downgrade(&self.member);
         move || {
             if let Some(member) = member.upgrade() {
-                member.unsubscribe_all();
-                member.punsubscribe_all();
+                member.unsubscribe_all::<Channel<P>>();
+                member.unsubscribe_all::<PatternEntry<P>>();
             }
         }
     }
@@ -582,12 +584,12 @@ impl<P> Subscriber<P> {
 
     /// The channels held, in the order they were subscribed.
     pub fn channels(&self) -> Vec<Arc<str>> {
-        self.member.channels()
+        self.member.keys::<Channel<P>>()
     }
 
     /// The patterns held, in the order they were subscribed.
     pub fn patterns(&self) -> Vec<Pattern> {
-        self.member.patterns()
+        self.member.keys::<PatternEntry<P>>()
     }
 
     /// What it looks like from outside. The counts are exact at rest.

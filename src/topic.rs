@@ -5,8 +5,9 @@ use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use crate::bus::{Bus, Life};
-use crate::engine::Engine;
+#[cfg(doc)]
+use crate::bus::Bus;
+use crate::engine::{Engine, OpenGuard};
 use crate::error::SubscribeError;
 use crate::publish;
 use crate::stats::Receipt;
@@ -21,7 +22,7 @@ pub struct Topic<P = Arc<str>> {
     /// The same as the pin has, a pointer nearer.
     entry: Arc<Channel<P>>,
     pin: Arc<Pin<P>>,
-    _life: Arc<Life<P>>,
+    _open: Arc<OpenGuard<P>>,
 }
 
 /// Keeps the channel's entry in the trie; shared by clones.
@@ -37,12 +38,12 @@ impl<P> Drop for Pin<P> {
 }
 
 impl<P: Clone + Send + 'static> Topic<P> {
-    pub(crate) fn new(bus: &Bus<P>, name: &str) -> Self {
-        let engine = Arc::clone(&bus.engine);
+    pub(crate) fn new(engine: &Arc<Engine<P>>, open: &Arc<OpenGuard<P>>, name: &str) -> Self {
+        let engine = Arc::clone(engine);
         let channel = engine.trie.pin(name);
         let entry = Arc::clone(&channel);
         let pin = Arc::new(Pin { engine: Arc::clone(&engine), channel });
-        Self { engine, entry, pin, _life: Arc::clone(&bus.life) }
+        Self { engine, entry, pin, _open: Arc::clone(open) }
     }
 
     /// Delivers `payload` to every subscription that matches the channel; see [`Bus::publish`].
@@ -135,7 +136,7 @@ impl<P> Clone for Topic<P> {
             engine: Arc::clone(&self.engine),
             entry: Arc::clone(&self.entry),
             pin: Arc::clone(&self.pin),
-            _life: Arc::clone(&self._life),
+            _open: Arc::clone(&self._open),
         }
     }
 }
@@ -153,6 +154,7 @@ impl<P> RefUnwindSafe for Topic<P> {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::Bus;
     use crate::error::TryRecvError;
 
     #[test]

@@ -200,7 +200,7 @@ impl<P> Drop for AfterTurn<'_, P> {
         if self.scratch.is_some() {
             self.give_up();
         }
-        self.engine.catch_up();
+        self.engine.release_deferred();
     }
 }
 

@@ -1,23 +1,23 @@
 //! The lock-striped topic trie: who has subscribed to what, and whom a publish reaches.
 //!
-//! It holds exact channels, striped by their whole names ([`stripe`]), those published once of late apart
-//! ([`fresh`]) or not at all ([`once`]), those published more often until it is their turn to go ([`clock`]); for
-//! each, its subscribers and the patterns that match it ([`channel`]); and the patterns ([`patterns`]) in a trie
-//! ([`tree`]). The rest of the engine sees none of these locks, only [`Trie`] and what it hands out.
+//! It holds the entries of exact channels, striped by their whole names ([`stripe`]); those of recently published names within
+//! bounds ([`recent`]); for each channel its subscribers and the patterns that match it ([`channel`], [`route`],
+//! [`recipients`]); and the patterns ([`patterns`]). The rest of the engine sees none of these locks, only [`Trie`] and what it
+//! hands out.
 //!
 //! # Locks, in the order in which they are taken
 //!
-//! 1. a stripe: for a moment; under it, turns are only tried, never waited for;
-//! 2. a channel's turn: for one publish, or for one joining or leaving;
-//! 3. recipients of patterns, in the order of the patterns' numbers;
-//! 4. a mailbox (in `inbox`).
+//! 1. a stripe, for a moment: under it, turns are only tried, never waited for;
+//! 2. a channel's turn, for one publish, or for one joining or leaving;
+//! 3. the recipients of patterns, in the order of the patterns' ids;
+//! 4. an inbox's lock (in `inbox`).
 //!
-//! The locks of two pattern trees, at most, are taken one after the other, alone or in a turn to derive a route. Under
-//! them, and in no turn then, the stripe of a name never seen is tried; nothing else is locked, and nobody who has a
-//! stripe waits for a tree.
+//! The locks of two pattern trees at most are taken one after the other, alone or in a turn, to derive a route. Nothing else is
+//! locked under them.
 //!
-//! User code runs under none of them, a payload's `Clone` excepted, which runs under a turn and the
-//! recipients of patterns: every way in here panics when it comes from there ([`reentrancy::assert_not_in_clone`]).
+//! User code runs under none of these locks, except a payload's `Clone`, which runs in a turn and under the recipients of
+//! patterns: every way in here panics when it comes from there
+//! ([`assert_not_in_clone`](reentrancy::assert_not_in_clone)).
 
 mod channel;
 
@@ -26,6 +26,7 @@ mod probe_table;
 mod recent;
 mod recipients;
 mod stripe;
+mod subscription;
 
 use std::mem;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use foldhash::quality::RandomState;
 pub(crate) use channel::{Channel, Counters, Counts, Route, Turn};
 pub(crate) use patterns::PatternEntry;
 pub(crate) use recipients::{Recipient, Recipients, Totals};
+pub(crate) use subscription::{Subscribable, Subscription};
 
 use crate::pattern::Pattern;
 use crate::reentrancy::{self, for_each_then_resume};
@@ -56,21 +58,11 @@ pub(crate) struct Trie<P> {
 /// What only subscribing writes, on cache lines of its own.
 #[derive(Default)]
 struct Subscribing {
-    /// The number that the next subscription gets.
-    next: AtomicU64,
+    /// The id that the next subscription gets.
+    next_id: AtomicU64,
     /// Channels that have an exact subscriber.
     channels: AtomicUsize,
 }
-
-/// A subscription as its subscriber keeps it: where it stands, and its number there.
-pub(crate) struct Joined<T> {
-    pub(crate) at: Arc<T>,
-    pub(crate) number: u64,
-}
-
-/// The bus is closed.
-#[derive(Debug)]
-pub(crate) struct Closed;
 
 /// An entry in use: whoever takes its turn has one of these, and drops it after the turn.
 ///
@@ -204,129 +196,6 @@ impl<P> Trie<P> {
         self.stripes.unpin(channel);
     }
 
-    // ---- subscribing ---------------------------------------------------------------------------
-
-    /// Adds `recipient` to the channel `name`, whose hash is `hash`. `first` runs right before the subscription is live, in
-    /// the turn.
-    pub(crate) fn join(
-        &self,
-        name: &str,
-        hash: u64,
-        recipient: Recipient<P>,
-        first: impl FnOnce(&Arc<str>),
-    ) -> Result<Joined<Channel<P>>, Closed>
-    where
-        P: Send + 'static,
-    {
-        loop {
-            let channel =
-                self.stripes.entry(name, hash, Purpose::Subscribe, &self.patterns).ok_or(Closed)?;
-            let guard = self.guard(&channel);
-            let mut turn = guard.turn();
-            if turn.is_detached() {
-                continue;
-            }
-            first(channel.shared_name());
-            let number = self.next_number();
-            if channel.join(&mut turn, number, recipient) {
-                // Relaxed: a mere count.
-                self.subscribing.channels.fetch_add(1, Ordering::Relaxed);
-            }
-            drop(turn);
-            drop(guard);
-            return Ok(Joined { at: channel, number });
-        }
-    }
-
-    /// Ends a subscription. Its recipient comes back, to be dropped under no lock.
-    pub(crate) fn leave(&self, joined: &Joined<Channel<P>>) -> Option<Recipient<P>> {
-        let channel = &joined.at;
-        let guard = self.guard(channel);
-        let mut turn = guard.turn();
-        let (recipient, last) = channel.leave(&mut turn, joined.number, || {
-            // Relaxed: made visible by what follows it. Whoever is to be admitted under a limit counts a
-            // channel with no subscriber as new, and must not find its place still taken.
-            self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
-        })?;
-        drop(turn);
-        drop(guard);
-        recipient.settle();
-        recipient.inbox.cancel_waits(joined.number);
-        if last {
-            self.stripes.prune(channel);
-        }
-        Some(recipient)
-    }
-
-    /// Adds `recipient` to `pattern`, whose hash is `hash`. `first` runs right before the subscription
-    /// is live, under the lock of the pattern's recipients.
-    pub(crate) fn join_pattern(
-        &self,
-        pattern: &Pattern,
-        hash: u64,
-        recipient: Recipient<P>,
-        first: impl FnOnce(),
-    ) -> Result<Joined<PatternEntry<P>>, Closed> {
-        reentrancy::assert_not_in_clone();
-        let entry = self.patterns.hold(pattern, hash);
-        let mut recipients = entry.write();
-        // Under the lock: who closes takes it after closing, and then sees this recipient; or before,
-        // and then this sees that the bus is closed.
-        if self.is_closed() {
-            drop(recipients);
-            self.released(&entry);
-            self.patterns.release(&entry);
-            return Err(Closed);
-        }
-        first();
-        let number = self.next_number();
-        recipients.push(number, recipient);
-        drop(recipients);
-        self.released(&entry);
-        Ok(Joined { at: entry, number })
-    }
-
-    /// Ends a subscription. Its recipient comes back, to be dropped under no lock.
-    pub(crate) fn leave_pattern(&self, joined: &Joined<PatternEntry<P>>) -> Option<Recipient<P>> {
-        reentrancy::assert_not_in_clone();
-        let recipient = { joined.at.write().remove(joined.number) };
-        self.released(&joined.at);
-        self.patterns.release(&joined.at);
-        let recipient = recipient?;
-        recipient.settle();
-        recipient.inbox.cancel_waits(joined.number);
-        Some(recipient)
-    }
-
-    fn next_number(&self) -> u64 {
-        // Relaxed: numbers of one list are drawn under its lock, which orders them.
-        self.subscribing.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Messages that entered by a subscription.
-    pub(crate) fn entered(&self, joined: &Joined<Channel<P>>) -> u64 {
-        // Relaxed: read under the lock that it is written under.
-        let guard = self.guard(&joined.at);
-        guard
-            .turn()
-            .exact
-            .get(joined.number)
-            .map_or(0, |recipient| recipient.entered.load(Ordering::Relaxed))
-    }
-
-    /// Messages that entered by a subscription.
-    pub(crate) fn entered_pattern(&self, joined: &Joined<PatternEntry<P>>) -> u64 {
-        reentrancy::assert_not_in_clone();
-        // Relaxed: a sum, exact at rest.
-        let entered = joined
-            .at
-            .read()
-            .get(joined.number)
-            .map_or(0, |recipient| recipient.entered.load(Ordering::Relaxed));
-        self.released(&joined.at);
-        entered
-    }
-
     // ---- closing -------------------------------------------------------------------------------
 
     /// Closes the trie to publishing and subscribing.
@@ -366,10 +235,12 @@ impl<P> Trie<P> {
         taken.extend(route.patterns.iter().filter_map(|known| self.shut(known.pattern())));
     }
 
-    /// To be called by whoever has given up the lock of a pattern's recipients outside of a turn: one
-    /// who closed the bus meanwhile has found it taken. (A turn's end sees to those held in it.)
+    /// Takes a pattern's recipients and drops them, if the trie has been closed.
+    ///
+    /// Whoever has held the lock of the recipients outside of a turn must call this after unlocking it: a thread that closed
+    /// the trie meanwhile has found the lock taken. (The end of a turn does it for the locks that were held in it.)
     #[inline]
-    pub(crate) fn released(&self, entry: &PatternEntry<P>) {
+    pub(crate) fn shut_if_closed(&self, entry: &PatternEntry<P>) {
         if self.is_closed() {
             drop(self.shut(entry));
         }

@@ -1,0 +1,282 @@
+//! A subscriber's membership of a bus: what it has subscribed to.
+//!
+//! A member keeps the two sides of each subscription in step: the recipient in the trie, and the lifecycle events in
+//! the inbox. It does not deliver messages, and does not receive them.
+//!
+//! It owns one lock, that of its [`Subscriptions`]. All changes of one member happen in the order of its calls because
+//! of it. The engine's `admission` and the trie's locks are taken under it. A publish never takes it in a turn.
+
+mod kind;
+mod subscription_set;
+
+use std::borrow::Borrow;
+use std::mem;
+use std::sync::{Arc, Weak};
+
+use hashbrown::HashSet;
+use smallvec::SmallVec;
+
+use crate::engine::{Engine, Registered, RetiredParts};
+use crate::error::SubscribeError;
+use crate::inbox::{Inbox, Settings};
+use crate::reentrancy;
+use crate::stats::{CloseReason, SubscriberInfo};
+use crate::sync::Mutex;
+use crate::trie::{Channel, PatternEntry, Recipient, Subscription};
+use kind::Kind;
+use subscription_set::SubscriptionSet;
+
+/// See the module's documentation. The clones of a subscriber share one; it is dropped with the last of them.
+pub(crate) struct Member<P> {
+    pub(crate) engine: Arc<Engine<P>>,
+    pub(crate) inbox: Arc<Inbox<P>>,
+    subscriptions: Mutex<Subscriptions<P>>,
+}
+
+/// What a member has subscribed to.
+pub(crate) struct Subscriptions<P> {
+    channels: SubscriptionSet<Channel<P>>,
+    patterns: SubscriptionSet<PatternEntry<P>>,
+    /// `true` if the registry counts the member: from its first subscription until it is closed.
+    is_counted: bool,
+}
+
+impl<P> Default for Subscriptions<P> {
+    fn default() -> Self {
+        Self {
+            channels: SubscriptionSet::default(),
+            patterns: SubscriptionSet::default(),
+            is_counted: false,
+        }
+    }
+}
+
+impl<P> Subscriptions<P> {
+    /// Returns the number of channels and patterns.
+    fn count(&self) -> usize {
+        self.channels.len() + self.patterns.len()
+    }
+
+    /// Returns which of `keys` are not subscribed, each once, in order.
+    fn missing<'a, T: Kind<Payload = P>>(
+        &self,
+        keys: &[(&'a T::Key, u64)],
+    ) -> SmallVec<[&'a T::Key; 1]> {
+        let set = T::set(self);
+        let is_missing = |&&(key, hash): &&(&T::Key, u64)| set.get(key, hash).is_none();
+        let mut missing: SmallVec<[&T::Key; 1]> =
+            keys.iter().filter(is_missing).map(|&(key, _)| key).collect();
+        if missing.len() > 1 {
+            let mut seen: HashSet<&T::Key, foldhash::fast::RandomState> = HashSet::default();
+            missing.retain(|key| seen.insert(key));
+        }
+        missing
+    }
+
+    /// Takes everything, to be released.
+    fn retire(&mut self, inbox: &Arc<Inbox<P>>) -> RetiredParts<P> {
+        RetiredParts {
+            channels: self.channels.take(),
+            patterns: self.patterns.take(),
+            is_counted: mem::take(&mut self.is_counted),
+            inbox: Arc::clone(inbox),
+        }
+    }
+}
+
+impl<P: Send + 'static> Member<P> {
+    /// Returns a new member of the bus, which has subscribed to nothing.
+    pub(crate) fn new(engine: &Arc<Engine<P>>, settings: Settings) -> Arc<Self> {
+        let id = engine.registry.next_id();
+        let inbox = Inbox::new(id, settings, Arc::clone(&engine.discarded));
+        let member = Arc::new(Self {
+            engine: Arc::clone(engine),
+            inbox: Arc::new(inbox),
+            subscriptions: Mutex::new(Subscriptions::default()),
+        });
+        let registered: Weak<Self> = Arc::downgrade(&member);
+        engine.registry.insert(id, registered);
+        // After it is registered: a thread that closes the bus finds it, or is noticed here.
+        if engine.trie.is_closed() {
+            member.close(CloseReason::Bus);
+        }
+        member
+    }
+
+    /// Subscribes to all of `keys`, in order, or to none of them. Returns the number of subscriptions held after it.
+    pub(crate) fn subscribe<T: Kind<Payload = P>>(
+        &self,
+        keys: &[impl Borrow<T::Key>],
+    ) -> Result<usize, SubscribeError> {
+        let engine = &*self.engine;
+        engine.check_reentrancy();
+        for key in keys {
+            T::check_len(key.borrow(), &engine.limits)?;
+        }
+        let mut held = self.subscriptions.lock();
+        let sender = self.inbox.sender().ok_or(SubscribeError::Closed)?;
+        let with_hash = |key: &T::Key| T::hash_key(&engine.trie, key);
+        let keys: SmallVec<[(&T::Key, u64); 1]> =
+            keys.iter().map(Borrow::borrow).map(|key| (key, with_hash(key))).collect();
+        let missing = held.missing::<T>(&keys);
+        let admission = engine.limits.bound_the_bus().then(|| engine.admission.lock());
+        if !missing.is_empty() {
+            self.admit::<T>(&held, &missing)?;
+            if !mem::replace(&mut held.is_counted, true) {
+                engine.registry.count_subscriber();
+            }
+        }
+        for (key, hash) in keys {
+            let count = held.count();
+            if let Some(subscription) = T::set(&held).get(key, hash) {
+                self.inbox.push_event(|| T::SUBSCRIBED(subscription.entry.key()), count);
+                continue;
+            }
+            let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
+            let tell = |entry: &T| self.inbox.push_event(|| T::SUBSCRIBED(entry.key()), count + 1);
+            let joined = engine.trie.join(key, hash, recipient, tell);
+            T::set_mut(&mut held).insert(joined.map_err(|_| SubscribeError::Closed)?);
+        }
+        // Held until all are counted.
+        drop(admission);
+        Ok(held.count())
+    }
+
+    /// Checks that no limit on counts forbids to subscribe to the keys `missing`, of which there is at least one.
+    fn admit<T: Kind<Payload = P>>(
+        &self,
+        held: &Subscriptions<P>,
+        missing: &[&T::Key],
+    ) -> Result<(), SubscribeError> {
+        let Engine { trie, limits, registry, .. } = &*self.engine;
+        let limit = limits.max_subscriptions;
+        if held.count() + missing.len() > limit {
+            return Err(SubscribeError::TooManySubscriptions { limit });
+        }
+        let limit = limits.max_subscribers;
+        if !held.is_counted && registry.subscribers() >= limit {
+            return Err(SubscribeError::TooManySubscribers { limit });
+        }
+        let limit = T::max_count(limits);
+        if limit != usize::MAX {
+            let new = missing.iter().filter(|key| !T::is_subscribed(trie, key)).count();
+            if T::count(trie) + new > limit {
+                return Err(T::too_many(limit));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<P> Member<P> {
+    /// Unsubscribes from `key`. Returns the number of subscriptions held after it; 0 if the member is closed.
+    pub(crate) fn unsubscribe<T: Kind<Payload = P>>(&self, key: &T::Key) -> usize {
+        self.engine.check_reentrancy();
+        let mut held = self.subscriptions.lock();
+        if self.inbox.is_closed() {
+            return 0;
+        }
+        let hash = T::hash_key(&self.engine.trie, key);
+        match T::set_mut(&mut held).remove(key, hash) {
+            Some(subscription) => self.leave(&subscription, held.count()),
+            None => self.inbox.push_event(|| T::UNSUBSCRIBED(T::to_owned(key)), held.count()),
+        }
+        held.count()
+    }
+
+    /// Ends all subscriptions of one kind, in the order in which they were made. Returns the number of subscriptions of
+    /// the other kind; 0 if the member is closed.
+    pub(crate) fn unsubscribe_all<T: Kind<Payload = P>>(&self) -> usize {
+        self.engine.check_reentrancy();
+        let mut held = self.subscriptions.lock();
+        if self.inbox.is_closed() {
+            return 0;
+        }
+        let all = T::set_mut(&mut held).take();
+        let kept = held.count();
+        for (at, subscription) in all.iter().enumerate() {
+            self.leave(subscription, kept + all.len() - 1 - at);
+        }
+        kept
+    }
+
+    /// Ends a subscription that has been taken out of the set; `count` of them are still held.
+    fn leave<T: Kind<Payload = P>>(&self, subscription: &Subscription<T>, count: usize) {
+        self.engine.trie.leave(subscription);
+        self.inbox.push_event(|| T::UNSUBSCRIBED(subscription.entry.key()), count);
+    }
+
+    /// Closes the inbox and ends all subscriptions, without lifecycle events. Returns `true` if it was open.
+    pub(crate) fn close(&self, reason: CloseReason) -> bool {
+        let was_open = self.inbox.close(reason);
+        let mut held = self.subscriptions.lock();
+        self.engine.release(held.retire(&self.inbox));
+        was_open
+    }
+
+    /// Returns the channels or the patterns held, in the order in which they were subscribed.
+    pub(crate) fn keys<T: Kind<Payload = P>>(&self) -> Vec<T::OwnedKey> {
+        self.engine.check_reentrancy();
+        let held = self.subscriptions.lock();
+        if self.inbox.is_closed() {
+            return Vec::new();
+        }
+        T::set(&held).in_order().into_iter().map(|subscription| subscription.entry.key()).collect()
+    }
+
+    /// Returns what the subscriber looks like from outside.
+    pub(crate) fn info(&self) -> SubscriberInfo {
+        self.engine.check_reentrancy();
+        let held = self.subscriptions.lock();
+        let inbox = &self.inbox;
+        let trie = &self.engine.trie;
+        let entered = inbox.entered()
+            + held.channels.iter().map(|channel| trie.entered(channel)).sum::<u64>()
+            + held.patterns.iter().map(|pattern| trie.entered(pattern)).sum::<u64>();
+        let is_closed = inbox.is_closed();
+        let depth = inbox.depth();
+        SubscriberInfo {
+            label: inbox.settings().label.clone(),
+            channels: if is_closed { 0 } else { held.channels.len() },
+            patterns: if is_closed { 0 } else { held.patterns.len() },
+            depth,
+            capacity: inbox.settings().capacity,
+            high_water: inbox.high_water(),
+            // Saturating: a message that is on its way may be counted at one end only.
+            received: entered.saturating_sub(inbox.evicted() + depth as u64),
+            missed: inbox.missed(),
+        }
+    }
+}
+
+impl<P: Send + 'static> Registered<P> for Member<P> {
+    fn inbox(&self) -> &Inbox<P> {
+        &self.inbox
+    }
+
+    fn close(&self, reason: CloseReason) -> bool {
+        self.close(reason)
+    }
+
+    fn is_counted(&self) -> bool {
+        self.subscriptions.lock().is_counted
+    }
+
+    fn info(&self) -> SubscriberInfo {
+        self.info()
+    }
+}
+
+impl<P> Drop for Member<P> {
+    fn drop(&mut self) {
+        self.inbox.close(CloseReason::Subscriber);
+        self.engine.registry.remove(self.inbox.member());
+        let parts = self.subscriptions.get_mut().retire(&self.inbox);
+        if reentrancy::is_in_clone() {
+            // Leaving a channel could wait for the turn that this thread has.
+            self.engine.defer(parts);
+        } else {
+            self.engine.release(parts);
+        }
+    }
+}
