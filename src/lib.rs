@@ -125,6 +125,7 @@
 //! By default a bus bounds nothing but inboxes. [`Limits`] bounds the length of subscribed names and
 //! patterns, the subscriptions of a subscriber, and the subscribers, channels and patterns of the bus.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]
@@ -172,6 +173,6 @@ pub mod fuzzing {
 }
 
 /// The Rust in the README, compiled and run.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "glob"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

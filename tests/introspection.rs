@@ -80,6 +80,7 @@ fn channels_matching_takes_a_redis_pattern() {
     assert_eq!(bus.channels().len(), 7, "the empty one included");
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn channels_matching_takes_a_pattern_of_either_dialect() {
     let bus: Bus<u32> = Bus::new();
@@ -96,6 +97,7 @@ fn channels_matching_takes_a_pattern_of_either_dialect() {
 
 // ---- patterns -----------------------------------------------------------------------------------
 
+#[cfg(feature = "glob")]
 #[test]
 fn patterns_lists_each_that_is_subscribed_once() {
     let bus: Bus<u32> = Bus::new();
@@ -149,6 +151,7 @@ fn subscriber_count_counts_inboxes_and_no_patterns() {
     assert_eq!((bus.subscriber_count("c"), topic.subscriber_count()), (0, 0));
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn match_count_is_what_a_publish_would_match() {
     let bus: Bus<u32> = Bus::new();
@@ -226,6 +229,7 @@ fn looking_in_changes_nothing() {
     assert_eq!(sub.try_iter().count(), 5);
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn pattern_count_counts_distinct_patterns() {
     let bus: Bus<u32> = Bus::new();

@@ -174,6 +174,7 @@ fn all_emit_one_for_each_in_the_order_subscribed() -> Outcome {
     Ok(())
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn the_same_text_in_two_dialects_is_told_of_twice() -> Outcome {
     let bus = bus();
@@ -362,6 +363,7 @@ fn unsubscribing_and_subscribing_again_tells_both_in_their_places() -> Outcome {
     Ok(())
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn events_tell_two_dialects_of_one_text_apart() -> Outcome {
     let bus = bus();

@@ -85,6 +85,7 @@ fn max_channel_len_counts_bytes_of_subscribed_names() {
     assert_eq!(sub.unsubscribe("a name never held"), 4);
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn max_pattern_len_counts_bytes_of_either_dialect() {
     let bus = limited(Limits::default().max_pattern_len(4));
@@ -109,6 +110,7 @@ fn max_pattern_len_counts_bytes_of_either_dialect() {
 
 // ---- subscriptions ------------------------------------------------------------------------------
 
+#[cfg(feature = "glob")]
 #[test]
 fn max_subscriptions_counts_channels_and_patterns_of_one_subscriber() {
     let bus = limited(Limits::default().max_subscriptions(3));
@@ -262,6 +264,7 @@ fn max_channels_counts_channels_with_a_subscriber_of_their_own() {
     assert_eq!(bus.stats().channels, 2);
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn max_patterns_counts_distinct_patterns() {
     let bus = limited(Limits::default().max_patterns(2));

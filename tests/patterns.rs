@@ -1,6 +1,8 @@
 //! Patterns: the corners of Redis's rules, a matcher written straight from them, shell globs as
 //! `globset` reads them, and the type's own promises.
 
+#![cfg_attr(not(feature = "glob"), allow(unused_imports))]
+
 mod common;
 
 use std::borrow::Cow;
@@ -195,6 +197,7 @@ fn a_pattern_without_wildcards_is_a_pattern_still() -> Result<(), Box<dyn Error>
     Ok(())
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn equal_text_in_two_dialects_is_two_patterns() -> Result<(), Box<dyn Error>> {
     let bus: Bus<u32> = Bus::new();
@@ -327,6 +330,7 @@ proptest! {
 
 // ---- shell globs -----------------------------------------------------------------------------------
 
+#[cfg(feature = "glob")]
 #[test]
 fn glob_basics() -> Result<(), PatternError> {
     const GLOBS: &[Corner] = &[
@@ -363,6 +367,7 @@ fn glob_basics() -> Result<(), PatternError> {
     Ok(())
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn a_glob_that_does_not_parse_tells_what_and_where() {
     for (text, offset) in [
@@ -389,6 +394,7 @@ fn a_glob_that_does_not_parse_tells_what_and_where() {
     }
 }
 
+#[cfg(feature = "glob")]
 fn glob_text() -> impl Strategy<Value = String> {
     let pieces = select(vec![
         "*", "?", "**", "/**/", "**/", "/**", "/", "/", "a", "a", "b", "é", "{a,b}", "{a,", "}",
@@ -398,11 +404,13 @@ fn glob_text() -> impl Strategy<Value = String> {
     prop::collection::vec(pieces, 0..8).prop_map(|pieces| pieces.concat())
 }
 
+#[cfg(feature = "glob")]
 fn path_text() -> impl Strategy<Value = String> {
     let pieces = select(vec!["a", "a", "b", "/", "/", "é", "*", "}", ","]);
     prop::collection::vec(pieces, 0..7).prop_map(|pieces| pieces.concat())
 }
 
+#[cfg(feature = "glob")]
 proptest! {
     #![proptest_config(common::cases(300))]
 
@@ -437,6 +445,7 @@ proptest! {
 
 // ---- the type --------------------------------------------------------------------------------------
 
+#[cfg(feature = "glob")]
 #[test]
 #[allow(clippy::mutable_key_type)] // A glob's regex has a cache inside; dialect and text have not.
 fn identity_is_dialect_and_text() -> Result<(), PatternError> {
@@ -525,6 +534,7 @@ fn every_kind_of_string_becomes_a_redis_pattern() {
     assert_eq!(sub.punsubscribe(&shared), 0);
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn a_pattern_from_another_glob_keeps_its_dialect() -> Result<(), PatternError> {
     let glob = Pattern::glob("a/*")?;
@@ -533,6 +543,7 @@ fn a_pattern_from_another_glob_keeps_its_dialect() -> Result<(), PatternError> {
     Ok(())
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn a_pattern_shows_its_text() -> Result<(), PatternError> {
     for text in ["", "a*", "[^a]\\", "é/{x}"] {
@@ -555,10 +566,12 @@ fn escape_changes_nothing_else() {
     assert_eq!(Pattern::escape("*?[\\"), "\\*\\?\\[\\\\");
 }
 
+#[cfg(feature = "glob")]
 /// One row of the README's table of pattern syntax, by its first cell: what shows it in each dialect, as
 /// pattern, a channel that matches and one that does not.
 type Shown = (&'static str, [&'static str; 3]);
 
+#[cfg(feature = "glob")]
 #[test]
 fn every_row_of_the_readmes_table_is_so() {
     const REDIS: [Shown; 9] = [
@@ -621,6 +634,7 @@ fn every_row_of_the_readmes_table_is_so() {
     }
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn a_message_says_which_of_two_dialects_of_one_text_brought_it() -> Result<(), Box<dyn Error>> {
     let bus: Bus<u32> = Bus::new();

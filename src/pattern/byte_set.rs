@@ -1,22 +1,22 @@
-//! A set of bytes, as a class such as `[a-f]` compiles to. A leaf.
+//! A set of bytes: what a class such as `[a-f]` compiles to. Depends on nothing.
 
-/// A set of byte values: membership is one shift and one mask.
+/// A set of byte values. A membership test is one shift and one mask.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ByteSet([u8; ByteSet::BYTES]);
 
 impl ByteSet {
-    /// How long it is as bytes.
+    /// The number of bytes that encode a set.
     pub(crate) const BYTES: usize = 32;
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The set that these are the bytes of.
+    /// Returns the set that `bytes` encode.
     ///
     /// # Panics
     ///
-    /// Where there are not [`BYTES`](Self::BYTES) of them.
+    /// Panics unless there are [`BYTES`](Self::BYTES) of them.
     #[inline]
     pub(crate) fn from_slice(bytes: &[u8]) -> Self {
         let mut set = Self::default();
@@ -24,11 +24,11 @@ impl ByteSet {
         set
     }
 
-    /// The bytes from `first` to `last`; none, if `first` is greater.
+    /// Returns the set of the bytes from `first` to `last`, both included. Empty if `first` is greater.
     pub(crate) fn range(first: u8, last: u8) -> Self {
         let mut set = Self::default();
         for (lowest, bytes) in (0..).step_by(64).zip(set.0.chunks_exact_mut(8)) {
-            // The bits from `byte` on, of 64 that stand for `lowest` and what follows.
+            // The bits from `byte` on, among 64 of which the lowest stands for `lowest`.
             let from = |byte: u32| u64::MAX.checked_shl(byte.saturating_sub(lowest)).unwrap_or(0);
             let bits = from(u32::from(first)) & !from(u32::from(last) + 1);
             bytes.copy_from_slice(&bits.to_le_bytes());
@@ -36,8 +36,8 @@ impl ByteSet {
         set
     }
 
-    /// The first and the last byte, if the set has all that lie between. The empty set is a range whose first byte is
-    /// greater than its last.
+    /// Returns the first and the last byte if the set holds all bytes between them. The empty set is a range whose
+    /// first byte is greater than its last.
     pub(crate) fn as_range(&self) -> Option<(u8, u8)> {
         let mut ends = None;
         for (lowest, bytes) in (0..).step_by(64).zip(self.0.chunks_exact(8)) {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_has_its_bytes_and_no_others() {
+    fn a_range_holds_its_bytes_and_no_others() {
         for (first, last) in
             (0..=u8::MAX).flat_map(|first| (0..=u8::MAX).map(move |last| (first, last)))
         {

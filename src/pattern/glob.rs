@@ -1,27 +1,28 @@
-//! Shell globs: `globset` parses and matches them; here is only what finds them in the trie.
+//! Shell globs. `globset` parses and matches them; this module finds the literal prefixes by which the trie finds
+//! them, and tells where an error lies.
 
 use globset::{Candidate, ErrorKind, GlobBuilder, GlobMatcher};
 
-use super::program::MAX_RUN;
+use super::program::MAX_LITERAL;
 use crate::error::PatternError;
 
-/// The longest glob, in bytes. Within it no glob can exceed what the regex engine behind `globset`
-/// is willing to compile, which it would answer with a panic.
+/// Maximum length of a glob, in bytes. The regex engine behind `globset` refuses to compile what is too large, and
+/// `globset` then panics. No glob of this length is too large.
 const MAX_LEN: usize = 8 * 1024;
 
-/// How deep `{` may nest. `globset` recurses for each level.
+/// Maximum depth of nested `{`. `globset` recurses for each level.
 const MAX_DEPTH: usize = 32;
 
-/// How many literal beginnings a glob is filed under; one with more is filed under shorter ones.
+/// Maximum number of literal prefixes of a glob. If it has more, shorter ones are used.
 const MAX_PREFIXES: usize = 64;
 
-/// Maximum number of bytes of a literal beginning that a glob is filed under: one run of its code.
-const MAX_PREFIX: usize = MAX_RUN;
+/// Maximum length of a literal prefix, in bytes: that of one op.
+const MAX_PREFIX_LEN: usize = MAX_LITERAL;
 
 /// A compiled shell glob.
 pub(crate) struct Glob {
     matcher: GlobMatcher,
-    /// Every matching channel begins with exactly one of these: none is a beginning of another.
+    /// Every matching channel begins with exactly one of these. None is a prefix of another.
     prefixes: Vec<Vec<u8>>,
 }
 
@@ -53,11 +54,11 @@ impl Glob {
     }
 }
 
-/// Where in a glob's text things stand that an error may be about, in bytes.
+/// The positions in a glob's text that an error can be about, in bytes.
 #[derive(Default)]
 struct Scan {
     unclosed_class: Option<usize>,
-    /// Where the first character of a range stands whose last one lies before it.
+    /// The first character of a range whose last one lies before it.
     reversed_range: Option<usize>,
     unclosed_brace: Option<usize>,
     unopened_brace: Option<usize>,
@@ -66,7 +67,7 @@ struct Scan {
 }
 
 impl Scan {
-    /// Reads `text` as `globset` does. Every byte that means something is ASCII.
+    /// Scans `text` as `globset` does. Every byte that has a meaning is ASCII.
     fn new(text: &str) -> Self {
         let bytes = text.as_bytes();
         let mut scan = Self::default();
@@ -107,6 +108,7 @@ impl Scan {
         scan
     }
 
+    /// Returns the position of an error of this kind.
     fn locate(&self, kind: &ErrorKind) -> Option<usize> {
         match kind {
             ErrorKind::UnclosedClass => self.unclosed_class,
@@ -119,14 +121,14 @@ impl Scan {
     }
 }
 
-/// The length of a class from behind its `[` to behind its `]`: a `]` that stands first is a member.
+/// Returns the length of a class, given from after its `[`, with its `]`. A `]` that stands first is a member.
 fn class_len(class: &[u8]) -> Option<usize> {
     let first = usize::from(matches!(class.first(), Some(b'!' | b'^')));
     let close = class.iter().skip(first + 1).position(|&byte| byte == b']')?;
     Some(first + 1 + close + 1)
 }
 
-/// Where in a class, given from behind its `[` to behind its `]`, a reversed range begins.
+/// Returns the position of the first reversed range in a class, given from after its `[` through its `]`.
 fn reversed_range(class: &str) -> Option<usize> {
     let body = class.strip_suffix(']')?;
     let negation = usize::from(body.starts_with(['!', '^']));
@@ -146,41 +148,42 @@ fn reversed_range(class: &str) -> Option<usize> {
     None
 }
 
-/// The literal beginnings under which the glob `text`, which parses, is found.
+/// Returns the literal prefixes of the glob `text`, which must parse.
 fn prefixes(text: &[u8]) -> Vec<Vec<u8>> {
     let mut found: Vec<Vec<u8>> =
-        beginnings(text, MAX_PREFIXES).into_iter().map(|beginning| beginning.bytes).collect();
-    found.iter_mut().for_each(|prefix| prefix.truncate(MAX_PREFIX));
-    // Whoever begins with the longer of two nested ones begins with the shorter: keep that one.
+        expand(text, MAX_PREFIXES).into_iter().map(|prefix| prefix.bytes).collect();
+    found.iter_mut().for_each(|prefix| prefix.truncate(MAX_PREFIX_LEN));
+    // A channel that begins with the longer of two nested ones begins with the shorter, too. Keep the shorter.
     found.sort_unstable();
     found.dedup_by(|longer, kept| longer.starts_with(kept));
     found
 }
 
-/// A literal beginning of a glob, and whether it is the whole of it.
-struct Beginning {
+/// A literal prefix of a glob.
+struct Prefix {
     bytes: Vec<u8>,
-    whole: bool,
+    /// `true` if all of the glob so far is literal: what follows can be appended.
+    is_open: bool,
 }
 
-/// The beginnings of one branch (no comma outside braces), `limit` of them at most. It recurses into
-/// braces, whose depth [`Glob::parse`] has bounded.
-fn beginnings(text: &[u8], limit: usize) -> Vec<Beginning> {
-    let mut all = vec![Beginning { bytes: Vec::new(), whole: true }];
+/// Returns the literal prefixes of one branch (a text without a comma outside braces), `limit` of them at most.
+/// Recurses into braces, whose depth [`Glob::parse`] has bounded.
+fn expand(text: &[u8], limit: usize) -> Vec<Prefix> {
+    let mut all = vec![Prefix { bytes: Vec::new(), is_open: true }];
     let mut at = 0;
-    while at < text.len() && all.iter().any(|beginning| beginning.whole) {
+    while at < text.len() && all.iter().any(|prefix| prefix.is_open) {
         match text[at] {
             b'*' | b'?' | b'[' => close(&mut all),
             b'{' => {
                 let len = group_len(&text[at..]);
                 let group = &text[at + 1..at + len - 1];
-                let open = all.iter().filter(|beginning| beginning.whole).count();
-                let choices: Vec<Beginning> = split_branches(group)
+                let open = all.iter().filter(|prefix| prefix.is_open).count();
+                let choices: Vec<Prefix> = split_branches(group)
                     .into_iter()
-                    // `globset` drops an empty choice, and a group of none but empty ones.
+                    // `globset` drops an empty choice, and a group that has only empty ones.
                     .flat_map(|branch| match branch {
-                        [] => vec![Beginning { bytes: Vec::new(), whole: false }],
-                        _ => beginnings(branch, limit),
+                        [] => vec![Prefix { bytes: Vec::new(), is_open: false }],
+                        _ => expand(branch, limit),
                     })
                     .collect();
                 if all.len() - open + open * choices.len() > limit {
@@ -191,11 +194,11 @@ fn beginnings(text: &[u8], limit: usize) -> Vec<Beginning> {
                 at += len - 1;
             }
             byte => {
-                // A last lone backslash does not parse.
+                // A byte follows a backslash: otherwise the glob would not have parsed.
                 let escaped = byte == b'\\';
                 at += usize::from(escaped);
-                for beginning in all.iter_mut().filter(|beginning| beginning.whole) {
-                    beginning.bytes.push(text[at]);
+                for prefix in all.iter_mut().filter(|prefix| prefix.is_open) {
+                    prefix.bytes.push(text[at]);
                 }
             }
         }
@@ -204,28 +207,30 @@ fn beginnings(text: &[u8], limit: usize) -> Vec<Beginning> {
     all
 }
 
-fn close(all: &mut [Beginning]) {
-    for beginning in all {
-        beginning.whole = false;
+/// Marks the end of what is literal.
+fn close(all: &mut [Prefix]) {
+    for prefix in all {
+        prefix.is_open = false;
     }
 }
 
-fn extend(all: Vec<Beginning>, choices: &[Beginning]) -> Vec<Beginning> {
+/// Appends each of `choices` to each open prefix.
+fn extend(all: Vec<Prefix>, choices: &[Prefix]) -> Vec<Prefix> {
     let mut extended = Vec::new();
-    for beginning in all {
-        if beginning.whole {
-            extended.extend(choices.iter().map(|choice| Beginning {
-                bytes: [&beginning.bytes[..], &choice.bytes].concat(),
-                whole: choice.whole,
+    for prefix in all {
+        if prefix.is_open {
+            extended.extend(choices.iter().map(|choice| Prefix {
+                bytes: [&prefix.bytes[..], &choice.bytes].concat(),
+                is_open: choice.is_open,
             }));
         } else {
-            extended.push(beginning);
+            extended.push(prefix);
         }
     }
     extended
 }
 
-/// The length of the group that `text` begins with, both braces counted.
+/// Returns the length of the group that `text` begins with, both braces included.
 fn group_len(text: &[u8]) -> usize {
     let mut depth = 0;
     let mut at = 0;
@@ -244,7 +249,7 @@ fn group_len(text: &[u8]) -> usize {
     }
 }
 
-/// The choices of a group, given without its braces.
+/// Returns the choices of a group, given without its braces.
 fn split_branches(group: &[u8]) -> Vec<&[u8]> {
     let mut branches = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -275,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn literal_beginnings() {
+    fn a_glob_is_found_under_each_of_its_literal_prefixes() {
         for (text, expected) in [
             ("sensors/*/temp", &["sensors/"][..]),
             ("sensors/**", &["sensors/"]),
@@ -298,20 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn long_beginnings_are_cut_short() {
-        let beginning = "a".repeat(MAX_PREFIX);
+    fn long_literal_prefixes_are_cut() {
+        let beginning = "a".repeat(MAX_PREFIX_LEN);
         assert_eq!(found_under(&format!("{beginning}{{b,c}}*")), [&*beginning]);
         assert_eq!(found_under(&format!("{{x,{beginning}b}}{beginning}c"))[1][..1], *"x");
     }
 
     #[test]
-    fn many_choices_are_cut_short_not_multiplied() {
+    fn many_choices_do_not_multiply() {
         let text = format!("pre{}", "{a,b}".repeat(100));
         assert!(found_under(&text).len() <= MAX_PREFIXES);
     }
 
     #[test]
-    fn errors_tell_where() {
+    fn an_error_tells_its_position() {
         for (text, offset) in [
             ("ab[c", 2),
             ("a{b{c}", 1),
@@ -327,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_globs_are_refused_or_compiled() {
+    fn huge_globs_are_refused_or_compiled() {
         let deep = |n: usize| "{".repeat(n) + &"}".repeat(n);
         assert!(Glob::parse(&deep(MAX_DEPTH)).is_ok());
         assert!(Glob::parse(&deep(MAX_DEPTH + 1)).is_err());

@@ -1,6 +1,7 @@
 //! Patterns: two dialects behind one type. Knows nothing of the engine.
 
 mod byte_set;
+#[cfg(feature = "glob")]
 mod glob;
 pub(crate) mod program;
 mod redis;
@@ -17,15 +18,30 @@ use smallvec::{SmallVec, smallvec};
 
 pub(crate) use byte_set::ByteSet;
 
+#[cfg(feature = "glob")]
 use crate::error::PatternError;
+#[cfg(feature = "glob")]
 use glob::Glob;
-use program::{Step, Steps, Writer};
+#[cfg(feature = "glob")]
+use program::ProgramBuilder;
+use program::{Op, Ops};
 
-/// A compiled wildcard that channels are matched against.
+/// A compiled wildcard that channels are matched against, in one of two dialects.
 ///
-/// There are two dialects. Every `&str` becomes a *Redis glob*, which is what
-/// [`psubscribe`](crate::Bus::psubscribe) takes as it stands; [`Pattern::glob`] makes a *shell glob*.
-/// Two patterns are equal when dialect and text are: the same text in both dialects is two patterns.
+/// | | *Redis glob*, by [`Pattern::redis`] | *shell glob*, by [`Pattern::glob`] |
+/// | --- | --- | --- |
+/// | any run of bytes | `*` | `*` within a level; `**` as a whole level: any number of levels |
+/// | one byte | `?` | `?`, never `/` |
+/// | one byte of a class | `[abc]`, `[a-f]` | `[abc]`, `[a-f]`, never `/` |
+/// | one byte outside a class | `[^abc]` | `[!abc]`, `[^abc]`, never `/` |
+/// | a choice | | `{temp,hum}` |
+/// | the character itself | `\*` | `\*` |
+/// | separator of levels | none | `/` |
+/// | the empty channel | only the empty pattern matches it | `*` and `**` match it |
+///
+/// A string is a Redis glob wherever a pattern is expected, as in [`Bus::psubscribe`](crate::Bus::psubscribe).
+///
+/// Two patterns are equal if their dialects and their texts are equal. The same text in both dialects is two patterns.
 ///
 /// Cloning copies a pointer.
 ///
@@ -34,52 +50,51 @@ use program::{Step, Steps, Writer};
 /// ```
 /// use fanout::Pattern;
 ///
-/// let redis = Pattern::redis("sensors/*/temp");
-/// assert!(redis.is_match("sensors/a/b/temp"));
-///
-/// let shell = Pattern::glob("sensors/*/temp")?;
-/// assert!(!shell.is_match("sensors/a/b/temp"));
-/// assert_ne!(redis, shell);
-/// # Ok::<(), fanout::PatternError>(())
+/// let pattern = Pattern::redis("sensors/*/temp");
+/// assert!(pattern.is_match("sensors/a/temp"));
+/// assert!(pattern.is_match("sensors/a/b/temp"));
+/// assert_eq!(pattern, Pattern::from("sensors/*/temp"));
 /// ```
 #[derive(Clone)]
 pub struct Pattern(Arc<Inner>);
 
 struct Inner {
     text: Arc<str>,
-    program: Program,
+    compiled: Compiled,
 }
 
 /// What the text compiled to, by dialect.
-enum Program {
+enum Compiled {
     Redis {
-        code: Box<[u8]>,
-        /// The bytes that a channel must have at least in order to match, so that a pattern that is longer than the
-        /// channel costs nothing.
-        least: usize,
+        program: Box<[u8]>,
+        /// The length of the shortest channel that can match, in bytes. A longer pattern costs a channel nothing.
+        min_len: usize,
     },
+    #[cfg(feature = "glob")]
     Glob(Glob),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Dialect {
     Redis,
+    #[cfg(feature = "glob")]
     Glob,
 }
 
 impl Pattern {
     /// Compiles a Redis glob. Every string is one.
     ///
-    /// Matching is over bytes, anchored at both ends, and knows no separator: `*` is any run of bytes,
-    /// `?` one byte, `[...]` one byte of a class (`[^...]` one byte outside it, `a-z` a range), and
-    /// `\x` the byte `x`. The corners are redis-server's own: `[]` matches nothing and `[^]` any byte,
-    /// an unclosed class closes at the pattern's end, a range's ends may stand in either order, a last
-    /// lone `\` is itself, and the empty channel is matched by the empty pattern alone. A range compares
-    /// bytes as signed, on every target, as redis-server does on x86-64.
+    /// A pattern is matched against all bytes of a channel's name, exactly as redis-server 7.0.15 does on x86-64. No
+    /// byte is a separator. See the [table](Self) for the syntax; its corners are:
+    ///
+    /// - `[]` matches nothing, `[^]` matches any byte, and a class that is not closed ends with the pattern.
+    /// - The ends of a range may stand in either order. Bytes are compared as signed numbers, on every target.
+    /// - A `\` at the end matches itself.
+    /// - The empty channel is matched by the empty pattern only, not by `*`.
     ///
     /// # Complexity
     ///
-    /// Linear in the text.
+    /// Linear in the length of `text`.
     ///
     /// # Examples
     ///
@@ -94,16 +109,24 @@ impl Pattern {
         Self::from_redis(Arc::from(text))
     }
 
-    /// Compiles a shell glob, as the crate `globset` reads it, with `/` separating levels.
+    /// Compiles a shell glob, as the crate [`globset`](https://docs.rs/globset) reads it, with `/` between levels.
     ///
-    /// `*` and `?` stay within a level; `**` is any number of levels, at the end of a glob one at least (`a/**` matches
-    /// `a/b`, not `a`); `{a,b}` is a choice, in which an empty alternative matches nothing,
-    /// `[!a]` a negated class and `\` escapes. Matching is over bytes.
+    /// A pattern is matched against all bytes of a channel's name. See the [table](Self) for the syntax; its corners
+    /// are:
+    ///
+    /// - `**` stands for any number of levels, for at least one at the end of a glob: `a/**` matches `a/b`, but not
+    ///   `a`.
+    /// - An empty alternative, as in `{a,}`, matches nothing.
     ///
     /// # Errors
     ///
-    /// [`PatternError`] where the text is no glob: it tells what is wrong and, where that can be told,
-    /// at which byte.
+    /// Returns [`PatternError`] if `text` is not a glob, or is one whose compiled form could grow too large. The error
+    /// tells the reason and, if known, the byte where it lies.
+    ///
+    /// # Complexity
+    ///
+    /// As for `globset`, which compiles a regular expression. `text` is limited to 8 KiB, and its braces to a depth of
+    /// 32.
     ///
     /// # Examples
     ///
@@ -113,15 +136,24 @@ impl Pattern {
     /// let pattern = Pattern::glob("sensors/**/{temp,hum}")?;
     /// assert!(pattern.is_match("sensors/eu/attic/hum"));
     /// assert!(pattern.is_match("sensors/temp"));
-    /// assert!(Pattern::glob("sensors/{temp").is_err());
+    /// assert!(!Pattern::glob("sensors/*/temp")?.is_match("sensors/eu/attic/temp"));
+    ///
+    /// let error = Pattern::glob("sensors/{temp").unwrap_err();
+    /// assert_eq!(error.offset(), Some(8));
     /// # Ok::<(), fanout::PatternError>(())
     /// ```
+    #[cfg(feature = "glob")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "glob")))]
     pub fn glob(text: &str) -> Result<Self, PatternError> {
         let glob = Glob::parse(text)?;
-        Ok(Self(Arc::new(Inner { text: Arc::from(text), program: Program::Glob(glob) })))
+        Ok(Self(Arc::new(Inner { text: Arc::from(text), compiled: Compiled::Glob(glob) })))
     }
 
-    /// The Redis glob that matches `literal` and nothing else.
+    /// Returns the text of a Redis glob that matches `literal` and nothing else.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the length of `literal`.
     ///
     /// # Examples
     ///
@@ -144,29 +176,54 @@ impl Pattern {
         text
     }
 
-    /// The text, as written.
+    /// Returns the text of the pattern, as written.
+    ///
+    /// # Complexity
+    ///
+    /// O(1).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Pattern;
+    ///
+    /// assert_eq!(Pattern::redis("user:*").as_str(), "user:*");
+    /// ```
     pub fn as_str(&self) -> &str {
         &self.0.text
     }
 
-    /// Whether `channel` matches.
+    /// Returns `true` if the pattern matches `channel`.
     ///
     /// # Complexity
     ///
-    /// At most the product of the two lengths, for a Redis glob; O(1), if the channel is shorter than all that the
-    /// glob can match; never exponential, no recursion. A shell glob takes what `globset` does: linear in the channel.
+    /// A Redis glob takes at most the product of the two lengths, and O(1) if `channel` is shorter than everything that
+    /// the glob can match. A shell glob takes what `globset` does: linear in the length of `channel`. No pattern is
+    /// exponential, and none recurses.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Pattern;
+    ///
+    /// let pattern = Pattern::redis("user:*:posts");
+    /// assert!(pattern.is_match("user:42:posts"));
+    /// assert!(!pattern.is_match("user:42:posts:new"));
+    /// ```
     pub fn is_match(&self, channel: &str) -> bool {
         self.is_match_counting(channel, &mut 0)
     }
 
-    /// `true` if `channel` matches; what a Redis glob took, in steps and bytes looked at, is added to `taken`.
-    pub(crate) fn is_match_counting(&self, channel: &str, taken: &mut usize) -> bool {
-        match &self.0.program {
-            // redis-server matches the empty channel by nothing but the empty pattern.
-            Program::Redis { .. } if channel.is_empty() => self.0.text.is_empty(),
-            Program::Redis { least, .. } if channel.len() < *least => false,
-            Program::Redis { code, .. } => program::matches(code, channel.as_bytes(), taken),
-            Program::Glob(glob) => glob.is_match(channel),
+    /// `true` if the pattern matches `channel`. Adds the number of ops tried and of literal bytes compared to `steps`;
+    /// a shell glob adds nothing.
+    pub(crate) fn is_match_counting(&self, channel: &str, steps: &mut usize) -> bool {
+        match &self.0.compiled {
+            // redis-server matches the empty channel only by the empty pattern.
+            Compiled::Redis { .. } if channel.is_empty() => self.0.text.is_empty(),
+            Compiled::Redis { min_len, .. } if channel.len() < *min_len => false,
+            Compiled::Redis { program, .. } => program::matches(program, channel.as_bytes(), steps),
+            #[cfg(feature = "glob")]
+            Compiled::Glob(glob) => glob.is_match(channel),
         }
     }
 
@@ -174,56 +231,61 @@ impl Pattern {
         &self.0.text
     }
 
-    /// What it compiled to: for a shell glob one code for each literal beginning, which find it, and then leave
-    /// it to be asked. There is one run in each at most.
-    pub(crate) fn codes(&self) -> SmallVec<[Cow<'_, [u8]>; 1]> {
-        match &self.0.program {
-            Program::Redis { code, .. } => smallvec![Cow::Borrowed(&code[..])],
-            Program::Glob(glob) => {
-                let code = |prefix: &Vec<u8>| {
-                    let mut code = Writer::default();
-                    code.push(Step::Run(prefix));
-                    code.push(Step::Ask);
-                    Cow::Owned(code.finish().into())
+    /// Returns the programs by which the trie finds the pattern. A shell glob has one for each of its literal
+    /// prefixes: at most one literal, then [`Op::Confirm`].
+    pub(crate) fn programs(&self) -> SmallVec<[Cow<'_, [u8]>; 1]> {
+        match &self.0.compiled {
+            Compiled::Redis { program, .. } => smallvec![Cow::Borrowed(&program[..])],
+            #[cfg(feature = "glob")]
+            Compiled::Glob(glob) => {
+                let program = |prefix: &Vec<u8>| {
+                    let mut program = ProgramBuilder::default();
+                    program.push(Op::Literal(prefix));
+                    program.push(Op::Confirm);
+                    Cow::Owned(program.finish().into())
                 };
-                glob.prefixes().iter().map(code).collect()
+                glob.prefixes().iter().map(program).collect()
             }
         }
     }
 
-    /// What a Redis glob compiled to; nothing for a shell glob, which has no code of its own.
-    pub(crate) fn code(&self) -> &[u8] {
-        match &self.0.program {
-            Program::Redis { code, .. } => code,
-            Program::Glob(_) => &[],
+    /// Returns the program of a Redis glob; empty for a shell glob, whose programs are made when they are needed.
+    pub(crate) fn program(&self) -> &[u8] {
+        match &self.0.compiled {
+            Compiled::Redis { program, .. } => program,
+            #[cfg(feature = "glob")]
+            Compiled::Glob(_) => &[],
         }
     }
 
     pub(crate) fn is_shell_glob(&self) -> bool {
-        matches!(self.0.program, Program::Glob(_))
+        !matches!(self.0.compiled, Compiled::Redis { .. })
     }
 
-    /// The literal beginnings that matching channels can have: exactly one of them each. Long ones are cut short.
+    /// Returns the literal prefixes of the pattern, cut to a maximum length. Every matching channel begins with
+    /// exactly one of them.
     pub(crate) fn prefixes(&self) -> SmallVec<[&[u8]; 1]> {
-        match &self.0.program {
-            Program::Redis { code, .. } => smallvec![match Steps::new(code).next() {
-                Some(Step::Run(run)) => run,
+        match &self.0.compiled {
+            Compiled::Redis { program, .. } => smallvec![match Ops::new(program).next() {
+                Some(Op::Literal(literal)) => literal,
                 _ => &[],
             }],
-            Program::Glob(glob) => glob.prefixes().iter().map(|prefix| &prefix[..]).collect(),
+            #[cfg(feature = "glob")]
+            Compiled::Glob(glob) => glob.prefixes().iter().map(|prefix| &prefix[..]).collect(),
         }
     }
 
     fn from_redis(text: Arc<str>) -> Self {
-        let (code, least) = redis::compile(text.as_bytes());
-        let program = Program::Redis { code, least };
-        Self(Arc::new(Inner { text, program }))
+        let (program, min_len) = redis::compile(text.as_bytes());
+        let compiled = Compiled::Redis { program, min_len };
+        Self(Arc::new(Inner { text, compiled }))
     }
 
     fn identity(&self) -> (Dialect, &str) {
-        let dialect = match self.0.program {
-            Program::Redis { .. } => Dialect::Redis,
-            Program::Glob(_) => Dialect::Glob,
+        let dialect = match self.0.compiled {
+            Compiled::Redis { .. } => Dialect::Redis,
+            #[cfg(feature = "glob")]
+            Compiled::Glob(_) => Dialect::Glob,
         };
         (dialect, &self.0.text)
     }
@@ -277,7 +339,7 @@ impl AsRef<str> for Pattern {
 impl FromStr for Pattern {
     type Err = Infallible;
 
-    /// Reads a Redis glob.
+    /// Compiles a Redis glob.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(Self::redis(text))
     }
@@ -292,7 +354,7 @@ impl From<&Pattern> for Pattern {
 macro_rules! from_redis_text {
     ($($text:ty),*) => {$(
         impl From<$text> for Pattern {
-            /// Reads a Redis glob.
+            /// Compiles a Redis glob.
             fn from(text: $text) -> Self {
                 Self::from_redis(Arc::from(text))
             }
@@ -305,7 +367,7 @@ from_redis_text!(&str, String, Box<str>, Arc<str>, Cow<'_, str>);
 macro_rules! from_redis_text_by_reference {
     ($($text:ty),*) => {$(
         impl From<&$text> for Pattern {
-            /// Reads a Redis glob.
+            /// Compiles a Redis glob.
             fn from(text: &$text) -> Self {
                 Self::redis(text)
             }
@@ -316,7 +378,7 @@ macro_rules! from_redis_text_by_reference {
 from_redis_text_by_reference!(&str, String, Box<str>, Cow<'_, str>);
 
 impl From<&Arc<str>> for Pattern {
-    /// Reads a Redis glob.
+    /// Compiles a Redis glob.
     fn from(text: &Arc<str>) -> Self {
         Self::from_redis(Arc::clone(text))
     }

@@ -1,69 +1,69 @@
-//! The compiled form of patterns: steps, one behind the other in a string of bytes.
+//! Programs: the compiled form of patterns, a sequence of ops encoded in a byte string.
 //!
-//! So what is left of a pattern behind any of its steps is a piece of that string, which can be matched for
-//! itself, compared and kept wherever there is room: the pattern trie keeps it in its nodes.
+//! Whatever follows an op is a program, too. It can be matched, compared and stored by itself: the pattern trie keeps
+//! the rest of a pattern in its nodes.
 
 use super::byte_set::ByteSet;
 
-/// One step of a compiled pattern.
+/// One op of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Step<'a> {
-    /// Literal bytes, one at least and [`MAX_RUN`] at most.
-    Run(&'a [u8]),
-    /// Exactly so many bytes, any.
+pub(crate) enum Op<'a> {
+    /// Literal bytes, at least one and at most [`MAX_LITERAL`].
+    Literal(&'a [u8]),
+    /// Exactly this many bytes, any of them.
     Any(usize),
-    /// One byte of a set, which is not a range.
+    /// One byte of a set that is not a range.
     Class(ByteSet),
-    /// One byte from the first to the last, both included; no byte, if the first is greater.
+    /// One byte from the first to the last, both included. Matches nothing if the first is greater.
     Range(u8, u8),
-    /// Any run of bytes, the empty one included.
+    /// Any number of bytes, zero included.
     Star,
-    /// Whether the rest matches is not for this code to say, but for the matcher of a shell glob.
-    Ask,
+    /// The rest is not in the program: the matcher of a shell glob must be asked.
+    Confirm,
 }
 
-/// Maximum number of bytes of a run. Longer literals are several runs, so that hashing and copying one, as the pattern
-/// trie does under its lock, is bounded.
-pub(crate) const MAX_RUN: usize = 256;
+/// Maximum number of bytes of a literal. A longer one is split into several ops, so that hashing and copying one, which
+/// the pattern trie does under its lock, is bounded.
+pub(crate) const MAX_LITERAL: usize = 256;
 
-const RUN: u8 = 0;
+const LITERAL: u8 = 0;
 const ANY: u8 = 1;
 const CLASS: u8 = 2;
 const STAR: u8 = 3;
-pub(crate) const ASK: u8 = 4;
+pub(crate) const CONFIRM: u8 = 4;
 const RANGE: u8 = 5;
 
-/// Set in the bytes of a number that are not its last.
-const MORE: u8 = 0x80;
+/// Set in every byte of a number but its last.
+const CONTINUED: u8 = 0x80;
 
-/// Writes steps.
+/// Encodes ops.
 #[derive(Default)]
-pub(crate) struct Writer(Vec<u8>);
+pub(crate) struct ProgramBuilder(Vec<u8>);
 
-impl Writer {
-    pub(crate) fn push(&mut self, step: Step<'_>) {
-        match step {
-            Step::Run(bytes) => {
-                for part in bytes.chunks(MAX_RUN) {
-                    self.0.push(RUN);
+impl ProgramBuilder {
+    pub(crate) fn push(&mut self, op: Op<'_>) {
+        match op {
+            Op::Literal(bytes) => {
+                for part in bytes.chunks(MAX_LITERAL) {
+                    self.0.push(LITERAL);
                     self.number(part.len());
                     self.0.extend_from_slice(part);
                 }
             }
-            Step::Any(count) => {
+            Op::Any(count) => {
                 self.0.push(ANY);
                 self.number(count);
             }
-            Step::Class(set) => match set.as_range() {
-                Some((first, last)) => self.push(Step::Range(first, last)),
+            Op::Class(set) => match set.as_range() {
+                Some((first, last)) => self.push(Op::Range(first, last)),
                 None => {
                     self.0.push(CLASS);
                     self.0.extend_from_slice(set.as_bytes());
                 }
             },
-            Step::Range(first, last) => self.0.extend([RANGE, first, last]),
-            Step::Star => self.0.push(STAR),
-            Step::Ask => self.0.push(ASK),
+            Op::Range(first, last) => self.0.extend([RANGE, first, last]),
+            Op::Star => self.0.push(STAR),
+            Op::Confirm => self.0.push(CONFIRM),
         }
     }
 
@@ -71,26 +71,26 @@ impl Writer {
         self.0.into_boxed_slice()
     }
 
-    /// Seven bits a byte, the lowest first.
+    /// Encodes seven bits per byte, the lowest first.
     fn number(&mut self, mut number: usize) {
-        while number >= usize::from(MORE) {
-            self.0.push(number as u8 | MORE);
+        while number >= usize::from(CONTINUED) {
+            self.0.push(number as u8 | CONTINUED);
             number >>= 7;
         }
         self.0.push(number as u8);
     }
 }
 
-/// Reads steps.
+/// Decodes a program.
 #[derive(Clone, Copy)]
-pub(crate) struct Steps<'a>(&'a [u8]);
+pub(crate) struct Ops<'a>(&'a [u8]);
 
-impl<'a> Steps<'a> {
-    pub(crate) fn new(code: &'a [u8]) -> Self {
-        Self(code)
+impl<'a> Ops<'a> {
+    pub(crate) fn new(program: &'a [u8]) -> Self {
+        Self(program)
     }
 
-    /// The code of the steps to come.
+    /// Returns the program of the ops to come.
     #[inline]
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0
@@ -106,7 +106,7 @@ impl<'a> Steps<'a> {
     #[inline]
     fn number(&mut self) -> usize {
         match self.0.split_first() {
-            Some((&byte, rest)) if byte & MORE == 0 => {
+            Some((&byte, rest)) if byte & CONTINUED == 0 => {
                 self.0 = rest;
                 usize::from(byte)
             }
@@ -120,8 +120,8 @@ impl<'a> Steps<'a> {
         let mut shift = 0;
         loop {
             let byte = self.take(1)[0];
-            number |= usize::from(byte & !MORE) << shift;
-            if byte & MORE == 0 {
+            number |= usize::from(byte & !CONTINUED) << shift;
+            if byte & CONTINUED == 0 {
                 return number;
             }
             shift += 7;
@@ -129,88 +129,88 @@ impl<'a> Steps<'a> {
     }
 }
 
-impl<'a> Iterator for Steps<'a> {
-    type Item = Step<'a>;
+impl<'a> Iterator for Ops<'a> {
+    type Item = Op<'a>;
 
     #[inline(always)]
-    fn next(&mut self) -> Option<Step<'a>> {
+    fn next(&mut self) -> Option<Op<'a>> {
         let (&op, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(match op {
-            RUN => {
+            LITERAL => {
                 let bytes = self.number();
-                Step::Run(self.take(bytes))
+                Op::Literal(self.take(bytes))
             }
-            ANY => Step::Any(self.number()),
-            CLASS => Step::Class(ByteSet::from_slice(self.take(ByteSet::BYTES))),
-            STAR => Step::Star,
+            ANY => Op::Any(self.number()),
+            CLASS => Op::Class(ByteSet::from_slice(self.take(ByteSet::BYTES))),
+            STAR => Op::Star,
             RANGE => {
                 let ends = self.take(2);
-                Step::Range(ends[0], ends[1])
+                Op::Range(ends[0], ends[1])
             }
-            _ => Step::Ask,
+            _ => Op::Confirm,
         })
     }
 }
 
-/// Returns the number of bytes of the literal that `code` is, if it is nothing else.
-fn literal_length(code: &[u8]) -> Option<usize> {
+/// Returns the number of bytes that `program` matches, if all of its ops are literals.
+fn literal_length(program: &[u8]) -> Option<usize> {
     let mut length = 0;
-    for step in Steps::new(code) {
-        let Step::Run(run) = step else { return None };
-        length += run.len();
+    for op in Ops::new(program) {
+        let Op::Literal(literal) = op else { return None };
+        length += literal.len();
     }
     Some(length)
 }
 
-/// `true` if `bytes` are the literal that `code` is.
-fn is_literal(code: &[u8], mut bytes: &[u8]) -> bool {
-    for step in Steps::new(code) {
-        let Step::Run(run) = step else { return false };
-        let Some(behind) = bytes.strip_prefix(run) else { return false };
-        bytes = behind;
+/// `true` if all ops of `program` are literals and make up `bytes`.
+fn is_literal(program: &[u8], mut bytes: &[u8]) -> bool {
+    for op in Ops::new(program) {
+        let Op::Literal(literal) = op else { return false };
+        let Some(rest) = bytes.strip_prefix(literal) else { return false };
+        bytes = rest;
     }
     bytes.is_empty()
 }
 
-/// Whether all of `bytes` match `code`, in which there is nothing to ask. The steps that took, in steps of the
-/// code and bytes of literals looked at, are added to `taken`.
+/// `true` if `program`, which must not contain [`Op::Confirm`], matches all of `bytes`. Adds the number of ops tried
+/// and of literal bytes compared to `steps`.
 ///
-/// A failed attempt after a `*` moves that `*` on by one byte and forgets all earlier ones, so the time is at
-/// most the product of the two lengths.
-pub(crate) fn matches(code: &[u8], bytes: &[u8], taken: &mut usize) -> bool {
-    let mut steps = Steps::new(code);
+/// After a failure, the last `*` moves on by one byte and all earlier ones are forgotten. So this takes at most the
+/// product of the two lengths.
+pub(crate) fn matches(program: &[u8], bytes: &[u8], steps: &mut usize) -> bool {
+    let mut ops = Ops::new(program);
     let mut at = 0;
-    // What follows the last `*`, and from where on it is to be tried next.
-    let mut star: Option<(Steps<'_>, usize)> = None;
+    // What follows the last `*`, and the position where to try it next.
+    let mut star: Option<(Ops<'_>, usize)> = None;
     loop {
-        *taken += 1;
-        let advanced = match steps.next() {
-            Some(Step::Star) => {
-                if steps.rest().is_empty() {
+        *steps += 1;
+        let advanced = match ops.next() {
+            Some(Op::Star) => {
+                if ops.rest().is_empty() {
                     return true;
                 }
-                if let Some(length) = literal_length(steps.rest()) {
-                    // The end alone tells.
-                    *taken += length;
+                if let Some(length) = literal_length(ops.rest()) {
+                    // Only the end of `bytes` must be compared.
+                    *steps += length;
                     let from = (bytes.len() - at).checked_sub(length);
-                    return from.is_some_and(|from| is_literal(steps.rest(), &bytes[at + from..]));
+                    return from.is_some_and(|from| is_literal(ops.rest(), &bytes[at + from..]));
                 }
-                star = Some((steps, at));
+                star = Some((ops, at));
                 None
             }
-            Some(Step::Run(run)) => {
-                *taken += run.len();
-                bytes[at..].starts_with(run).then_some(run.len())
+            Some(Op::Literal(literal)) => {
+                *steps += literal.len();
+                bytes[at..].starts_with(literal).then_some(literal.len())
             }
-            Some(Step::Any(count)) => (bytes.len() - at >= count).then_some(count),
-            Some(Step::Class(set)) => {
+            Some(Op::Any(count)) => (bytes.len() - at >= count).then_some(count),
+            Some(Op::Class(set)) => {
                 bytes.get(at).is_some_and(|&byte| set.contains(byte)).then_some(1)
             }
-            Some(Step::Range(first, last)) => {
+            Some(Op::Range(first, last)) => {
                 bytes.get(at).is_some_and(|byte| (first..=last).contains(byte)).then_some(1)
             }
-            Some(Step::Ask) => None,
+            Some(Op::Confirm) => None,
             None if at == bytes.len() => return true,
             None => None,
         };
@@ -219,16 +219,16 @@ pub(crate) fn matches(code: &[u8], bytes: &[u8], taken: &mut usize) -> bool {
             continue;
         }
         let Some((after, from)) = &mut star else { return false };
-        let Some(behind) = bytes.get(*from..) else { return false };
+        let Some(remaining) = bytes.get(*from..) else { return false };
         at = *from;
-        if let Some(Step::Run(run)) = after.clone().next() {
-            match behind.iter().position(|&byte| byte == run[0]) {
+        if let Some(Op::Literal(literal)) = after.clone().next() {
+            match remaining.iter().position(|&byte| byte == literal[0]) {
                 Some(skipped) => at += skipped,
                 None => return false,
             }
         }
         *from = at + 1;
-        steps = *after;
+        ops = *after;
     }
 }
 
@@ -237,55 +237,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_read_as_they_were_written() {
-        let long = [b'x'; MAX_RUN];
+    fn ops_are_decoded_as_they_were_encoded() {
+        let long = [b'x'; MAX_LITERAL];
         let mut set = ByteSet::default();
         b"ace".iter().for_each(|&byte| set.insert(byte));
-        let steps = [
-            Step::Run(b"a"),
-            Step::Any(1),
-            Step::Any(127),
-            Step::Any(128),
-            Step::Any(usize::MAX),
-            Step::Run(&long),
-            Step::Class(set),
-            Step::Range(b'a', b'f'),
-            Step::Star,
-            Step::Ask,
+        let ops = [
+            Op::Literal(b"a"),
+            Op::Any(1),
+            Op::Any(127),
+            Op::Any(128),
+            Op::Any(usize::MAX),
+            Op::Literal(&long),
+            Op::Class(set),
+            Op::Range(b'a', b'f'),
+            Op::Star,
+            Op::Confirm,
         ];
-        let mut writer = Writer::default();
-        steps.iter().for_each(|&step| writer.push(step));
-        let code = writer.finish();
-        let mut reader = Steps::new(&code);
-        for step in steps {
-            assert_eq!(reader.next(), Some(step));
+        let mut builder = ProgramBuilder::default();
+        ops.iter().for_each(|&op| builder.push(op));
+        let program = builder.finish();
+        let mut decoded = Ops::new(&program);
+        for op in ops {
+            assert_eq!(decoded.next(), Some(op));
         }
-        assert_eq!(reader.next(), None);
+        assert_eq!(decoded.next(), None);
     }
 
     #[test]
-    fn a_class_that_is_a_range_is_written_as_one() {
+    fn a_class_that_is_a_range_is_encoded_as_a_range() {
         for (first, last) in [(0, 0), (0, 255), (b'a', b'f'), (7, 8), (200, 255), (1, 0)] {
-            let mut writer = Writer::default();
-            writer.push(Step::Class(ByteSet::range(first, last)));
-            let code = writer.finish();
-            assert_eq!(Steps::new(&code).next(), Some(Step::Range(first, last)));
+            let mut builder = ProgramBuilder::default();
+            builder.push(Op::Class(ByteSet::range(first, last)));
+            let program = builder.finish();
+            assert_eq!(Ops::new(&program).next(), Some(Op::Range(first, last)));
             for byte in 0..=u8::MAX {
-                assert_eq!(matches(&code, &[byte], &mut 0), (first..=last).contains(&byte));
+                assert_eq!(matches(&program, &[byte], &mut 0), (first..=last).contains(&byte));
             }
         }
     }
 
     #[test]
-    fn a_long_literal_is_several_runs() {
-        for length in [1, MAX_RUN - 1, MAX_RUN, MAX_RUN + 1, 3 * MAX_RUN, 3 * MAX_RUN + 7] {
+    fn a_long_literal_is_split_into_several_ops() {
+        for length in
+            [1, MAX_LITERAL - 1, MAX_LITERAL, MAX_LITERAL + 1, 3 * MAX_LITERAL, 3 * MAX_LITERAL + 7]
+        {
             let literal: Vec<u8> = (0..length).map(|at| at as u8).collect();
-            let mut writer = Writer::default();
-            writer.push(Step::Star);
-            writer.push(Step::Run(&literal));
-            let code = writer.finish();
-            assert_eq!(Steps::new(&code).count(), 1 + length.div_ceil(MAX_RUN));
-            let (alone, starred) = (&code[1..], &code[..]);
+            let mut builder = ProgramBuilder::default();
+            builder.push(Op::Star);
+            builder.push(Op::Literal(&literal));
+            let program = builder.finish();
+            assert_eq!(Ops::new(&program).count(), 1 + length.div_ceil(MAX_LITERAL));
+            let (alone, starred) = (&program[1..], &program[..]);
             assert!(matches(alone, &literal, &mut 0) && matches(starred, &literal, &mut 0));
             let longer = [b"y", &literal[..]].concat();
             assert!(!matches(alone, &longer, &mut 0) && matches(starred, &longer, &mut 0));
@@ -300,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_literal_behind_a_star_is_looked_for_at_the_end_alone() {
-        let literal = vec![b'a'; 40 * MAX_RUN];
-        let mut writer = Writer::default();
-        writer.push(Step::Star);
-        writer.push(Step::Run(&literal));
-        writer.push(Step::Run(b"b"));
-        let mut taken = 0;
-        assert!(!matches(&writer.finish(), &vec![b'a'; 80 * MAX_RUN], &mut taken));
-        assert!(taken <= 2 * literal.len(), "{taken}");
+    fn a_long_literal_behind_a_star_is_compared_at_the_end_only() {
+        let literal = vec![b'a'; 40 * MAX_LITERAL];
+        let mut builder = ProgramBuilder::default();
+        builder.push(Op::Star);
+        builder.push(Op::Literal(&literal));
+        builder.push(Op::Literal(b"b"));
+        let mut steps = 0;
+        assert!(!matches(&builder.finish(), &vec![b'a'; 80 * MAX_LITERAL], &mut steps));
+        assert!(steps <= 2 * literal.len(), "{steps}");
     }
 }

@@ -1,50 +1,50 @@
-//! Redis globs: from text to code.
+//! Redis globs: from text to program.
 //!
-//! The rules are those of redis-server 7.0.15 (`stringmatchlen` in its `src/util.c`), found out by
-//! asking it; `tests/data/redis_glob_vectors.tsv` keeps its answers.
+//! The rules are those of redis-server 7.0.15 (`stringmatchlen` in its `src/util.c`), found out by asking a server. Its
+//! answers are kept in `tests/data/redis_glob_vectors.tsv`.
 
 use super::byte_set::ByteSet;
-use super::program::{Step, Writer};
+use super::program::{Op, ProgramBuilder};
 
-/// Compiles `text`. Every text is a pattern. Returns the code, and the number of bytes of the shortest channel that it
-/// can match.
+/// Compiles `text`. Every text is a pattern. Returns the program, and the length of the shortest channel that it can
+/// match, in bytes.
 ///
-/// The code is in normal form, on which the trie relies: runs are as long as they can be (up to `MAX_RUN`), no two
-/// `Any`s or `Star`s are neighbours, and an `Any` stands before a `Star`, never right after one (`*?` and `?*` match
-/// the same channels).
+/// The program is in normal form, on which the trie relies. Literals are as long as possible (up to `MAX_LITERAL`). No
+/// two `Any`s or `Star`s are neighbours. An `Any` stands before a `Star`, never right after one: `*?` and `?*` match
+/// the same channels.
 pub(super) fn compile(text: &[u8]) -> (Box<[u8]>, usize) {
-    let mut builder = Builder::default();
+    let mut normalizer = Normalizer::default();
     let mut at = 0;
     while let Some(&byte) = text.get(at) {
         match byte {
             b'*' => {
-                builder.star();
+                normalizer.star();
                 at += 1;
             }
             b'?' => {
-                builder.any();
+                normalizer.any();
                 at += 1;
             }
             b'[' => {
                 let (class, after) = parse_class(text, at + 1);
-                builder.class(class);
+                normalizer.class(class);
                 at = after;
             }
             b'\\' if at + 1 < text.len() => {
-                builder.literal(text[at + 1]);
+                normalizer.literal(text[at + 1]);
                 at += 2;
             }
             _ => {
-                builder.literal(byte);
+                normalizer.literal(byte);
                 at += 1;
             }
         }
     }
-    let least = builder.least;
-    (builder.finish(), least)
+    let min_len = normalizer.min_len;
+    (normalizer.finish(), min_len)
 }
 
-/// Reads a class whose `[` ends right before `at`; returns it and where the pattern goes on.
+/// Parses a class whose `[` stands right before `at`. Returns the class and the position after it.
 fn parse_class(text: &[u8], mut at: usize) -> (ByteSet, usize) {
     let mut set = ByteSet::default();
     let negated = text.get(at) == Some(&b'^');
@@ -78,11 +78,11 @@ fn parse_class(text: &[u8], mut at: usize) -> (ByteSet, usize) {
     (set, at)
 }
 
-/// Adds a range, whose ends may stand in either order.
+/// Adds the range between `from` and `to`, which may stand in either order.
 ///
-/// redis-server compares bytes as C's `char`, which is signed on x86-64: there `[é-]` holds the byte 0xAC, between
-/// 0xA9 and `]`, going up through 0xFF and 0x00. A pattern means the same on every target, so bytes are compared as
-/// `i8` here, not as the target's `char`.
+/// redis-server compares bytes as C's `char`, which is signed on x86-64: there `[é-]` holds the byte 0xAC, because the
+/// range goes from 0xA9 up through 0xFF and 0x00 to `]`. A pattern must mean the same on every target, so bytes are
+/// compared as `i8` here.
 fn insert_range(set: &mut ByteSet, from: u8, to: u8) {
     let (from, to) = (from as i8, to as i8);
     for byte in from.min(to)..=from.max(to) {
@@ -90,83 +90,83 @@ fn insert_range(set: &mut ByteSet, from: u8, to: u8) {
     }
 }
 
-/// Collects steps into normal form.
+/// Brings ops into normal form.
 #[derive(Default)]
-struct Builder {
-    code: Writer,
-    /// What is not written yet: literal bytes, or wildcards, never both.
-    run: Vec<u8>,
+struct Normalizer {
+    program: ProgramBuilder,
+    /// What is not encoded yet: literal bytes or wildcards, never both.
+    literal: Vec<u8>,
     any: usize,
     star: bool,
-    /// The number of bytes that what there is so far matches at least.
-    least: usize,
+    /// The number of bytes that all ops so far match at least.
+    min_len: usize,
 }
 
-impl Builder {
+impl Normalizer {
     fn star(&mut self) {
-        self.end_run();
+        self.end_literal();
         self.star = true;
     }
 
     fn any(&mut self) {
-        self.end_run();
+        self.end_literal();
         self.any += 1;
-        self.least += 1;
+        self.min_len += 1;
     }
 
     fn class(&mut self, set: ByteSet) {
-        self.end_run();
+        self.end_literal();
         self.end_wildcards();
-        self.code.push(Step::Class(set));
-        self.least += 1;
+        self.program.push(Op::Class(set));
+        self.min_len += 1;
     }
 
-    /// A byte that stands for itself.
+    /// Adds a byte that stands for itself.
     fn literal(&mut self, byte: u8) {
         self.end_wildcards();
-        self.run.push(byte);
-        self.least += 1;
+        self.literal.push(byte);
+        self.min_len += 1;
     }
 
-    fn end_run(&mut self) {
-        if !self.run.is_empty() {
-            self.code.push(Step::Run(&self.run));
-            self.run.clear();
+    fn end_literal(&mut self) {
+        if !self.literal.is_empty() {
+            self.program.push(Op::Literal(&self.literal));
+            self.literal.clear();
         }
     }
 
     fn end_wildcards(&mut self) {
         if self.any > 0 {
-            self.code.push(Step::Any(self.any));
+            self.program.push(Op::Any(self.any));
             self.any = 0;
         }
         if self.star {
-            self.code.push(Step::Star);
+            self.program.push(Op::Star);
             self.star = false;
         }
     }
 
     fn finish(mut self) -> Box<[u8]> {
-        self.end_run();
+        self.end_literal();
         self.end_wildcards();
-        self.code.finish()
+        self.program.finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::program::Steps;
+    use super::super::program::Ops;
     use super::*;
 
-    fn assert_compiles(text: &str, steps: &[Step<'_>]) {
-        assert_eq!(Steps::new(&compile(text.as_bytes()).0).collect::<Vec<_>>(), steps, "{text}");
+    fn assert_compiles(text: &str, ops: &[Op<'_>]) {
+        assert_eq!(Ops::new(&compile(text.as_bytes()).0).collect::<Vec<_>>(), ops, "{text}");
     }
 
     #[test]
-    fn stars_and_question_marks_are_put_in_one_order() {
-        assert_compiles("*?**?*", &[Step::Any(2), Step::Star]);
+    fn stars_and_question_marks_are_brought_into_one_order() {
+        assert_compiles("*?**?*", &[Op::Any(2), Op::Star]);
         assert_eq!(compile(b"?*?"), compile(b"**??"));
-        assert_compiles("a?*b", &[Step::Run(b"a"), Step::Any(1), Step::Star, Step::Run(b"b")]);
+        assert_compiles("a?*b", &[Op::Literal(b"a"), Op::Any(1), Op::Star, Op::Literal(b"b")]);
     }
 
     #[test]
@@ -185,21 +185,21 @@ mod tests {
     }
 
     #[test]
-    fn the_least_length_is_that_of_the_shortest_match() {
-        for (text, least) in
+    fn the_minimum_length_is_that_of_the_shortest_match() {
+        for (text, min_len) in
             [("", 0), ("*", 0), ("a*??*[bc]\\d", 5), ("[]", 1), ("*?*[^x", 2), ("\\", 1)]
         {
-            assert_eq!(compile(text.as_bytes()).1, least, "{text}");
+            assert_eq!(compile(text.as_bytes()).1, min_len, "{text}");
         }
     }
 
     #[test]
-    fn runs_are_maximal_across_escapes() {
+    fn escaped_bytes_join_the_literals_beside_them() {
         for (text, literals) in [("ab\\*cd", "ab*cd"), ("\\a\\b", "ab"), ("a\\", "a\\")] {
-            assert_compiles(text, &[Step::Run(literals.as_bytes())]);
+            assert_compiles(text, &[Op::Literal(literals.as_bytes())]);
         }
-        let runs =
-            [Step::Run(b"x"), Step::Any(1), Step::Run(b"y[z"), Step::Star, Step::Run(b"\\w")];
-        assert_compiles("x?y\\[z*\\\\w", &runs);
+        let ops =
+            [Op::Literal(b"x"), Op::Any(1), Op::Literal(b"y[z"), Op::Star, Op::Literal(b"\\w")];
+        assert_compiles("x?y\\[z*\\\\w", &ops);
     }
 }

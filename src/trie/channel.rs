@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
 
-use super::patterns::{PatternEntry, Patterns, Stamp};
+use super::patterns::{Generation, PatternEntry, Patterns};
 use super::recent::clock;
 use super::recipients::{Recipient, Recipients};
 use crate::source::{Label, PatternSource, Prepaid, Source, Text};
@@ -117,7 +117,7 @@ pub(crate) struct Route<P> {
     /// name published once does not pass for one in use.
     uses: u8,
     /// The generation that `patterns` was derived from.
-    stamp: Stamp,
+    generation: Generation,
     /// What messages of exact subscriptions point to; made for the first of them.
     pub(crate) source: Option<Prepaid>,
     /// The patterns that match, by ascending id.
@@ -130,7 +130,7 @@ impl<P> Route<P> {
         Self {
             detached: false,
             uses: 0,
-            stamp: Stamp::default(),
+            generation: Generation::default(),
             exact: Recipients::default(),
             source: None,
             patterns: SmallVec::new(),
@@ -142,12 +142,13 @@ impl<P> Route<P> {
     where
         P: Send + 'static,
     {
-        let mut route = Self { stamp: patterns.stamp(name.as_str().as_bytes()), ..Self::empty() };
+        let mut route =
+            Self { generation: patterns.generation(name.as_str().as_bytes()), ..Self::empty() };
         patterns.matching(name.as_str(), |entry| {
             route.patterns.push(PatternSource::new(name.clone(), Arc::clone(entry)));
         });
         if route.patterns.len() > 1 {
-            route.patterns.sort_unstable_by_key(|known| known.pattern().number);
+            route.patterns.sort_unstable_by_key(|known| known.pattern().id);
         }
         route
     }
@@ -181,7 +182,7 @@ impl<P> Route<P> {
     where
         P: Send + 'static,
     {
-        if !patterns.unchanged_since(self.stamp) {
+        if !patterns.unchanged_since(self.generation) {
             self.derive_again(channel, patterns);
         }
     }
@@ -192,26 +193,26 @@ impl<P> Route<P> {
         P: Send + 'static,
     {
         let name = channel.name();
-        let now = patterns.stamp(name.as_bytes());
-        if Patterns::<P>::holds(self.stamp, now) {
-            self.stamp = now;
+        let now = patterns.generation(name.as_bytes());
+        if self.generation.is_valid_in(now) {
+            self.generation = now;
             return;
         }
         // New ones join those that are here. One that is here and no longer matches is dead: it was removed from the trie.
         // Mostly there is neither: a pattern that only begins like the name.
         let mut found = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
-        let number = |known: &PatternSource<PatternEntry<P>>| known.pattern().number;
+        let id = |known: &PatternSource<PatternEntry<P>>| known.pattern().id;
         patterns.matching(name, |entry| {
-            if self.patterns.binary_search_by_key(&entry.number, number).is_err() {
+            if self.patterns.binary_search_by_key(&entry.id, id).is_err() {
                 found.push(Arc::clone(entry));
             }
         });
-        self.stamp = now;
+        self.generation = now;
         self.remove_dead(channel);
         if !found.is_empty() {
             let new = |entry| PatternSource::new(channel.text(), entry);
             self.patterns.extend(found.into_iter().map(new));
-            self.patterns.sort_unstable_by_key(number);
+            self.patterns.sort_unstable_by_key(id);
             channel.request_reaccount();
         }
     }

@@ -335,16 +335,16 @@ impl<P> Trie<P> {
 /// The pattern tree alone, with its steps counted.
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing {
-    use super::tree::{End, PatternTree};
+    use super::patterns::tree::{Entry, PatternTree};
     use crate::pattern::Pattern;
 
     /// A pattern, and which it is.
     #[derive(Clone)]
     struct Numbered(usize, Pattern);
 
-    impl End for Numbered {
-        fn code(&self) -> &[u8] {
-            self.1.code()
+    impl Entry for Numbered {
+        fn program(&self) -> &[u8] {
+            self.1.program()
         }
 
         fn text_len(&self) -> usize {

@@ -1,25 +1,25 @@
-//! A hash table whose slots are all there is: no directory beside them, so that a look-up in one of millions costs one
-//! cache miss, where a table with control bytes costs two.
+//! A hash table with open addressing, linear probing and backward-shift deletion, at most two thirds full.
 //!
-//! Open addressing, linear probing, at most two thirds full; what follows a slot that is emptied moves up, so that no
-//! trace of it is left. The slots keep their hashes, of which 32 bits must do.
+//! It consists of its slots alone: a look-up in one of millions costs one cache miss, where a table with separate
+//! control bytes costs two. Items keep their hashes, 32 bits of them, so that a look-up reads nothing outside the table
+//! for other items, and neither does a resize.
 
 use std::mem;
 
-/// What can lie in a table.
+/// An item that knows its hash.
 pub(super) trait Hashed {
     fn hash(&self) -> u32;
 }
 
-/// See the module's documentation.
+/// A hash table. See the module's documentation.
 pub(super) struct ProbeTable<T> {
-    /// A power of two of them, or none.
+    /// Their number is zero or a power of two.
     slots: Box<[Option<T>]>,
     len: usize,
 }
 
-/// The smallest table that is not empty.
-const LEAST: usize = 8;
+/// Minimum number of slots of a table that has any.
+const MIN_CAPACITY: usize = 8;
 
 impl<T> Default for ProbeTable<T> {
     fn default() -> Self {
@@ -40,9 +40,9 @@ impl<T> ProbeTable<T> {
         self.slots.into_iter().flatten()
     }
 
-    /// Places, taken or not.
+    /// Returns the number of slots.
     #[cfg(test)]
-    pub(super) fn places(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.slots.len()
     }
 
@@ -53,7 +53,8 @@ impl<T> ProbeTable<T> {
 }
 
 impl<T: Hashed> ProbeTable<T> {
-    /// What `look` returns for the first item that has this hash and for which it returns something.
+    /// Calls `look` with the position and the item of each slot of this `hash`, until it returns something; returns
+    /// that.
     ///
     /// # Complexity
     ///
@@ -67,7 +68,7 @@ impl<T: Hashed> ProbeTable<T> {
         let mut at = hash as usize;
         loop {
             at &= self.mask();
-            // None at the end, too, in a table that has no slots.
+            // `get` returns nothing in a table without slots.
             let item = self.slots.get(at)?.as_ref()?;
             if item.hash() == hash
                 && let Some(found) = look(at, item)
@@ -78,38 +79,38 @@ impl<T: Hashed> ProbeTable<T> {
         }
     }
 
-    /// The item that has this hash, and for which `is_it` holds.
+    /// Returns the item of this `hash` for which `is_it` holds.
     #[inline]
     pub(super) fn find(&self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<&T> {
         self.find_map(hash, |_, item| is_it(item).then_some(item))
     }
 
-    /// Where the item lies that has this hash, and for which `is_it` holds.
+    /// Returns the position of the item of this `hash` for which `is_it` holds.
     fn position(&self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<usize> {
         self.find_map(hash, |at, item| is_it(item).then_some(at))
     }
 
-    /// The item that has this hash, and for which `is_it` holds.
+    /// Returns the item of this `hash` for which `is_it` holds.
     pub(super) fn find_mut(&mut self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<&mut T> {
         let at = self.position(hash, is_it)?;
         self.slots[at].as_mut()
     }
 
-    /// Adds an item, and does not ask whether it is there already.
+    /// Adds `item`, without checking whether the table has it already.
     pub(super) fn insert(&mut self, item: T) {
         if 3 * self.len >= 2 * self.slots.len() {
-            self.resize((2 * self.slots.len()).max(LEAST));
+            self.resize((2 * self.slots.len()).max(MIN_CAPACITY));
         }
-        self.put(item);
+        self.fill(item);
         self.len += 1;
     }
 
-    /// Takes out the item that has this hash, and for which `is_it` holds.
+    /// Removes and returns the item of this `hash` for which `is_it` holds.
     pub(super) fn remove(&mut self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<T> {
         let mut gap = self.position(hash, is_it)?;
         let removed = self.slots[gap].take();
         self.len -= 1;
-        // Whatever lies behind the gap, and was to lie at or before it, would not be found any more.
+        // An item behind the gap whose probe sequence crosses it would no longer be found: it moves into the gap.
         let mask = self.mask();
         let mut at = gap;
         loop {
@@ -125,23 +126,24 @@ impl<T: Hashed> ProbeTable<T> {
         removed
     }
 
-    /// Makes room for so many items more, which then come with no allocation.
-    pub(super) fn reserve(&mut self, more: usize) {
-        let items = self.len + more;
+    /// Makes room for `additional` items, which can then be inserted without an allocation.
+    pub(super) fn reserve(&mut self, additional: usize) {
+        let items = self.len + additional;
         if 3 * items > 2 * self.slots.len() {
-            self.resize((3 * items).div_ceil(2).next_power_of_two().max(LEAST));
+            self.resize((3 * items).div_ceil(2).next_power_of_two().max(MIN_CAPACITY));
         }
     }
 
-    /// Gives memory back, if there is far more than is needed for the items and so many more.
-    pub(super) fn fit(&mut self, more: usize) {
-        if self.slots.len() > LEAST && 8 * (self.len + more) < self.slots.len() {
-            // A quarter full, so that neither the next to come nor the next to go changes it again.
+    /// Gives memory back if far more is allocated than the items and `additional` ones need.
+    pub(super) fn shrink(&mut self, additional: usize) {
+        if self.slots.len() > MIN_CAPACITY && 8 * (self.len + additional) < self.slots.len() {
+            // At most a quarter full then: neither the next insertion nor the next removal resizes it again.
             self.resize(self.slots.len() / 2);
         }
     }
 
-    fn put(&mut self, item: T) {
+    /// Puts `item` into the first free slot.
+    fn fill(&mut self, item: T) {
         let mask = self.mask();
         let mut at = item.hash() as usize & mask;
         while self.slots[at].is_some() {
@@ -150,10 +152,10 @@ impl<T: Hashed> ProbeTable<T> {
         self.slots[at] = Some(item);
     }
 
-    fn resize(&mut self, slots: usize) {
-        let slots = (0..slots).map(|_| None).collect();
+    fn resize(&mut self, capacity: usize) {
+        let slots = (0..capacity).map(|_| None).collect();
         for item in mem::replace(&mut self.slots, slots).into_iter().flatten() {
-            self.put(item);
+            self.fill(item);
         }
     }
 }
@@ -174,66 +176,68 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever comes and goes: the same as a set would say. Few hashes, so that they meet.
+        /// Inserts and removes items of a few hashes, so that these collide.
         #[test]
         fn agrees_with_a_set(
-            steps in proptest::collection::vec((0..40_u32, 0..3_u32, proptest::bool::ANY), 0..400),
+            ops in proptest::collection::vec((0..40_u32, 0..3_u32, proptest::bool::ANY), 0..400),
             spread in proptest::sample::select(vec![1_u32, 3, 0x9e37_79b9, u32::MAX]),
         ) {
-            let mut slots = ProbeTable::default();
+            let mut table = ProbeTable::default();
             let mut model = BTreeSet::new();
-            for (hash, item, adds) in steps {
+            for (hash, item, adds) in ops {
                 let item = Item(hash.wrapping_mul(spread), item);
                 let is_it = |other: &Item| *other == item;
-                proptest::prop_assert_eq!(slots.position(item.0, is_it).is_some(), model.contains(&item));
+                proptest::prop_assert_eq!(table.position(item.0, is_it).is_some(), model.contains(&item));
                 if !adds {
-                    proptest::prop_assert_eq!(slots.remove(item.0, is_it).is_some(), model.remove(&item));
-                    slots.fit(item.1 as usize);
+                    proptest::prop_assert_eq!(table.remove(item.0, is_it).is_some(), model.remove(&item));
+                    table.shrink(item.1 as usize);
                 } else if model.insert(item) {
-                    slots.insert(item);
-                    proptest::prop_assert_eq!(slots.find_mut(item.0, is_it), Some(&mut { item }));
+                    table.insert(item);
+                    proptest::prop_assert_eq!(table.find_mut(item.0, is_it), Some(&mut { item }));
                 }
-                proptest::prop_assert_eq!(slots.len(), model.len());
-                let mut all: Vec<_> = slots.iter().copied().collect();
+                proptest::prop_assert_eq!(table.len(), model.len());
+                let mut all: Vec<_> = table.iter().copied().collect();
                 all.sort_unstable();
                 proptest::prop_assert_eq!(all, model.iter().copied().collect::<Vec<_>>());
             }
-            let mut all: Vec<_> = slots.into_iter().collect();
+            let mut all: Vec<_> = table.into_iter().collect();
             all.sort_unstable();
             proptest::prop_assert_eq!(all, model.into_iter().collect::<Vec<_>>());
         }
     }
 
     #[test]
-    fn memory_follows_what_is_there() {
+    fn memory_shrinks_with_the_items() {
         let item = |n: u32| Item(n.wrapping_mul(0x9e37_79b9), n);
-        let mut slots = ProbeTable::default();
-        assert_eq!(slots.slots.len(), 0);
-        assert_eq!(slots.position(7, |_| true), None);
-        assert_eq!(slots.remove(7, |_| true), None);
+        let mut table = ProbeTable::default();
+        assert_eq!(table.slots.len(), 0);
+        assert_eq!(table.position(7, |_| true), None);
+        assert_eq!(table.remove(7, |_| true), None);
         for n in 0..100_000 {
-            slots.insert(item(n));
-            assert!(3 * slots.len() <= 2 * slots.slots.len() + 3);
+            table.insert(item(n));
+            assert!(3 * table.len() <= 2 * table.slots.len() + 3);
         }
-        assert!(slots.slots.len() <= 1 << 18);
+        assert!(table.slots.len() <= 1 << 18);
         for n in 0..100_000 {
-            assert_eq!(slots.remove(item(n).0, |&other| other == item(n)), Some(item(n)));
-            slots.fit(0);
-            assert!(slots.slots.len() <= (8 * slots.len()).max(LEAST));
+            assert_eq!(table.remove(item(n).0, |&other| other == item(n)), Some(item(n)));
+            table.shrink(0);
+            assert!(table.slots.len() <= (8 * table.len()).max(MIN_CAPACITY));
         }
     }
 
     #[test]
-    fn what_room_was_made_for_comes_with_no_allocation() {
+    fn reserved_items_are_inserted_without_an_allocation() {
         let item = |n: u32| Item(n.wrapping_mul(0x9e37_79b9), n);
-        for (before, more) in (0..40).flat_map(|before| (0..40).map(move |more| (before, more))) {
-            let mut slots = ProbeTable::default();
-            (0..before).for_each(|n| slots.insert(item(n)));
-            slots.reserve(more as usize);
-            slots.fit(more as usize);
-            let room = slots.slots.len();
-            (before..before + more).for_each(|n| slots.insert(item(n)));
-            assert_eq!(slots.slots.len(), room, "{before} {more}");
+        for (before, additional) in
+            (0..40).flat_map(|before| (0..40).map(move |additional| (before, additional)))
+        {
+            let mut table = ProbeTable::default();
+            (0..before).for_each(|n| table.insert(item(n)));
+            table.reserve(additional as usize);
+            table.shrink(additional as usize);
+            let room = table.slots.len();
+            (before..before + additional).for_each(|n| table.insert(item(n)));
+            assert_eq!(table.slots.len(), room, "{before} {additional}");
         }
     }
 }

@@ -260,7 +260,7 @@ impl<P> Stripes<P> {
     /// Returns the number of slots in the tables.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.stripes.iter().map(|stripe| stripe.read().channels.places()).sum()
+        self.stripes.iter().map(|stripe| stripe.read().channels.capacity()).sum()
     }
 
     /// `true` if `name` is on probation.
@@ -527,7 +527,7 @@ impl<P> Stripe<P> {
         self.clock_out(channel);
         self.clock.trim();
         self.channels.remove(channel.hash as u32, |other| Arc::ptr_eq(&other.channel, channel));
-        self.channels.fit(self.probation.len());
+        self.channels.shrink(self.probation.len());
     }
 }
 

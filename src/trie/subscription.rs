@@ -239,7 +239,7 @@ impl<P> Subscribable for PatternEntry<P> {
         before_live: impl FnOnce(&Self),
     ) -> Result<Subscription<Self>, Closed> {
         reentrancy::assert_not_in_clone();
-        let entry = trie.patterns.hold(pattern, hash);
+        let entry = trie.patterns.acquire(pattern, hash);
         let mut recipients = entry.write();
         // Under the lock: a thread that closes the bus marks the trie as closed and then tries this lock. Either it finds
         // this recipient, or this finds the mark; if it finds the lock taken, `shut_if_closed` below does its work.
