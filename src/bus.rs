@@ -18,13 +18,18 @@ use crate::topic::Topic;
 /// The capacity of an inbox where nothing else is asked for, in messages.
 const CAPACITY: usize = 256;
 
-/// A publish/subscribe engine; this is a cheap handle to it, to be cloned and shared between threads.
+/// A handle to a publish/subscribe engine, cheap to clone and to share between threads.
 ///
-/// `P` is the payload, cloned for each receiver but the last: `Arc<str>`, `Arc<[u8]>`, or any event type
-/// of yours that is cheap to clone. Name it once: `let bus: Bus<MyEvent> = Bus::new();`
+/// `P` is the payload. A publish clones it for every message but the last, so cloning should be
+/// cheap: use `Arc<str>` (the default), `Arc<[u8]>`, or an event type of your own. Name the type
+/// once: `let bus: Bus<MyEvent> = Bus::new();`
 ///
-/// The bus closes when [`close`](Self::close) is called, or when its last `Bus` and [`Topic`] are
-/// dropped.
+/// The bus closes when [`close`](Self::close) is called, or when the last `Bus` and [`Topic`] have
+/// been dropped. Subscribers and [`WeakBus`] handles do not keep it open.
+///
+/// Every method can be called from any thread, and from any user code that the bus runs: handlers,
+/// closures, conversions, and the `Drop` of payloads. Only a payload's `Clone` must not call
+/// methods that can wait; they panic there (see [Re-entrancy](crate#re-entrancy)).
 ///
 /// # Examples
 ///
@@ -47,44 +52,58 @@ pub struct Bus<P = Arc<str>> {
 }
 
 impl<P: Clone + Send + 'static> Bus<P> {
-    /// A bus with inboxes of 256 messages that drop the oldest ones.
+    /// Creates a bus whose inboxes hold 256 messages each and drop the oldest message when full.
+    ///
+    /// [`builder`](Self::builder) creates a bus with other settings.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self::builder().build()
     }
 
-    /// A builder, to choose otherwise.
+    /// Returns a builder for a bus with settings of your choice.
     pub fn builder() -> BusBuilder<P> {
         BusBuilder::new()
     }
 
-    /// Delivers `payload` to every subscription that matches `channel`, and tells how many did.
+    /// Publishes `payload` to `channel` and returns how many messages were delivered and dropped.
     ///
-    /// The conversion into `P` runs first, under no lock, even if nothing matches. When this returns,
-    /// what was delivered can be read. On a closed bus nothing matches.
+    /// Every matching subscription gets a message: those to `channel` itself, and those to a
+    /// pattern that matches it. A subscriber with several matching subscriptions gets as many
+    /// messages, as with Redis, or a single one if it was built with
+    /// [`dedupe`](SubscriberBuilder::dedupe). If nobody listens, or the bus is closed, the payload
+    /// is dropped and the receipt is all zeros.
+    ///
+    /// `payload` is converted into `P` first, outside every lock and even if nothing matches;
+    /// [`publish_with`](Self::publish_with) avoids that. When `publish` returns, the messages that
+    /// it delivered can be received. It may wait for other calls that work on the same channel, but
+    /// it never waits for a subscriber to read, unless an inbox is full and its policy is
+    /// [`Overflow::Block`].
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish. A panic in the conversion, or in
+    /// a payload's `Clone` or `Drop`, reaches the caller; the bus remains usable.
     ///
     /// # Complexity
     ///
-    /// Linear in the messages delivered, and independent of all other subscriptions, where the channel
-    /// has a subscriber, a [`Topic`], or was published to recently, and no new pattern could match it.
-    /// Then it does not allocate either. Otherwise the patterns are matched first: see the crate's
-    /// documentation.
+    /// Linear in the number of messages and in the length of the name. The other subscriptions on
+    /// the bus do not matter, and nothing is allocated, if `channel` has a subscriber or a
+    /// [`Topic`] or was published to recently, and no subscription that concerns it has changed
+    /// since its last publish. Otherwise `channel` is matched against the patterns first: see
+    /// [Complexity](crate#complexity). The conversion and the clones of the payload, and waiting
+    /// for room, come on top.
     ///
     /// # Examples
     ///
     /// ```
-    /// use publish::{Bus, Receipt};
+    /// use fanout::{Bus, Receipt};
     ///
     /// let bus: Bus = Bus::new();
     /// assert_eq!(bus.publish("nobody:listens", "gone"), Receipt::default());
     /// ```
     ///
-    /// The payload may be a trait object, for events of many types on one bus. An `Arc<T>` does not
-    /// convert into an `Arc<dyn Any + Send + Sync>` by `Into`: name the type, and it is coerced.
+    /// The payload can be a trait object, for events of many types on one bus. `Arc<T>` does not
+    /// implement `Into<Arc<dyn Any + Send + Sync>>`: convert it with `as`.
     ///
     /// ```
     /// use std::any::Any;
@@ -94,18 +113,10 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// type Payload = Arc<dyn Any + Send + Sync>;
     ///
-    /// #[derive(Debug, PartialEq)]
-    /// struct Joined {
-    ///     user: u64,
-    /// }
-    ///
     /// let bus: Bus<Payload> = Bus::new();
     /// let sub = bus.subscribe("lobby")?;
-    /// let event: Arc<Joined> = Arc::new(Joined { user: 42 });
-    /// bus.publish("lobby", event as Payload);
-    ///
-    /// let received = sub.recv_message()?.payload.downcast::<Joined>();
-    /// assert_eq!(*received.unwrap(), Joined { user: 42 });
+    /// bus.publish("lobby", Arc::new(42_u64) as Payload);
+    /// assert_eq!(*sub.recv_message()?.payload.downcast::<u64>().unwrap(), 42);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "PUBLISH")]
@@ -114,14 +125,23 @@ impl<P: Clone + Send + 'static> Bus<P> {
         publish::by_name(&self.engine, channel, payload.into())
     }
 
-    /// Like [`publish`](Self::publish), with a payload that is made only if something matches.
+    /// Publishes the payload that `f` returns to `channel`, and calls `f` only if something
+    /// matches.
     ///
-    /// `f` runs after the look-up and outside every turn. What it does may change who matches: the
-    /// receipt tells what the publish then did.
+    /// `f` runs after the lookup, outside every lock. If it changes who is subscribed, the publish
+    /// goes to those who are subscribed after it has run. If nothing matches, the publish is still
+    /// counted in [`Stats::published`].
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish; and as `f` does.
+    /// Panics if called from a payload's `Clone` during a publish. A panic in `f`, or in a
+    /// payload's `Clone` or `Drop`, reaches the caller.
+    ///
+    /// # Complexity
+    ///
+    /// Like [`publish`](Self::publish), with a second look at the matching patterns. If a matching
+    /// subscriber uses [`dedupe`](SubscriberBuilder::dedupe), the recipients are counted one by one
+    /// before `f` is called.
     ///
     /// # Examples
     ///
@@ -139,15 +159,19 @@ impl<P: Clone + Send + 'static> Bus<P> {
         }
     }
 
-    /// Like [`publish_with`](Self::publish_with), with a payload whose making can fail.
+    /// Publishes the payload that `f` returns to `channel`, unless `f` fails.
+    ///
+    /// This is [`publish_with`](Self::publish_with) for an `f` that can fail. `f` is called only if
+    /// something matches; otherwise the result is a receipt of zeros.
     ///
     /// # Errors
     ///
-    /// What `f` returned; nothing was published then.
+    /// Returns the error of `f`. Nothing has been published or counted in that case.
     ///
     /// # Panics
     ///
-    /// As [`publish_with`](Self::publish_with).
+    /// Panics if called from a payload's `Clone` during a publish. A panic in `f`, or in a
+    /// payload's `Clone` or `Drop`, reaches the caller.
     ///
     /// # Examples
     ///
@@ -168,13 +192,15 @@ impl<P: Clone + Send + 'static> Bus<P> {
         publish::by_name_with(&self.engine, channel, f)
     }
 
-    /// A handle to one channel, resolved once: publishing through it skips the look-up.
+    /// Returns a handle to `channel` that publishes without looking up its name.
     ///
-    /// It keeps the channel's entry, and the bus open, as long as it lives.
+    /// The handle keeps the channel's entry in memory and the bus open until the last clone of it
+    /// is dropped. It is no subscriber: it counts towards no limit, and
+    /// [`channels`](Self::channels) does not list the channel because of it.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Examples
     ///
@@ -192,26 +218,38 @@ impl<P: Clone + Send + 'static> Bus<P> {
         Topic::new(&self.engine, &self.open, channel)
     }
 
-    /// A subscriber with the bus's settings that has subscribed to nothing yet.
+    /// Returns a subscriber that has subscribed to nothing yet, with the bus's settings.
     ///
-    /// It never fails: limits and a closed bus speak at the first subscribe. The memory of its inbox,
-    /// capacity × message, is taken now.
-    pub fn subscriber(&self) -> Subscriber<P> {
-        self.subscriber_builder().build()
-    }
-
-    /// A builder of subscribers, for settings other than the bus's.
+    /// This never fails: a closed bus or an exceeded limit is reported by the subscriber's first
+    /// subscribe. The memory for all messages that its inbox can hold is allocated now.
     ///
     /// # Examples
     ///
     /// ```
-    /// use publish::{Bus, Overflow};
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber();
+    /// assert_eq!(sub.subscribe("news")?, 1);
+    /// assert_eq!(sub.psubscribe("game:*")?, 2);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn subscriber(&self) -> Subscriber<P> {
+        self.subscriber_builder().build()
+    }
+
+    /// Returns a builder for subscribers with settings other than the bus's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Overflow};
     ///
     /// let bus: Bus = Bus::new();
     /// let audit = bus
     ///     .subscriber_builder()
     ///     .capacity(10_000)
-    ///     .overflow(Overflow::Block { timeout: None })
+    ///     .overflow(Overflow::DropNewest)
     ///     .label("audit")
     ///     .psubscribe("*")?;
     /// assert_eq!((audit.capacity(), audit.label()), (10_000, Some("audit")));
@@ -223,13 +261,17 @@ impl<P: Clone + Send + 'static> Bus<P> {
 
     /// Returns a new subscriber of `channel`, with the bus's settings.
     ///
+    /// The subscription is live when this returns. Further channels and patterns can be added to
+    /// the subscriber later.
+    ///
     /// # Errors
     ///
-    /// [`SubscribeError`] on a closed bus or past a limit.
+    /// Returns [`SubscribeError::Closed`] if the bus is closed, or the error of the [`Limits`] that
+    /// would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Examples
     ///
@@ -248,53 +290,86 @@ impl<P: Clone + Send + 'static> Bus<P> {
         self.subscriber_builder().subscribe(channel.as_ref())
     }
 
-    /// A new subscriber of all channels that match `pattern`; a string is a Redis glob.
+    /// Returns a new subscriber of every channel that `pattern` matches, with the bus's settings.
+    ///
+    /// A string is a Redis glob and matches as in redis-server. For a shell glob, pass
+    /// [`Pattern::glob`]. The subscription is live when this returns.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] on a closed bus or past a limit.
+    /// Returns [`SubscribeError::Closed`] if the bus is closed, or the error of the [`Limits`] that
+    /// would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Pattern};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let games = bus.psubscribe("game:*:events")?;
+    /// let sensors = bus.psubscribe(Pattern::glob("sensors/**/{temp,hum}")?)?;
+    /// assert_eq!(bus.publish("game:7:events", "start").delivered, 1);
+    /// assert_eq!(bus.publish("sensors/roof/temp", "21").delivered, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "PSUBSCRIBE")]
     pub fn psubscribe(&self, pattern: impl Into<Pattern>) -> Result<Subscriber<P>, SubscribeError> {
         self.subscriber_builder().psubscribe(pattern)
     }
 
-    /// Returns the names of all channels that have a subscriber of their own, in no particular order.
+    /// Returns the names of all channels that have a subscriber of their own, in no particular
+    /// order.
     ///
-    /// A channel that only patterns match, or that only a [`Topic`] holds, is not listed. On a closed
-    /// bus there are none.
+    /// This is Redis's `PUBSUB CHANNELS`: a channel that only patterns match, or that only a
+    /// [`Topic`] holds, is not listed. A closed bus has no channels.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Linear in the channels of the bus.
+    /// Linear in the number of channels on the bus.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// sub.psubscribe("game:*")?;
+    /// bus.publish("game:7", "start");
+    /// assert_eq!(bus.channels(), ["news".into()]);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "PUBSUB CHANNELS")]
     pub fn channels(&self) -> Vec<Arc<str>> {
         self.engine.check_reentrancy();
         self.engine.trie.channels(None)
     }
 
-    /// Returns the names of the channels that have a subscriber of their own and that `pattern` matches,
-    /// in no particular order; a string is a Redis glob.
+    /// Returns the names of the channels that have a subscriber of their own and match `pattern`.
+    ///
+    /// The names come in no particular order. A string is a Redis glob, as in Redis's `PUBSUB
+    /// CHANNELS pattern`. A closed bus has no channels.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Linear in the channels of the bus, each of which is matched once.
+    /// Linear in the number of channels on the bus, each of which is matched once.
     ///
     /// # Examples
     ///
     /// ```
-    /// use publish::{Bus, Pattern};
+    /// use fanout::{Bus, Pattern};
     ///
     /// let bus: Bus = Bus::new();
     /// let sub = bus.subscriber();
@@ -315,20 +390,20 @@ impl<P: Clone + Send + 'static> Bus<P> {
 
     /// Returns the distinct patterns that are subscribed, in no particular order.
     ///
-    /// The same text in both dialects is two patterns. On a closed bus there are none.
+    /// A text that is subscribed in both dialects is two patterns. A closed bus has no patterns.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Linear in the patterns of the bus.
+    /// O(n log n) in the number of distinct patterns.
     ///
     /// # Examples
     ///
     /// ```
-    /// use publish::{Bus, Pattern};
+    /// use fanout::{Bus, Pattern};
     ///
     /// let bus: Bus = Bus::new();
     /// let first = bus.psubscribe("user:*")?;
@@ -341,7 +416,27 @@ impl<P: Clone + Send + 'static> Bus<P> {
         self.engine.trie.patterns()
     }
 
-    /// How many inboxes have subscribed to `channel` itself; patterns are not counted.
+    /// Returns the number of subscribers of `channel` itself.
+    ///
+    /// This is Redis's `PUBSUB NUMSUB`: patterns that match the channel are not counted. Clones of
+    /// a subscriber count as one. On a closed bus the number is 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let player = bus.subscribe("game:7")?;
+    /// let spectator = bus.psubscribe("game:*")?;
+    /// assert_eq!(bus.subscriber_count("game:7"), 1);
+    /// assert_eq!(bus.match_count("game:7"), 2);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self, channel: &str) -> usize {
         self.engine.check_reentrancy();
@@ -349,56 +444,133 @@ impl<P: Clone + Send + 'static> Bus<P> {
         trie.find(channel).map_or(0, |channel| trie.subscriber_count(&channel))
     }
 
-    /// What [`Receipt::matched`] of a publish on `channel` would be now: patterns counted.
+    /// Returns the number of messages that a publish to `channel` would have to deliver now.
+    ///
+    /// This is what [`Receipt::matched`] would be: patterns are counted too, and a subscriber with
+    /// [`dedupe`](SubscriberBuilder::dedupe) counts once. On a closed bus the number is 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// As a publish without its deliveries.
+    /// Like the lookup of a [`publish`](Self::publish), and linear in the number of matching
+    /// patterns. If a matching subscriber uses `dedupe`, linear in the number of recipients.
     pub fn match_count(&self, channel: &str) -> usize {
         publish::match_count_by_name(&self.engine, channel)
     }
 
-    /// How many distinct patterns are subscribed.
+    /// Returns the number of distinct patterns that are subscribed.
+    ///
+    /// This is Redis's `PUBSUB NUMPAT`. On a closed bus the number is 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
     #[doc(alias = "PUBSUB NUMPAT")]
     pub fn pattern_count(&self) -> usize {
         self.engine.check_reentrancy();
         if self.is_closed() { 0 } else { self.engine.trie.pattern_count() }
     }
 
-    /// Counters of the whole bus. Exact at rest.
+    /// Returns the counters of the whole bus.
+    ///
+    /// They are exact while nothing is published or received. Otherwise they are read one after
+    /// another and may not add up.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Linear in the channels and the subscribers of the bus.
+    /// Linear in the number of channels and subscribers on the bus.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "hello");
+    /// bus.publish("nobody:listens", "gone");
+    /// let stats = bus.stats();
+    /// assert_eq!((stats.published, stats.delivered, stats.received), (2, 1, 0));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
 
-    /// What each subscriber looks like, of those that have subscribed to something and are not closed,
-    /// in no particular order.
+    /// Returns a description of each subscriber, in no particular order.
+    ///
+    /// A subscriber is listed from its first subscription until it is closed or dropped, even if it
+    /// has unsubscribed from everything since. On a closed bus the list is empty.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Linear in the subscriptions of the bus.
+    /// Linear in the number of subscribers and subscriptions on the bus.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let slow = bus.subscriber_builder().label("slow").subscribe("news")?;
+    /// bus.publish("news", "hello");
+    /// for info in bus.subscribers() {
+    ///     assert_eq!((info.label.as_deref(), info.depth), (Some("slow"), 1));
+    /// }
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "CLIENT LIST")]
     pub fn subscribers(&self) -> Vec<SubscriberInfo> {
         self.engine.infos()
     }
 
-    /// Closes the bus, for all its handles: publishing matches nothing any more, and every subscriber
-    /// drains what it has and then gets `Closed`.
+    /// Closes the bus for all its handles.
     ///
-    /// It waits for no publish under way. Closing again does nothing.
+    /// From now on a publish matches nothing and a subscribe returns [`SubscribeError::Closed`].
+    /// Every subscriber can read what its inbox holds and then gets `Closed`; no lifecycle events
+    /// are sent. Publishers that wait for room in an inbox give up, and their messages count as
+    /// dropped.
+    ///
+    /// This does not wait for publishes under way. Closing a closed bus has no effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, RecvError};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "last words");
+    /// bus.close();
+    /// assert_eq!(bus.publish("news", "too late").matched, 0);
+    /// assert_eq!(&*sub.recv_message()?.payload, "last words");
+    /// assert_eq!(sub.recv_message(), Err(RecvError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) {
         self.engine.close();
     }
 
-    /// Whether the bus is closed.
+    /// `true` if the bus is closed.
     pub fn is_closed(&self) -> bool {
         self.engine.trie.is_closed()
     }
 
-    /// A handle that does not keep the bus open: for handlers that publish.
+    /// Returns a handle that does not keep the bus open.
+    ///
+    /// A handler that publishes should own such a handle: one that owns a `Bus` keeps the bus open,
+    /// and so itself running.
     ///
     /// # Examples
     ///
@@ -447,7 +619,7 @@ impl<P> RefUnwindSafe for Bus<P> {}
 pub struct WeakBus<P = Arc<str>>(Weak<OpenGuard<P>>);
 
 impl<P> WeakBus<P> {
-    /// The bus, unless its last `Bus` and `Topic` have been dropped.
+    /// Returns the bus, or `None` if its last `Bus` and `Topic` have been dropped.
     ///
     /// A bus that was closed by [`Bus::close`] and still has a handle is returned, closed.
     pub fn upgrade(&self) -> Option<Bus<P>> {
@@ -471,12 +643,14 @@ impl<P> fmt::Debug for WeakBus<P> {
 impl<P> UnwindSafe for WeakBus<P> {}
 impl<P> RefUnwindSafe for WeakBus<P> {}
 
-/// Chooses the settings of a [`Bus`]. A clone of it builds another bus with the same settings.
+/// A builder for a [`Bus`], returned by [`Bus::builder`].
+///
+/// A clone of the builder builds another bus with the same settings.
 ///
 /// # Examples
 ///
 /// ```
-/// use publish::{Bus, Limits, Overflow};
+/// use fanout::{Bus, Limits, Overflow};
 ///
 /// let bus: Bus = Bus::builder()
 ///     .capacity(1_024)
@@ -506,40 +680,51 @@ impl<P: Clone + Send + 'static> BusBuilder<P> {
         }
     }
 
-    /// How many messages an inbox holds where its subscriber does not choose; 256 by default.
+    /// Sets the number of messages that an inbox holds, unless its subscriber is built with
+    /// another.
+    ///
+    /// The default is 256 messages. An inbox allocates the memory for all of them when it is
+    /// created.
     ///
     /// # Panics
     ///
-    /// If it is 0.
+    /// Panics if `messages` is 0.
     pub fn capacity(mut self, messages: usize) -> Self {
         self.capacity = check_capacity(messages);
         self
     }
 
-    /// What a full inbox does where its subscriber does not choose; [`Overflow::DropOldest`] by default.
+    /// Sets what a full inbox does, unless its subscriber is built with another policy.
+    ///
+    /// The default is [`Overflow::DropOldest`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
     }
 
-    /// Into how many parts, each under its own lock, the channels are divided by their names: rounded
-    /// up to a power of two, 4,096 at most; by default eight for each processor, 64 at least. 0 is 1.
+    /// Sets the number of stripes: parts into which the channels are divided by name, each with its
+    /// own lock.
     ///
-    /// More stripes mean less contention between threads that look channels up by name. The memory of
-    /// names recently published to is 2 MiB, or 32 KiB a stripe where that is more: up to two fifths of it are
-    /// for those that were published to once.
+    /// The number is rounded up to a power of two, from 1 to 4,096. By default there are eight
+    /// stripes for each processor, and at least 64. More stripes mean less contention between
+    /// threads that publish by name, subscribe or unsubscribe.
+    ///
+    /// Names that were published to recently and have no subscriber are remembered within 2 MiB for
+    /// the whole bus, or 32 KiB for each stripe if that is more.
     pub fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = Some(stripes.max(1));
         self
     }
 
-    /// What can be subscribed; nothing is bounded by default.
+    /// Sets the limits on what can be subscribed.
+    ///
+    /// By default nothing is limited.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// The bus.
+    /// Creates the bus.
     pub fn build(self) -> Bus<P> {
         let stripes = self.stripes.unwrap_or_else(|| {
             let processors = thread::available_parallelism().map_or(1, usize::from);

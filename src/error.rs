@@ -1,30 +1,33 @@
-//! The errors of subscribing and receiving. A leaf: it knows nothing of the engine.
+//! The errors of subscribing and receiving. Knows nothing of the engine.
 
 use std::error::Error;
 use std::fmt;
 
-/// The subscriber is closed and everything it held has been read.
+/// The error of a receive that waits without end, such as
+/// [`Subscriber::recv`](crate::Subscriber::recv).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecvError {
-    /// Closed and drained. It stays so for good.
+    /// The subscriber is closed and its inbox drained. Every later receive returns this too.
     Closed,
 }
 
-/// Why a receive that does not wait returned nothing.
+/// The error of a receive that does not wait, such as
+/// [`Subscriber::try_recv`](crate::Subscriber::try_recv).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TryRecvError {
-    /// Nothing to read at the moment.
+    /// There is nothing to read now.
     Empty,
-    /// Closed and drained. It stays so for good.
+    /// The subscriber is closed and its inbox drained. Every later receive returns this too.
     Closed,
 }
 
-/// Why a receive that waits for a bounded time returned nothing.
+/// The error of a receive that waits for a limited time, such as
+/// [`Subscriber::recv_timeout`](crate::Subscriber::recv_timeout).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecvTimeoutError {
-    /// The time is over and nothing came.
+    /// The time has passed and there was nothing to read.
     Timeout,
-    /// Closed and drained. It stays so for good.
+    /// The subscriber is closed and its inbox drained. Every later receive returns this too.
     Closed,
 }
 
@@ -76,9 +79,19 @@ impl From<crossbeam_channel::RecvError> for RecvError {
     }
 }
 
-/// A shell glob that does not parse.
+/// The error of [`Pattern::glob`](crate::Pattern::glob) for a text that is no shell glob.
 ///
-/// Only [`Pattern::glob`](crate::Pattern::glob) makes one: every string is a valid Redis pattern.
+/// No other function returns it: every string is a valid Redis glob.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::Pattern;
+///
+/// let error = Pattern::glob("sensors/{temp").unwrap_err();
+/// assert_eq!(error.pattern(), "sensors/{temp");
+/// println!("{error}"); // says what is wrong
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PatternError {
@@ -88,12 +101,12 @@ pub struct PatternError {
 }
 
 impl PatternError {
-    /// The text that was refused, as written.
+    /// Returns the text that was refused, as written.
     pub fn pattern(&self) -> &str {
         &self.glob
     }
 
-    /// Where in the text the fault lies, in bytes from its beginning, where that can be told.
+    /// Returns the position of the fault in the text, in bytes, or `None` if it cannot be told.
     pub fn offset(&self) -> Option<usize> {
         self.offset
     }
@@ -111,50 +124,73 @@ impl fmt::Display for PatternError {
 
 impl Error for PatternError {}
 
-/// Why a subscription was refused. Nothing has changed when one is returned.
+/// The error of a subscribe. Nothing has changed when it is returned.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Pattern, Subscriber, SubscribeError};
+///
+/// fn sensors(bus: &Bus, glob: &str) -> Result<Subscriber, SubscribeError> {
+///     bus.psubscribe(Pattern::glob(glob)?)
+/// }
+///
+/// let bus: Bus = Bus::new();
+/// assert!(matches!(sensors(&bus, "sensors/{temp"), Err(SubscribeError::Pattern(_))));
+/// bus.close();
+/// assert!(matches!(sensors(&bus, "sensors/*"), Err(SubscribeError::Closed)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The bus or the subscriber is closed.
     Closed,
-    /// The channel's name is longer than [`Limits::max_channel_len`](crate::Limits::max_channel_len).
+    /// The channel's name is longer than
+    /// [`Limits::max_channel_len`](crate::Limits::max_channel_len).
     #[non_exhaustive]
     ChannelTooLong {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The pattern's text is longer than [`Limits::max_pattern_len`](crate::Limits::max_pattern_len).
+    /// The pattern's text is longer than
+    /// [`Limits::max_pattern_len`](crate::Limits::max_pattern_len).
     #[non_exhaustive]
     PatternTooLong {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The subscriber would hold more than [`Limits::max_subscriptions`](crate::Limits::max_subscriptions).
+    /// The subscriber would hold more channels and patterns than
+    /// [`Limits::max_subscriptions`](crate::Limits::max_subscriptions).
     #[non_exhaustive]
     TooManySubscriptions {
         /// The limit, in channels and patterns together.
         limit: usize,
     },
-    /// The bus would have more than [`Limits::max_subscribers`](crate::Limits::max_subscribers).
+    /// The bus would have more subscribers than
+    /// [`Limits::max_subscribers`](crate::Limits::max_subscribers).
     #[non_exhaustive]
     TooManySubscribers {
         /// The limit, in subscribers.
         limit: usize,
     },
-    /// The bus would have more than [`Limits::max_channels`](crate::Limits::max_channels).
+    /// The bus would have more channels than [`Limits::max_channels`](crate::Limits::max_channels).
     #[non_exhaustive]
     TooManyChannels {
-        /// The limit, in channels that have a subscriber.
+        /// The limit, in channels that have a subscriber of their own.
         limit: usize,
     },
-    /// The bus would have more than [`Limits::max_patterns`](crate::Limits::max_patterns).
+    /// The bus would have more distinct patterns than
+    /// [`Limits::max_patterns`](crate::Limits::max_patterns).
     #[non_exhaustive]
     TooManyPatterns {
         /// The limit, in distinct patterns.
         limit: usize,
     },
-    /// The pattern does not parse. What is wrong with it is the error's
-    /// [`source`](std::error::Error::source).
+    /// The pattern does not parse; [`source`](std::error::Error::source) returns what is wrong with
+    /// it.
+    ///
+    /// No method of this crate returns this. It is there for `?` in a function that calls both
+    /// [`Pattern::glob`](crate::Pattern::glob) and a subscribe.
     Pattern(PatternError),
 }
 

@@ -1,4 +1,4 @@
-//! What a subscriber reads: messages and events.
+//! Messages and events: all that a subscriber reads.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,15 +7,19 @@ use std::sync::Arc;
 use crate::pattern::Pattern;
 use crate::source::{Source, SourceRef, Text};
 
-/// A published payload, with the channel it was published to and the pattern that matched, if one did.
+/// A published payload, with the channel it was published to and the pattern that matched, if any.
 ///
-/// It is the payload and one pointer. A thread that drops messages of one channel in a row keeps the names of channel and
-/// pattern, if they are short, though not the payloads, until it drops a message of another, or ends.
+/// A message is as large as the payload and one pointer. Two messages are equal if payload, channel
+/// and pattern are.
+///
+/// A thread that drops messages may keep the names of the channel and pattern of the last one, up
+/// to 512 bytes of text, until it drops a message of another channel or ends. It does not keep
+/// payloads.
 ///
 /// # Examples
 ///
 /// ```
-/// use fanout::{Bus, Event};
+/// use fanout::Bus;
 ///
 /// let bus: Bus = Bus::new();
 /// let sub = bus.psubscribe("game:*:events")?;
@@ -26,21 +30,22 @@ use crate::source::{Source, SourceRef, Text};
 /// assert_eq!(&*message.payload, "checkmate");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-// In this order, and with a pointer that has no invalid value, for what crossbeam does with it: it copies a message in
-// halves of 16 and 8 bytes, and reads the copy again by what the compiler takes to tell `Ok` from `Err`, the first word that
-// has an invalid value, and by what lies before and behind that. If that were the first word, what lies behind it would
-// be 16 bytes written by two stores, for which a processor waits until they have reached its cache: with a payload
-// of two words, as an `Arc<str>` is, half the time of a receive.
+// `source` comes first and every value of it is valid, so the first word with an invalid value, by which the compiler
+// tells `Ok(message)` from `Err`, lies in the payload. crossbeam copies a message in pieces of 16 and 8 bytes. If the
+// first word were the one to be tested, the two words behind it would be read at once though two stores wrote them: a
+// store-forwarding stall, which takes half the time of a receive for a payload of two words, such as `Arc<str>`.
 #[derive(Clone)]
 #[repr(C)]
 pub struct Message<P = Arc<str>> {
     pub(crate) source: SourceRef,
-    /// What was published.
+    /// The payload that was published.
     pub payload: P,
 }
 
 impl<P> Message<P> {
-    /// A message as if published to `channel`: for mocks and tests of handlers.
+    /// Creates a message as if it had been published to `channel`.
+    ///
+    /// This is for mocks and for tests of handlers.
     ///
     /// # Examples
     ///
@@ -54,7 +59,9 @@ impl<P> Message<P> {
         Self { payload, source: SourceRef::new(Source::new(Text::new(channel), None)) }
     }
 
-    /// Returns the message as if it had come by `pattern`; a string is a Redis pattern.
+    /// Returns the message as if a subscription to `pattern` had brought it.
+    ///
+    /// A string is a Redis glob. The pattern need not match the channel.
     #[must_use]
     pub fn with_pattern(self, pattern: impl Into<Pattern>) -> Self {
         let pattern = pattern.into();
@@ -63,20 +70,22 @@ impl<P> Message<P> {
         Self { payload: self.payload, source: SourceRef::new(source) }
     }
 
-    /// The channel it was published to.
+    /// Returns the name of the channel that the message was published to.
     pub fn channel(&self) -> &str {
         self.source.channel().as_str()
     }
 
-    /// Returns the text of the pattern that brought the message, as written, or `None` if a subscription to the
-    /// channel itself did.
+    /// Returns the text of the pattern that brought the message, as written, or `None` if a
+    /// subscription to the channel itself did.
     ///
-    /// The same text can be a pattern of either dialect: [`matched_by`](Self::matched_by) tells them apart.
+    /// One text can be a pattern in either dialect; [`matched_by`](Self::matched_by) tells them
+    /// apart.
     pub fn pattern(&self) -> Option<&str> {
         self.source.pattern_text().map(|text| &**text)
     }
 
-    /// Returns the pattern that brought the message, or `None` if a subscription to the channel itself did.
+    /// Returns the pattern that brought the message, or `None` if a subscription to the channel
+    /// itself did.
     ///
     /// # Examples
     ///
@@ -97,7 +106,20 @@ impl<P> Message<P> {
         self.source.pattern()
     }
 
-    /// Channel, pattern and payload. It may copy the channel's name if that is short; no other text.
+    /// Returns the channel's name, the pattern's text if a pattern brought the message, and the
+    /// payload.
+    ///
+    /// The name is copied if it is short and was not shared before; the text of the pattern never
+    /// is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Message;
+    ///
+    /// let (channel, pattern, payload) = Message::new("user:1", 42).into_parts();
+    /// assert_eq!((&*channel, pattern, payload), ("user:1", None, 42));
+    /// ```
     pub fn into_parts(self) -> (Arc<str>, Option<Arc<str>>, P) {
         (self.source.channel().to_shared(), self.source.pattern_text().cloned(), self.payload)
     }
@@ -129,63 +151,113 @@ impl<P: Hash> Hash for Message<P> {
     }
 }
 
-/// What an inbox yields: a message, a lifecycle event, or word of a loss.
+/// What a receive yields: a message, a lifecycle event, or the report of a loss.
 ///
-/// The lifecycle events are Redis's own; `count` is the number of channels and patterns that the
-/// subscriber holds after the call. A call that changes nothing yields one too, with the count as before: a second
-/// `subscribe` to a channel, an `unsubscribe` from one that is not held. They have no bound: kept until they are read, as
-/// many as the subscriber's own calls caused. Closing a subscriber or its bus yields none.
+/// The lifecycle events (`Subscribe`, `Unsubscribe`, `PSubscribe`, `PUnsubscribe`) are those of
+/// Redis. Their `count` is the number of channels and patterns that the subscriber holds after the
+/// call. As with Redis, a call that changes nothing yields its event too, with the unchanged count:
+/// a second `subscribe` to a channel, or an `unsubscribe` from one that is not held. Closing a
+/// subscriber or its bus yields none.
+///
+/// Lifecycle events take no capacity in the inbox. They are kept until they are read, as many as
+/// the subscriber itself has caused; [`lifecycle_events(false)`] silences them.
+///
+/// [`lifecycle_events(false)`]: crate::SubscriberBuilder::lifecycle_events
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Event};
+///
+/// let bus: Bus = Bus::new();
+/// let sub = bus.subscribe("news")?;
+/// sub.psubscribe("n*")?;
+/// bus.publish("news", "hello");
+/// for event in sub.try_iter() {
+///     match event {
+///         Event::Message(m) => assert_eq!(m.pattern(), None),
+///         Event::PMessage(m) => assert_eq!(m.pattern(), Some("n*")),
+///         Event::Lagged { missed } => eprintln!("{missed} messages were lost"),
+///         lifecycle => println!("{lifecycle:?}"),
+///     }
+/// }
+/// # Ok::<(), fanout::SubscribeError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event<P = Arc<str>> {
-    /// A channel was subscribed. It follows every message that was queued at the call, and precedes every message
-    /// of the subscription.
+    /// A channel was subscribed.
+    ///
+    /// The event comes after every message that was queued at the call, and before every message of
+    /// the subscription.
     Subscribe {
         /// The channel.
         channel: Arc<str>,
-        /// Subscriptions held after it.
+        /// The number of channels and patterns held after the call.
         count: usize,
     },
-    /// A channel was unsubscribed. It follows every message that was queued at the call, and precedes what is
-    /// published after it.
+    /// A channel was unsubscribed.
+    ///
+    /// The event comes after every message that was queued at the call, and before those that are
+    /// published later.
     Unsubscribe {
         /// The channel.
         channel: Arc<str>,
-        /// Subscriptions held after it.
+        /// The number of channels and patterns held after the call.
         count: usize,
     },
-    /// A pattern was subscribed. It follows every message that was queued at the call, and precedes every message
-    /// of the subscription.
+    /// A pattern was subscribed.
+    ///
+    /// The event comes after every message that was queued at the call, and before every message of
+    /// the subscription.
     PSubscribe {
         /// The pattern.
         pattern: Pattern,
-        /// Subscriptions held after it.
+        /// The number of channels and patterns held after the call.
         count: usize,
     },
-    /// A pattern was unsubscribed. It follows every message that was queued at the call, and precedes what is
-    /// published after it.
+    /// A pattern was unsubscribed.
+    ///
+    /// The event comes after every message that was queued at the call, and before those that are
+    /// published later.
     PUnsubscribe {
         /// The pattern.
         pattern: Pattern,
-        /// Subscriptions held after it.
+        /// The number of channels and patterns held after the call.
         count: usize,
     },
-    /// A message of a subscribed channel.
+    /// A message that a subscription to its channel brought.
     Message(Message<P>),
-    /// A message that came by a pattern.
+    /// A message that a subscription to a pattern brought.
     PMessage(Message<P>),
-    /// Messages were lost since the last `Lagged`. The sum of all of them is exact.
+    /// Messages were lost since the last `Lagged`: evicted by newer ones, or refused by the full
+    /// inbox.
     ///
-    /// It is what the next receive after the loss yields, though older messages may be queued: it says how many are
-    /// missing, not where, nor of which channel.
+    /// It is what the next receive after the loss yields, though older messages may still be
+    /// queued. It tells how many messages are missing, not which. Every loss is reported, before
+    /// `Closed` at the latest; the sum of all reports is
+    /// [`Subscriber::missed`](crate::Subscriber::missed).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Event};
+    ///
+    /// let bus: Bus<u32> = Bus::builder().capacity(2).build();
+    /// let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("ticks")?;
+    /// (1..=5_u32).for_each(|n| _ = bus.publish("ticks", n));
+    /// assert_eq!(sub.recv()?, Event::Lagged { missed: 3 });
+    /// assert_eq!(sub.recv()?.into_message().unwrap().payload, 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     Lagged {
-        /// How many messages.
+        /// The number of messages lost since the last `Lagged`.
         missed: u64,
     },
 }
 
 impl<P> Event<P> {
-    /// The message, whichever way it came; `None` for every other event.
+    /// Returns the message of a `Message` or `PMessage`, and `None` for every other event.
     pub fn message(&self) -> Option<&Message<P>> {
         match self {
             Self::Message(message) | Self::PMessage(message) => Some(message),
@@ -193,7 +265,18 @@ impl<P> Event<P> {
         }
     }
 
-    /// The message, whichever way it came; `None` for every other event.
+    /// Converts a `Message` or `PMessage` into its message, and every other event into `None`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Event, Message};
+    ///
+    /// let event = Event::from(Message::new("news", 1));
+    /// assert!(event.message().is_some());
+    /// assert_eq!(event.into_message().map(|message| message.payload), Some(1));
+    /// assert_eq!(Event::<u32>::Lagged { missed: 3 }.into_message(), None);
+    /// ```
     pub fn into_message(self) -> Option<Message<P>> {
         match self {
             Self::Message(message) | Self::PMessage(message) => Some(message),

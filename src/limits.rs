@@ -1,11 +1,14 @@
-//! What a bus admits: bounds on names and counts, and what a full inbox does. A leaf.
+//! Limits on what can be subscribed, and the policies of full inboxes. Knows nothing of the engine.
 
 use std::time::Duration;
 
-/// Bounds on what can be subscribed on a bus; past one, a subscribe is a
-/// [`SubscribeError`](crate::SubscribeError) that carries the limit, and nothing has changed.
+/// Limits on what can be subscribed on a bus, set by
+/// [`BusBuilder::limits`](crate::BusBuilder::limits).
 ///
-/// By default nothing is bounded (every limit is `usize::MAX`). Publishing has no limits: a name of
+/// A subscribe that would exceed a limit returns a [`SubscribeError`](crate::SubscribeError) with
+/// the limit's value, and nothing has changed.
+///
+/// By default nothing is limited: every limit is `usize::MAX`. Publishing has no limits; a name of
 /// any length can be published to.
 ///
 /// # Examples
@@ -43,43 +46,45 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Bounds the length of a subscribed channel's name, in bytes.
+    /// Limits the name of a subscribed channel to `bytes` bytes.
     #[must_use]
     pub fn max_channel_len(mut self, bytes: usize) -> Self {
         self.max_channel_len = bytes;
         self
     }
 
-    /// Bounds the length of a pattern's text, in bytes.
+    /// Limits the text of a pattern to `bytes` bytes.
     #[must_use]
     pub fn max_pattern_len(mut self, bytes: usize) -> Self {
         self.max_pattern_len = bytes;
         self
     }
 
-    /// Bounds how many channels and patterns, together, one subscriber holds.
+    /// Limits each subscriber to `subscriptions` channels and patterns together.
     #[must_use]
     pub fn max_subscriptions(mut self, subscriptions: usize) -> Self {
         self.max_subscriptions = subscriptions;
         self
     }
 
-    /// Bounds how many subscribers the bus has, each counted from its first subscription until it
-    /// is closed or dropped.
+    /// Limits the bus to `subscribers` subscribers.
+    ///
+    /// A subscriber counts from its first subscription until it is closed or dropped. Clones of it
+    /// count as one.
     #[must_use]
     pub fn max_subscribers(mut self, subscribers: usize) -> Self {
         self.max_subscribers = subscribers;
         self
     }
 
-    /// Bounds how many channels have a subscriber of their own.
+    /// Limits the bus to `channels` channels that have a subscriber of their own.
     #[must_use]
     pub fn max_channels(mut self, channels: usize) -> Self {
         self.max_channels = channels;
         self
     }
 
-    /// Bounds how many distinct patterns are subscribed.
+    /// Limits the bus to `patterns` distinct patterns.
     #[must_use]
     pub fn max_patterns(mut self, patterns: usize) -> Self {
         self.max_patterns = patterns;
@@ -94,31 +99,98 @@ impl Limits {
     }
 }
 
-/// What a full inbox does with the next message. Each subscriber has its own.
+/// What a full inbox does with the next message. The default is [`DropOldest`](Self::DropOldest).
 ///
-/// Whatever the policy, nothing is lost silently: see [`Event::Lagged`](crate::Event::Lagged) and
-/// [`Subscriber::missed`](crate::Subscriber::missed).
+/// The policy is set for all inboxes of a bus by [`BusBuilder::overflow`], and for a single one by
+/// [`SubscriberBuilder::overflow`]. A full inbox never delays the others: with `Block`, all inboxes
+/// that have room are served before the publisher waits.
+///
+/// No loss is silent: [`Event::Lagged`] reports it to the reader, [`Subscriber::missed`] counts it,
+/// and [`Receipt::dropped`] tells the publisher of messages that did not enter an inbox. (An
+/// eviction counts in [`Stats::evicted`] instead, since the new message was delivered.)
+///
+/// [`BusBuilder::overflow`]: crate::BusBuilder::overflow
+/// [`SubscriberBuilder::overflow`]: crate::SubscriberBuilder::overflow
+/// [`Event::Lagged`]: crate::Event::Lagged
+/// [`Subscriber::missed`]: crate::Subscriber::missed
+/// [`Receipt::dropped`]: crate::Receipt::dropped
+/// [`Stats::evicted`]: crate::Stats::evicted
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Overflow};
+///
+/// let bus: Bus<u32> = Bus::builder().capacity(1).build();
+/// let newest = bus.subscribe("ticks")?;
+/// let oldest = bus.subscriber_builder().overflow(Overflow::DropNewest).subscribe("ticks")?;
+/// bus.publish("ticks", 1_u32);
+/// let receipt = bus.publish("ticks", 2_u32);
+/// assert_eq!((receipt.delivered, receipt.dropped), (1, 1));
+/// assert_eq!(newest.recv_message()?.payload, 2);
+/// assert_eq!(oldest.recv_message()?.payload, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// The oldest message makes room for the new one, which counts as delivered. The publisher never
-    /// waits.
+    /// Removes the oldest message to make room for the new one, which counts as delivered. This is
+    /// the default.
+    ///
+    /// The publisher never waits.
     #[default]
     DropOldest,
-    /// The new message is refused. The publisher never waits.
+    /// Refuses the new message.
+    ///
+    /// The publisher never waits.
     DropNewest,
-    /// The new message is refused and the subscriber is unsubscribed everywhere: it reads what it
-    /// holds, then `Closed`. The publisher never waits.
+    /// Refuses the new message and closes the subscriber.
+    ///
+    /// The subscriber is unsubscribed from everything. It can read what its inbox holds and then
+    /// gets `Closed`; [`close_reason`](crate::Subscriber::close_reason) returns
+    /// [`CloseReason::Overflow`](crate::CloseReason::Overflow). redis-server does much the same to
+    /// a client that exceeds its `client-output-buffer-limit pubsub`, but discards what is queued.
+    /// The publisher never waits.
     Disconnect,
-    /// The publisher waits for room, after every other inbox has been served.
+    /// Makes the publisher wait for room. Three waits can last for ever:
     ///
-    /// The message is refused at the timeout, which runs from the start of the publish, and as soon as the subscriber is
-    /// closed or unsubscribed from what brought it.
+    /// - A reader that has panicked or stopped reading leaves its publishers waiting, as long as
+    ///   any handle to the subscriber exists.
+    /// - A thread that is the only reader of a full inbox and publishes to it waits for itself.
+    /// - A publish to a full inbox inside an async task blocks the thread of the runtime, and with
+    ///   it the other tasks that the thread should run. The reader can be one of them.
     ///
-    /// With no timeout, a thread that publishes to a full inbox of which it is the only reader waits
-    /// for itself, for ever.
+    /// With `timeout: None` such a wait ends only when the subscriber or the bus is closed, or the
+    /// subscription is removed.
+    ///
+    /// The publisher waits once every other inbox has been served. It waits for the full inboxes
+    /// with this policy one after another, for each until its timeout, which is counted from the
+    /// start of the publish. The publisher's next message comes later for every subscriber. The
+    /// wait ends early, and the message counts as dropped, when the subscriber or the bus is
+    /// closed, or when the subscription that brought the message is removed.
+    ///
+    /// Messages of one publisher thread stay in order. Messages of several publishers may come in
+    /// another order here than in other inboxes, once this inbox has been full.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use fanout::{Bus, Overflow};
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let timeout = Some(Duration::from_millis(1));
+    /// let policy = Overflow::Block { timeout };
+    /// let sub = bus.subscriber_builder().capacity(1).overflow(policy).subscribe("jobs")?;
+    /// assert_eq!(bus.publish("jobs", 1_u32).delivered, 1);
+    /// assert_eq!(bus.publish("jobs", 2_u32).dropped, 1); // nobody reads
+    /// assert_eq!(sub.recv_message()?.payload, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     Block {
-        /// How long to wait; `None` is without end.
+        /// The longest time to wait, counted from the start of the publish; `None` waits without
+        /// end.
         timeout: Option<Duration>,
     },
 }

@@ -15,11 +15,31 @@ use crate::event::Event;
 use crate::inbox::StopSignal;
 use crate::reentrancy;
 
-/// A thread that hands a subscriber's events to a handler; see
+/// A thread that hands the events of a subscriber to a handler, started by
 /// [`Subscriber::spawn`](crate::Subscriber::spawn).
 ///
-/// Dropping it stops it without waiting. [`drain`](Self::drain) ends it when all that is queued has been handled,
-/// [`join`](Self::join) waits for its end, and [`detach`](Self::detach) lets it run on.
+/// Dropping a listener stops it without waiting: see [`stop`](Self::stop). [`drain`](Self::drain)
+/// lets it handle what is queued first, [`join`](Self::join) waits for its end, and
+/// [`detach`](Self::detach) lets it run on.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Event};
+///
+/// let bus: Bus = Bus::new();
+/// let (seen, log) = std::sync::mpsc::channel();
+/// let listener = bus.subscribe("orders")?.spawn("orders", move |event| match event {
+///     Event::Message(message) => seen.send(message.payload).unwrap(),
+///     Event::Lagged { missed } => eprintln!("{missed} orders were lost"),
+///     _ => {}
+/// });
+/// bus.publish("orders", "buy");
+/// listener.drain();
+/// listener.join().expect("the handler does not panic");
+/// assert_eq!(&*log.recv()?, "buy");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a listener is stopped when it is dropped"]
 pub struct Listener {
     /// Says when the thread must end. It is unparked after this is set.
@@ -61,29 +81,45 @@ impl Listener {
         Self { stop_signal, unsubscribe: Box::new(unsubscribe), ended, thread: Some(thread) }
     }
 
-    /// Ends the thread after the event that its handler is busy with.
+    /// Ends the thread after the event that its handler is working on.
     ///
-    /// What is queued stays queued for the other clones of the subscriber; if there are none, it is dropped with the
-    /// subscriber. [`drain`](Self::drain) has it handled first. This wakes this listener alone, and does not wait for it.
+    /// What is queued stays queued for other clones of the subscriber. If there are none, it is
+    /// dropped with the subscriber; [`drain`](Self::drain) has it handled first. This does not wait
+    /// for the thread, and does not affect other listeners of the same subscriber.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("orders")?;
+    /// let listener = sub.spawn("orders", |_| ());
+    /// listener.stop();
+    /// listener.join().unwrap();
+    /// assert!(!sub.is_closed());
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "stop_thread")]
     pub fn stop(&self) {
         self.stop_signal.stop();
         self.unpark();
     }
 
-    /// Unsubscribes the subscriber from all its channels and patterns, and ends the thread when its handler has
-    /// handled what is queued.
+    /// Unsubscribes the subscriber from everything and ends the thread when all that is queued has
+    /// been handled.
     ///
-    /// A publish that begins after this has returned does not reach the handler. The handler still gets the messages
-    /// that are queued, and then the [`Event::Unsubscribe`] and [`Event::PUnsubscribe`] of each subscription. This does
-    /// not wait for the thread: [`join`](Self::join) does.
+    /// A publish that begins after this has returned does not reach the handler. The handler still
+    /// gets the queued messages, and then the [`Event::Unsubscribe`] or [`Event::PUnsubscribe`] of
+    /// each subscription. This does not wait for the thread: [`join`](Self::join) does.
     ///
-    /// Clones of the subscriber share its subscriptions: they are unsubscribed too, and stay open. What is subscribed
-    /// after this, by the handler or by a clone, is handled as long as there is always something to read.
+    /// Clones of the subscriber share its subscriptions, so they are unsubscribed too; they stay
+    /// open. If the handler or a clone subscribes to something afterwards, the thread goes on for
+    /// as long as there is something to read.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Examples
     ///
@@ -115,21 +151,41 @@ impl Listener {
         }
     }
 
-    /// `true` if the thread has ended: stopped, drained, panicked, or its subscriber closed and drained.
+    /// `true` if the thread has ended.
+    ///
+    /// It ends when it is stopped, when it is drained, when its handler panics, or when its
+    /// subscriber is closed and the inbox drained.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until the thread has ended: when it is stopped or drained, or its subscriber closed and drained.
+    /// Waits until the thread has ended.
+    ///
+    /// This does not end the thread: call [`stop`](Self::stop) or [`drain`](Self::drain) first, or
+    /// close the subscriber or the bus.
     ///
     /// # Errors
     ///
-    /// What the handler panicked with, if it did. The listener's own handler gets an error at once, as it would wait for
-    /// itself; the listener is stopped then.
+    /// Returns the value that the handler panicked with, if it did. If called by the listener's own
+    /// handler, which would wait for itself, this stops the listener and returns an error at once.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("orders")?;
+    /// let listener = sub.spawn("orders", |_| panic!("out of stock"));
+    /// bus.publish("orders", "buy");
+    /// let panic = listener.join().unwrap_err();
+    /// assert_eq!(panic.downcast_ref(), Some(&"out of stock"));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn join(mut self) -> thread::Result<()> {
         reentrancy::assert_not_in_clone();
         match self.thread.take() {
@@ -144,16 +200,15 @@ impl Listener {
 
     /// Waits until the thread has ended, for `timeout` at most.
     ///
-    /// The inner result, a [`std::thread::Result`], is that of [`join`](Self::join): what the handler panicked with, if it
-    /// did.
+    /// The inner result is that of [`join`](Self::join).
     ///
     /// # Errors
     ///
-    /// The listener itself, still running, after `timeout`.
+    /// Returns the listener, which is still running, when `timeout` has passed.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Examples
     ///
@@ -183,7 +238,25 @@ impl Listener {
         Ok(self.join())
     }
 
-    /// Lets the thread run on without a handle, until its subscriber is closed and drained.
+    /// Lets the thread run on without a handle.
+    ///
+    /// It ends when its subscriber is closed and the inbox drained, which closing the bus brings
+    /// about, or when its handler panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let (seen, log) = std::sync::mpsc::channel();
+    /// bus.subscribe("orders")?
+    ///     .spawn("orders", move |event| seen.send(event).unwrap())
+    ///     .detach();
+    /// bus.close();
+    /// assert_eq!(log.iter().count(), 1); // the `Subscribe` event; then the thread ended
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn detach(mut self) {
         self.thread = None;
     }

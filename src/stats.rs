@@ -1,86 +1,115 @@
-//! What the engine tells of itself. A leaf.
+//! Receipts, counters and close reasons. Knows nothing of the engine.
 
 use std::sync::Arc;
 
-/// What one publish did. `matched == delivered + dropped`.
+/// What one publish did: `matched == delivered + dropped`.
 ///
-/// A publish that nobody listens to is a receipt of zeros, never an error.
+/// All three counts are exact. A publish that nobody listens to returns a receipt of zeros, never
+/// an error.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Overflow};
+///
+/// let bus: Bus = Bus::new();
+/// let ready = bus.subscribe("news")?;
+/// let full = bus.subscriber_builder().capacity(1).overflow(Overflow::DropNewest);
+/// let full = full.subscribe("news")?;
+/// bus.publish("news", "first");
+/// let receipt = bus.publish("news", "second");
+/// assert_eq!((receipt.matched, receipt.delivered, receipt.dropped), (2, 1, 1));
+/// # Ok::<(), fanout::SubscribeError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Receipt {
-    /// Subscriptions that matched, in messages.
+    /// Messages to deliver: one per matching subscription, or one per subscriber with
+    /// [`dedupe`](crate::SubscriberBuilder::dedupe).
     pub matched: usize,
-    /// Messages that entered an inbox, those that evicted an older one included.
+    /// Messages that entered an inbox, including those that evicted an older one.
     pub delivered: usize,
     /// Messages of this publish that did not enter an inbox.
     pub dropped: usize,
 }
 
-/// Counters of a whole bus since it was built; see [`Bus::stats`](crate::Bus::stats).
+/// Counters of a whole bus since it was created, returned by [`Bus::stats`](crate::Bus::stats).
 ///
-/// Exact at rest. While publishes are under way the counters are read one after another.
-///
-/// The books of a bus at rest, over all time: `matched == received + dropped + evicted + discarded + queued`, where
-/// *queued* is what all inboxes hold ([`Subscriber::len`](crate::Subscriber::len)), those of closed subscribers too.
+/// All counters are exact while nothing is published or received. Otherwise they are read one after
+/// another and may not add up. At rest, over all time, `matched == delivered + dropped` and
+/// `delivered == received + evicted + discarded + queued`, where *queued* is the sum of
+/// [`Subscriber::len`](crate::Subscriber::len) of all subscribers, closed ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Publishes, those that matched nothing included.
+    /// Publishes, including those that matched nothing.
     pub published: u64,
-    /// Messages that publishes were to deliver: `delivered + dropped`.
+    /// Messages to deliver: one per matching subscription, or one per subscriber with
+    /// [`dedupe`](crate::SubscriberBuilder::dedupe).
     pub matched: u64,
     /// Messages that entered an inbox.
     pub delivered: u64,
     /// Messages that did not enter an inbox.
     pub dropped: u64,
-    /// Messages that had entered an inbox and made room for a newer one, unread.
+    /// Messages that had entered an inbox and were removed unread to make room for a newer one.
     pub evicted: u64,
-    /// Messages taken from inboxes, through `receiver()` too.
+    /// Messages taken from inboxes, including those taken through
+    /// [`receiver`](crate::Subscriber::receiver).
     pub received: u64,
     /// Messages that were unread when their inbox was dropped.
     pub discarded: u64,
-    /// Subscribers that were ended because their inbox was full: see
+    /// Subscribers that were closed because their inbox was full, by
     /// [`Overflow::Disconnect`](crate::Overflow::Disconnect).
     pub disconnected: u64,
-    /// Channels that have a subscriber of their own.
+    /// Channels that have a subscriber of their own now; 0 on a closed bus.
     pub channels: usize,
-    /// Distinct patterns.
+    /// Distinct patterns that are subscribed now; 0 on a closed bus.
     pub patterns: usize,
-    /// Subscribers that have subscribed to something and are not closed.
+    /// Subscribers now, each counted from its first subscription until it is closed or dropped; 0
+    /// on a closed bus.
     pub subscribers: usize,
 }
 
-/// What one subscriber looks like from outside; see [`Subscriber::info`](crate::Subscriber::info).
+/// A description of one subscriber, returned by [`Subscriber::info`](crate::Subscriber::info) and
+/// [`Bus::subscribers`](crate::Bus::subscribers).
 ///
-/// At rest, of the messages that matched: `matched == received + missed + depth`.
+/// The counters are exact while nothing is published to the subscriber or received from it, except
+/// `high_water`. At rest, of the messages that matched: `matched == received + missed + depth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SubscriberInfo {
-    /// The label given at building, for logs and metrics.
+    /// The label set by [`SubscriberBuilder::label`](crate::SubscriberBuilder::label), for logs and
+    /// metrics.
     pub label: Option<Arc<str>>,
     /// Channels held.
     pub channels: usize,
     /// Patterns held.
     pub patterns: usize,
-    /// Messages waiting in the inbox.
+    /// Messages in the inbox.
     pub depth: usize,
-    /// Messages the inbox can hold.
+    /// Messages that the inbox can hold.
     pub capacity: usize,
-    /// The largest depth seen, sampled at receives and on overflow. Not every receive looks: of what one reader finds, an
-    /// eighth at most is overlooked; of what clones find that read at once, it can be more.
+    /// The largest number of messages that the inbox has held. Sampled; may understate the peak by
+    /// up to one eighth.
+    ///
+    /// The samples are taken by the subscriber's receives, by a publish that finds the inbox full,
+    /// and by the call that returns this. The bound holds for one reader that does not use
+    /// [`receiver`](crate::Subscriber::receiver); otherwise more can be overlooked.
     pub high_water: usize,
-    /// Messages taken from the inbox, through `receiver()` too.
+    /// Messages taken from the inbox, including those taken through
+    /// [`receiver`](crate::Subscriber::receiver).
     pub received: u64,
-    /// Messages lost: evicted by newer ones, or refused.
+    /// Messages lost: evicted by newer ones, or refused by the full inbox.
     pub missed: u64,
 }
 
-/// Why a subscriber was closed; see [`Subscriber::close_reason`](crate::Subscriber::close_reason).
+/// Why a subscriber was closed, returned by
+/// [`Subscriber::close_reason`](crate::Subscriber::close_reason).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
     /// [`Subscriber::close`](crate::Subscriber::close) was called.
     Subscriber,
-    /// The bus was closed, or its last handle dropped.
+    /// The bus was closed, or its last `Bus` and `Topic` dropped.
     Bus,
     /// The inbox was full and its policy is [`Overflow::Disconnect`](crate::Overflow::Disconnect).
     Overflow,

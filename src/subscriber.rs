@@ -20,21 +20,29 @@ use crate::trie::{Channel, PatternEntry};
 
 /// The receiving side of a bus: a set of channels and patterns that feed one inbox.
 ///
-/// Clones share the inbox and compete for what it holds, each message and each lifecycle event going to
-/// one of them: a worker group. [`resubscribe`](Self::resubscribe) makes one with an inbox of its own.
+/// A subscriber can be changed while another thread receives from it. It does not keep the bus
+/// open.
 ///
-/// A subscriber can be changed while another thread receives from it. It does not keep the bus open.
-/// When its last clone is dropped it is unsubscribed everywhere.
+/// # Clones
+///
+/// Clones share the subscriptions and the inbox, and compete for what the inbox holds: each message
+/// and each lifecycle event goes to one of them. Use clones for a group of workers, and
+/// [`resubscribe`](Self::resubscribe) for a second subscriber with an inbox of its own. When the
+/// last clone is dropped, the subscriber is unsubscribed from everything and what it has not read
+/// is dropped.
 ///
 /// # What a receive yields
 ///
-/// In this order: [`Event::Lagged`] if messages were lost, lifecycle events that are due, a message,
-/// and `Closed` when it is closed and drained. It waits also while nothing is subscribed.
+/// A receive yields, in this order: [`Event::Lagged`] if messages were lost, a lifecycle event that
+/// is due, a message, and `Closed` once the subscriber is closed and its inbox drained. It also
+/// waits while nothing is subscribed.
 ///
-/// A lifecycle event stands among the messages where its call stood: behind all that were queued then, and before all
-/// that are published later. A call that overlaps a receive on another thread may fall on either side of that one message;
-/// but every message comes after the `Subscribe` of its subscription, and before its `Unsubscribe` (unless its publish
-/// overlapped the unsubscribing). This is a promise to a single reader: clones each see a part of the stream.
+/// As with redis-server, a lifecycle event has its place among the messages: after all that were
+/// queued when the call was made, and before all that are published later. The `Subscribe` event
+/// always comes before the messages of its subscription, and the `Unsubscribe` event after them,
+/// unless a publish overlapped the call. A call that overlaps a receive on another thread may fall
+/// on either side of that one message. The order is a promise to a single reader; competing clones
+/// each see a part of the stream.
 ///
 /// # Examples
 ///
@@ -51,6 +59,21 @@ use crate::trie::{Channel, PatternEntry};
 /// assert_eq!(&*event.message().unwrap().payload, "start");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// Two workers share one inbox, so each job is done once:
+///
+/// ```
+/// use fanout::Bus;
+///
+/// let bus: Bus<u32> = Bus::new();
+/// let jobs = bus.subscribe("jobs")?;
+/// let workers = [jobs.clone().into_messages(), jobs.into_messages()]
+///     .map(|jobs| std::thread::spawn(|| jobs.count()));
+/// (1..=10_u32).for_each(|n| _ = bus.publish("jobs", n));
+/// bus.close();
+/// assert_eq!(workers.map(|worker| worker.join().unwrap()).iter().sum::<usize>(), 10);
+/// # Ok::<(), fanout::SubscribeError>(())
+/// ```
 #[must_use = "a subscriber is unsubscribed when it is dropped"]
 pub struct Subscriber<P = Arc<str>> {
     member: Arc<Member<P>>,
@@ -59,56 +82,107 @@ pub struct Subscriber<P = Arc<str>> {
 impl<P: Clone + Send + 'static> Subscriber<P> {
     // ---- subscribing ---------------------------------------------------------------------------
 
-    /// Subscribes to `channel`, and tells how many channels and patterns are held now.
+    /// Adds a subscription to `channel` and returns the number of channels and patterns now held.
     ///
-    /// The subscription is live when this returns. Subscribing again to a channel that is held changes
-    /// nothing and repeats the [`Event::Subscribe`].
+    /// The subscription is live when this returns. Subscribing to a channel that is already held
+    /// changes nothing and, as with Redis, repeats the [`Event::Subscribe`].
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] where the subscriber or the bus is closed, or past a limit; nothing has
-    /// changed then.
+    /// Returns [`SubscribeError::Closed`] if the subscriber or the bus is closed, or the error of
+    /// the [`Limits`](crate::Limits) that would be exceeded. Nothing has changed in that case.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Constant, however many subscribers the channel and the bus have.
+    /// Linear in the length of the name, however many subscribers the channel and the bus have. If
+    /// the channel has no subscriber and no [`Topic`](crate::Topic) and was not published to
+    /// recently, it is matched against the bus's patterns once, as by a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber();
+    /// assert_eq!(sub.subscribe("news")?, 1);
+    /// assert_eq!(sub.subscribe(format!("game:{}", 7))?, 2);
+    /// assert_eq!(bus.publish("game:7", "start").delivered, 1);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "SUBSCRIBE")]
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<usize, SubscribeError> {
         self.member.subscribe::<Channel<P>>(&[channel.as_ref()])
     }
 
-    /// Subscribes to all channels that match `pattern`, and tells how many channels and patterns are
-    /// held now. A string is a Redis glob.
+    /// Adds a subscription to all channels that `pattern` matches and returns the number of
+    /// channels and patterns now held.
+    ///
+    /// A string is a Redis glob and matches as in redis-server. For a shell glob, pass
+    /// [`Pattern::glob`]. The subscription is live when this returns. Subscribing to a pattern that
+    /// is already held changes nothing and, as with Redis, repeats the [`Event::PSubscribe`].
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe).
+    /// Returns [`SubscribeError::Closed`] if the subscriber or the bus is closed, or the error of
+    /// the [`Limits`](crate::Limits) that would be exceeded. Nothing has changed in that case.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Linear in the pattern's length, however many patterns the bus has.
+    /// Linear in the length of the pattern, and in the number of patterns on the bus that have the
+    /// same meaning and another text, as `*` and `**` do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("game:7")?;
+    /// assert_eq!(sub.psubscribe("game:*")?, 2);
+    /// // One message for each subscription that matches.
+    /// assert_eq!(bus.publish("game:7", "start").delivered, 2);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "PSUBSCRIBE")]
     pub fn psubscribe(&self, pattern: impl Into<Pattern>) -> Result<usize, SubscribeError> {
         self.member.subscribe::<PatternEntry<P>>(&[pattern.into()])
     }
 
-    /// Subscribes to all of `channels`, in their order, or to none of them.
+    /// Adds subscriptions to all of `channels`, in their order, or to none of them.
+    ///
+    /// Returns the number of channels and patterns now held. There is one [`Event::Subscribe`] for
+    /// each channel.
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe).
+    /// Returns [`SubscribeError::Closed`] if the subscriber or the bus is closed, or the error of
+    /// the [`Limits`](crate::Limits) that would be exceeded. Nothing has changed in that case.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Limits};
+    ///
+    /// let bus: Bus = Bus::builder().limits(Limits::default().max_subscriptions(3)).build();
+    /// let sub = bus.subscriber();
+    /// assert_eq!(sub.subscribe_many(["news", "weather"])?, 2);
+    /// assert!(sub.subscribe_many(["sports", "chess"]).is_err());
+    /// assert_eq!(sub.channels(), ["news".into(), "weather".into()]);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "SUBSCRIBE")]
     pub fn subscribe_many<C: AsRef<str>>(
         &self,
@@ -119,15 +193,30 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
         self.member.subscribe::<Channel<P>>(&names)
     }
 
-    /// Subscribes to all of `patterns`, in their order, or to none of them.
+    /// Adds subscriptions to all of `patterns`, in their order, or to none of them.
+    ///
+    /// Returns the number of channels and patterns now held. There is one [`Event::PSubscribe`] for
+    /// each pattern.
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe).
+    /// Returns [`SubscribeError::Closed`] if the subscriber or the bus is closed, or the error of
+    /// the [`Limits`](crate::Limits) that would be exceeded. Nothing has changed in that case.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber();
+    /// assert_eq!(sub.psubscribe_many(["user:*", "game:*"])?, 2);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "PSUBSCRIBE")]
     pub fn psubscribe_many<T: Into<Pattern>>(
         &self,
@@ -137,70 +226,139 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
         self.member.subscribe::<PatternEntry<P>>(&patterns)
     }
 
-    /// Unsubscribes from `channel`, and tells how many channels and patterns are still held; 0 where it
-    /// is closed.
+    /// Removes the subscription to `channel` and returns the number of channels and patterns still
+    /// held.
     ///
-    /// A publish that begins after this has returned does not reach the subscriber. Messages queued
-    /// before stay, and precede the [`Event::Unsubscribe`]. As with Redis, there is such an event for a channel
-    /// that is not held, too, with the count as before.
+    /// Returns 0 if the subscriber or the bus is closed. A publish that begins after this has
+    /// returned does not reach the subscriber. Messages that are queued stay queued and come before
+    /// the [`Event::Unsubscribe`]. As with Redis, unsubscribing from a channel that is not held
+    /// yields the event as well, with the unchanged count.
+    ///
+    /// A publisher that waits for room in the inbox with a message of this subscription gives up,
+    /// and the message counts as dropped.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Logarithmic in the channel's subscribers.
+    /// O(log n) in the number of subscribers of the channel, amortised.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "first");
+    /// assert_eq!(sub.unsubscribe("news"), 0);
+    /// assert_eq!(bus.publish("news", "second").matched, 0);
+    /// assert_eq!(&*sub.try_recv_message()?.payload, "first");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "UNSUBSCRIBE")]
     pub fn unsubscribe(&self, channel: impl AsRef<str>) -> usize {
         self.member.unsubscribe::<Channel<P>>(channel.as_ref())
     }
 
-    /// Unsubscribes from `pattern`, and tells how many channels and patterns are still held; 0 where it
-    /// is closed.
+    /// Removes the subscription to `pattern` and returns the number of channels and patterns still
+    /// held.
     ///
-    /// A string is the Redis glob of that text. To end the subscription of a shell glob, pass that:
-    /// [`Pattern::glob`] again, or the `Pattern` from [`patterns`](Self::patterns).
+    /// A string is the Redis glob of that text. To remove a shell glob, pass that:
+    /// [`Pattern::glob`] again, or the `Pattern` from [`patterns`](Self::patterns). Otherwise this
+    /// is [`unsubscribe`](Self::unsubscribe) for patterns.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Pattern};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.psubscribe(Pattern::glob("sensors/*")?)?;
+    /// assert_eq!(sub.punsubscribe("sensors/*"), 1); // the Redis glob, which is not held
+    /// assert_eq!(sub.punsubscribe(Pattern::glob("sensors/*")?), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "PUNSUBSCRIBE")]
     pub fn punsubscribe(&self, pattern: impl Into<Pattern>) -> usize {
         self.member.unsubscribe::<PatternEntry<P>>(&pattern.into())
     }
 
-    /// Unsubscribes from all channels, in the order they were subscribed, and tells how many patterns
-    /// are still held.
+    /// Removes the subscriptions to all channels and returns the number of patterns still held.
+    ///
+    /// Returns 0 if the subscriber or the bus is closed. There is one [`Event::Unsubscribe`] for
+    /// each channel, in the order in which they were subscribed, and none if no channel is held.
+    /// (Redis replies once in that case, with a null name.) Subscriptions to patterns stay.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber();
+    /// sub.subscribe_many(["news", "weather"])?;
+    /// sub.psubscribe("game:*")?;
+    /// assert_eq!(sub.unsubscribe_all(), 1);
+    /// assert_eq!(sub.punsubscribe_all(), 0);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "UNSUBSCRIBE")]
     pub fn unsubscribe_all(&self) -> usize {
         self.member.unsubscribe_all::<Channel<P>>()
     }
 
-    /// Unsubscribes from all patterns, in the order they were subscribed, and tells how many channels
-    /// are still held.
+    /// Removes the subscriptions to all patterns and returns the number of channels still held.
+    ///
+    /// Returns 0 if the subscriber or the bus is closed. There is one [`Event::PUnsubscribe`] for
+    /// each pattern, in the order in which they were subscribed, and none if no pattern is held.
+    /// Subscriptions to channels stay.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     #[doc(alias = "PUNSUBSCRIBE")]
     pub fn punsubscribe_all(&self) -> usize {
         self.member.unsubscribe_all::<PatternEntry<P>>()
     }
 
-    /// A subscriber with the same settings and subscriptions and an inbox of its own, empty.
+    /// Returns a new subscriber with the same settings and subscriptions and an empty inbox of its
+    /// own.
+    ///
+    /// The new subscriber gets the messages of publishes that begin after this returns, and
+    /// lifecycle events for its own subscriptions.
     ///
     /// # Errors
     ///
-    /// As [`subscribe`](Self::subscribe). One without subscriptions on an open bus has none.
+    /// Returns [`SubscribeError::Closed`] if the subscriber or the bus is closed, or the error of
+    /// the [`Limits`](crate::Limits) that would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let first = bus.subscribe("news")?;
+    /// let second = first.resubscribe()?;
+    /// assert_eq!(bus.publish("news", "hello").delivered, 2);
+    /// assert_eq!((first.len(), second.len()), (1, 1));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn resubscribe(&self) -> Result<Self, SubscribeError> {
         if self.is_closed() {
             return Err(SubscribeError::Closed);
@@ -212,12 +370,30 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
         Ok(other)
     }
 
-    /// Closes the subscriber, for all its clones: it is unsubscribed everywhere without further events,
-    /// drains what it holds, and then yields `Closed`.
+    /// Closes the subscriber for all its clones.
+    ///
+    /// It is unsubscribed from everything, without lifecycle events. What the inbox holds can still
+    /// be read; after that every receive returns `Closed`. A blocked receive wakes, and publishers
+    /// that wait for room in the inbox give up.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, RecvError};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "hello");
+    /// sub.close();
+    /// assert_eq!(bus.subscriber_count("news"), 0);
+    /// assert_eq!(&*sub.recv_message()?.payload, "hello");
+    /// assert_eq!(sub.recv_message(), Err(RecvError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "RESET")]
     #[doc(alias = "QUIT")]
     pub fn close(&self) {
@@ -225,21 +401,24 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
         self.member.close(CloseReason::Subscriber);
     }
 
-    /// Hands every event to `handler`, on a thread of its own called `name`.
+    /// Starts a thread called `name` that hands every event to `handler`.
     ///
-    /// The thread owns a clone of the subscriber, so that it goes on when this one is dropped, until it
-    /// is stopped, or the subscriber or the bus is closed. The handler runs under no lock and may
-    /// publish, subscribe, unsubscribe and close; to publish, let it own a
-    /// [`WeakBus`](crate::WeakBus), else it keeps the bus open. A handler that panics ends its thread.
+    /// The thread owns a clone of the subscriber, so it goes on when this handle is dropped. It
+    /// ends when the [`Listener`] is stopped, drained or dropped, when the subscriber or the bus is
+    /// closed and the inbox drained, or when `handler` panics.
+    ///
+    /// `handler` runs outside every lock. It can publish, subscribe, unsubscribe and close. A
+    /// handler that publishes should own a [`WeakBus`](crate::WeakBus), since one that owns a
+    /// [`Bus`](crate::Bus) or a [`Topic`](crate::Topic) keeps the bus open, and so itself running.
     ///
     /// # Panics
     ///
-    /// If the operating system refuses a thread, or `name` has a NUL byte.
+    /// Panics if the operating system does not start a thread, or if `name` contains a NUL byte.
     ///
     /// # Examples
     ///
     /// ```
-    /// use fanout::{Bus, Event};
+    /// use fanout::Bus;
     ///
     /// let bus: Bus = Bus::new();
     /// let (seen, log) = std::sync::mpsc::channel();
@@ -269,11 +448,28 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
 impl<P> Subscriber<P> {
     // ---- receiving -----------------------------------------------------------------------------
 
-    /// Waits for the next event.
+    /// Waits for the next event and returns it.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Closed`] when it is closed and drained.
+    /// Returns [`RecvError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish and it would have to wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Event};
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscribe("ticks")?;
+    /// bus.publish("ticks", 7_u32);
+    /// assert!(matches!(sub.recv()?, Event::Subscribe { count: 1, .. }));
+    /// assert!(matches!(sub.recv()?, Event::Message(message) if message.payload == 7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn recv(&self) -> Result<Event<P>, RecvError> {
         if let FastRecv::Message(message) = self.member.inbox.try_recv_fast() {
@@ -283,22 +479,58 @@ impl<P> Subscriber<P> {
         self.wait(None).map_err(|_| RecvError::Closed)
     }
 
-    /// The next event, if there is one now.
+    /// Returns the next event if there is one now.
     ///
     /// # Errors
     ///
-    /// [`TryRecvError::Empty`] if there is none; [`TryRecvError::Closed`] when it is closed and drained.
+    /// Returns [`TryRecvError::Empty`] if there is none, and [`TryRecvError::Closed`] when the
+    /// subscriber is closed and its inbox drained.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Event, TryRecvError};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// assert!(matches!(sub.try_recv(), Ok(Event::Subscribe { .. })));
+    /// assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
+    /// bus.close();
+    /// assert_eq!(sub.try_recv(), Err(TryRecvError::Closed));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[inline]
     pub fn try_recv(&self) -> Result<Event<P>, TryRecvError> {
         self.member.inbox.try_recv()
     }
 
-    /// Waits for the next event, at most for `timeout`.
+    /// Waits for the next event, for `timeout` at most, and returns it.
+    ///
+    /// An event that is there already is returned even if `timeout` is zero.
     ///
     /// # Errors
     ///
-    /// [`RecvTimeoutError::Timeout`] after `timeout`, not earlier; [`RecvTimeoutError::Closed`] when it
-    /// is closed and drained.
+    /// Returns [`RecvTimeoutError::Timeout`] when `timeout` has passed, never earlier, and
+    /// [`RecvTimeoutError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish and it would have to wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use fanout::{Bus, Event, RecvTimeoutError};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// let patience = Duration::from_millis(1);
+    /// assert!(matches!(sub.recv_timeout(patience)?, Event::Subscribe { .. }));
+    /// assert_eq!(sub.recv_timeout(patience), Err(RecvTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Event<P>, RecvTimeoutError> {
         if let FastRecv::Message(message) = self.member.inbox.try_recv_fast() {
@@ -307,22 +539,47 @@ impl<P> Subscriber<P> {
         self.wait(deadline_after(timeout))
     }
 
-    /// Waits for the next event, at most until `deadline`.
+    /// Waits for the next event, until `deadline` at most, and returns it.
+    ///
+    /// An event that is there already is returned even if `deadline` has passed.
     ///
     /// # Errors
     ///
-    /// As [`recv_timeout`](Self::recv_timeout).
+    /// Returns [`RecvTimeoutError::Timeout`] when `deadline` has passed, and
+    /// [`RecvTimeoutError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish and it would have to wait.
     pub fn recv_deadline(&self, deadline: Instant) -> Result<Event<P>, RecvTimeoutError> {
         self.wait(Some(deadline))
     }
 
-    /// Waits for the next message; other events are skipped.
+    /// Waits for the next message and returns it, skipping all other events.
     ///
-    /// What was lost is told by [`missed`](Self::missed).
+    /// A skipped [`Event::Lagged`] is not reported again; [`missed`](Self::missed) counts all
+    /// losses.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Closed`] when it is closed and drained.
+    /// Returns [`RecvError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish and it would have to wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.psubscribe("game:*")?;
+    /// bus.publish("game:7", "start");
+    /// let message = sub.recv_message()?;
+    /// assert_eq!((message.channel(), &*message.payload), ("game:7", "start"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "ignore_subscribe_messages")]
     #[inline]
     pub fn recv_message(&self) -> Result<Message<P>, RecvError> {
@@ -332,11 +589,25 @@ impl<P> Subscriber<P> {
         self.wait_for_message(None).map_err(|_| RecvError::Closed)
     }
 
-    /// The next message, if there is one now; other events are skipped.
+    /// Returns the next message if there is one now, skipping all other events.
     ///
     /// # Errors
     ///
-    /// As [`try_recv`](Self::try_recv).
+    /// Returns [`TryRecvError::Empty`] if there is none, and [`TryRecvError::Closed`] when the
+    /// subscriber is closed and its inbox drained.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, TryRecvError};
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscribe("ticks")?;
+    /// bus.publish("ticks", 7_u32);
+    /// assert_eq!(sub.try_recv_message()?.payload, 7);
+    /// assert_eq!(sub.try_recv_message(), Err(TryRecvError::Empty));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     // A message that comes back from a call, through memory, is read in other pieces than it was written in: half as long
     // again as the receive itself.
     #[inline(always)]
@@ -353,11 +624,33 @@ impl<P> Subscriber<P> {
         }
     }
 
-    /// Waits for the next message, at most for `timeout`; other events are skipped.
+    /// Waits for the next message, for `timeout` at most, and returns it, skipping all other
+    /// events.
     ///
     /// # Errors
     ///
-    /// As [`recv_timeout`](Self::recv_timeout).
+    /// Returns [`RecvTimeoutError::Timeout`] when `timeout` has passed, never earlier, and
+    /// [`RecvTimeoutError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish and it would have to wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use fanout::{Bus, RecvTimeoutError};
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscribe("ticks")?;
+    /// bus.publish("ticks", 7_u32);
+    /// assert_eq!(sub.recv_message_timeout(Duration::from_secs(1))?.payload, 7);
+    /// let nothing = sub.recv_message_timeout(Duration::ZERO);
+    /// assert_eq!(nothing, Err(RecvTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "get_message")]
     #[inline]
     pub fn recv_message_timeout(&self, timeout: Duration) -> Result<Message<P>, RecvTimeoutError> {
@@ -367,11 +660,36 @@ impl<P> Subscriber<P> {
         self.wait_for_message(deadline_after(timeout))
     }
 
-    /// Waits for the next message, at most until `deadline`; other events are skipped.
+    /// Waits for the next message, until `deadline` at most, and returns it, skipping all other
+    /// events.
     ///
     /// # Errors
     ///
-    /// As [`recv_timeout`](Self::recv_timeout).
+    /// Returns [`RecvTimeoutError::Timeout`] when `deadline` has passed, and
+    /// [`RecvTimeoutError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish and it would have to wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    ///
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscribe("ticks")?;
+    /// (1..=3_u32).for_each(|n| _ = bus.publish("ticks", n));
+    /// let deadline = Instant::now() + Duration::from_millis(5);
+    /// let mut sum = 0;
+    /// while let Ok(message) = sub.recv_message_deadline(deadline) {
+    ///     sum += message.payload;
+    /// }
+    /// assert_eq!(sum, 6);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn recv_message_deadline(&self, deadline: Instant) -> Result<Message<P>, RecvTimeoutError> {
         self.wait_for_message(Some(deadline))
     }
@@ -419,17 +737,37 @@ impl<P> Subscriber<P> {
         }
     }
 
-    /// An iterator over events that waits for each; it ends when the subscriber is closed and drained,
-    /// not when nothing is subscribed any more.
+    /// Returns an iterator over events that waits for each of them.
+    ///
+    /// It ends when the subscriber is closed and its inbox drained. Unlike redis-py's `listen`, it
+    /// does not end when nothing is subscribed any more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Event};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "hello");
+    /// bus.close();
+    /// for event in &sub {
+    ///     match event {
+    ///         Event::Message(message) => assert_eq!(&*message.payload, "hello"),
+    ///         other => assert!(matches!(other, Event::Subscribe { .. })),
+    ///     }
+    /// }
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "listen")]
     pub fn iter(&self) -> Iter<'_, P> {
         Iter { subscriber: self }
     }
 
-    /// Returns an iterator over events that does not wait: it yields events until the inbox is empty,
-    /// including any that arrive meanwhile.
+    /// Returns an iterator over events that does not wait.
     ///
-    /// A loop over it that publishes to its own subscriber at every event never ends.
+    /// It yields events until the inbox is empty, including any that arrive meanwhile. A loop over
+    /// it that publishes to its own subscriber at every event never ends.
     ///
     /// # Examples
     ///
@@ -454,8 +792,9 @@ impl<P> Subscriber<P> {
         TryIter { subscriber: self }
     }
 
-    /// An iterator over messages that waits for each; it ends when the subscriber is closed and
-    /// drained.
+    /// Returns an iterator over messages that waits for each of them, skipping all other events.
+    ///
+    /// It ends when the subscriber is closed and its inbox drained.
     ///
     /// # Examples
     ///
@@ -475,8 +814,9 @@ impl<P> Subscriber<P> {
         Messages { subscriber: self }
     }
 
-    /// Returns an iterator over messages that does not wait: it yields messages until the inbox is
-    /// empty, including any that arrive meanwhile. Other events are skipped.
+    /// Returns an iterator over messages that does not wait, skipping all other events.
+    ///
+    /// It yields messages until the inbox is empty, including any that arrive meanwhile.
     ///
     /// # Examples
     ///
@@ -495,8 +835,9 @@ impl<P> Subscriber<P> {
         TryMessages { subscriber: self }
     }
 
-    /// Returns an iterator over messages that owns the subscriber and waits for each; it ends when the
-    /// subscriber is closed and drained. Other events are skipped.
+    /// Returns an iterator over messages that owns the subscriber and waits for each message.
+    ///
+    /// It skips all other events, and ends when the subscriber is closed and its inbox drained.
     ///
     /// # Examples
     ///
@@ -518,13 +859,22 @@ impl<P> Subscriber<P> {
         IntoMessages { subscriber: self }
     }
 
-    /// The queue of messages itself, for `crossbeam_channel::select!`.
+    /// Returns the queue of messages itself, for `crossbeam_channel::select!`.
     ///
-    /// It shows messages only. Its reader polls [`missed`](Self::missed) for losses, and should silence
-    /// lifecycle events ([`SubscriberBuilder::lifecycle_events`]), which are kept until they are read
-    /// otherwise. To the subscriber's own receives, messages taken here seem to be queued still: its events come late
-    /// then, when nothing is queued any more at the latest. When the subscriber is closed and drained it is disconnected. It can be cloned; but what is unread
-    /// when the last handle to the subscriber is dropped is dropped with it.
+    /// It is disconnected when the subscriber is closed and its inbox drained. It shows messages
+    /// only:
+    ///
+    /// - Losses are not reported. Poll [`missed`](Self::missed).
+    /// - Lifecycle events stay in the inbox until a receive of the subscriber reads them. Silence
+    ///   them with [`SubscriberBuilder::lifecycle_events`].
+    /// - If the subscriber is also read by its own methods, lifecycle events come late there,
+    ///   though no later than when the queue is empty: a message that was taken here counts as
+    ///   still queued.
+    /// - A publisher that waits for room ([`Overflow::Block`]) is not woken at once. It looks again
+    ///   within about a millisecond.
+    ///
+    /// The receiver can be cloned. What is unread when the last handle to the subscriber is dropped
+    /// is dropped with it, whoever still has a receiver.
     ///
     /// # Examples
     ///
@@ -547,60 +897,151 @@ impl<P> Subscriber<P> {
 
     // ---- looking in ----------------------------------------------------------------------------
 
-    /// Messages waiting in the inbox; other events are not counted. It may change at any time.
+    /// Returns the number of messages in the inbox.
+    ///
+    /// Other events are not counted. The number may change at any time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::builder().capacity(2).build();
+    /// let sub = bus.subscribe("news")?;
+    /// assert!(sub.is_empty());
+    /// bus.publish("news", "hello");
+    /// assert_eq!((sub.len(), sub.capacity()), (1, 2));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.member.inbox.depth()
     }
 
-    /// Whether no message waits in the inbox. It may change at any time.
+    /// `true` if the inbox holds no message.
+    ///
+    /// Other events are not counted. The answer may change at any time.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many messages the inbox holds at most.
+    /// Returns the number of messages that the inbox can hold.
     pub fn capacity(&self) -> usize {
         self.member.inbox.settings().capacity
     }
 
-    /// Messages lost so far: evicted by newer ones, or refused.
+    /// Returns the number of messages lost so far.
+    ///
+    /// These are the messages that were evicted by newer ones and those that the inbox refused. The
+    /// number never falls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus<u32> = Bus::builder().capacity(1).build();
+    /// let sub = bus.subscribe("ticks")?;
+    /// (1..=5_u32).for_each(|n| _ = bus.publish("ticks", n));
+    /// assert_eq!(sub.missed(), 4);
+    /// assert_eq!(sub.recv_message()?.payload, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn missed(&self) -> u64 {
         self.member.inbox.missed()
     }
 
-    /// Whether the subscriber or its bus is closed. It may still hold messages.
+    /// `true` if the subscriber or its bus is closed.
+    ///
+    /// The inbox may still hold messages.
     pub fn is_closed(&self) -> bool {
         self.member.inbox.is_closed()
     }
 
-    /// Why it was closed, if it is.
+    /// Returns why the subscriber was closed, or `None` if it is open.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, CloseReason, Overflow};
+    ///
+    /// let bus: Bus<u32> = Bus::builder().capacity(1).overflow(Overflow::Disconnect).build();
+    /// let sub = bus.subscribe("ticks")?;
+    /// bus.publish("ticks", 1_u32);
+    /// assert_eq!(sub.close_reason(), None);
+    /// bus.publish("ticks", 2_u32);
+    /// assert_eq!(sub.close_reason(), Some(CloseReason::Overflow));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.member.inbox.close_reason()
     }
 
-    /// The label given when it was built.
+    /// Returns the label that was set by [`SubscriberBuilder::label`], if any.
     pub fn label(&self) -> Option<&str> {
         self.member.inbox.settings().label.as_deref()
     }
 
-    /// The channels held, in the order they were subscribed.
+    /// Returns the channels held, in the order in which they were subscribed.
+    ///
+    /// A closed subscriber holds none.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Pattern};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// sub.psubscribe("game:*")?;
+    /// assert_eq!(sub.channels(), ["news".into()]);
+    /// assert_eq!(sub.patterns(), [Pattern::redis("game:*")]);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn channels(&self) -> Vec<Arc<str>> {
         self.member.keys::<Channel<P>>()
     }
 
-    /// The patterns held, in the order they were subscribed.
+    /// Returns the patterns held, in the order in which they were subscribed.
+    ///
+    /// A closed subscriber holds none.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
     pub fn patterns(&self) -> Vec<Pattern> {
         self.member.keys::<PatternEntry<P>>()
     }
 
-    /// What it looks like from outside. The counts are exact at rest.
+    /// Returns a description of the subscriber: its label, subscriptions and counters.
+    ///
+    /// The counters are exact while nothing is published to the subscriber or received from it.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Complexity
     ///
-    /// Linear in the subscriptions held.
+    /// Linear in the number of subscriptions held.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "first");
+    /// bus.publish("news", "second");
+    /// sub.recv_message()?;
+    /// let info = sub.info();
+    /// assert_eq!((info.received, info.depth, info.high_water), (1, 1, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn info(&self) -> SubscriberInfo {
         self.member.info()
     }
@@ -633,9 +1074,24 @@ impl<P> fmt::Debug for Subscriber<P> {
 impl<P> UnwindSafe for Subscriber<P> {}
 impl<P> RefUnwindSafe for Subscriber<P> {}
 
-/// Chooses the settings of a [`Subscriber`]; see [`Bus::subscriber_builder`](crate::Bus::subscriber_builder).
+/// A builder for a [`Subscriber`], returned by
+/// [`Bus::subscriber_builder`](crate::Bus::subscriber_builder).
 ///
-/// A clone of it makes another subscriber with the same settings.
+/// It begins with the bus's settings. A clone of the builder makes another subscriber with the same
+/// settings.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::{Bus, Overflow};
+///
+/// let bus: Bus = Bus::new();
+/// let small = bus.subscriber_builder().capacity(16).overflow(Overflow::DropNewest);
+/// let first = small.clone().subscribe("news")?;
+/// let second = small.subscribe_many(["news", "weather"])?;
+/// assert_eq!((first.capacity(), second.capacity()), (16, 16));
+/// # Ok::<(), fanout::SubscribeError>(())
+/// ```
 #[must_use]
 pub struct SubscriberBuilder<P = Arc<str>> {
     engine: Arc<Engine<P>>,
@@ -654,40 +1110,64 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
         Self { engine: Arc::clone(engine), settings }
     }
 
-    /// How many messages the inbox holds. Its memory is taken when the subscriber is built.
+    /// Sets the number of messages that the inbox holds.
     ///
-    /// Lifecycle events are kept beside the messages: they take no room here.
+    /// The default is the bus's: see [`BusBuilder::capacity`](crate::BusBuilder::capacity).
+    /// Lifecycle events are kept apart and take no capacity. The memory for all messages is
+    /// allocated when the subscriber is built.
     ///
     /// # Panics
     ///
-    /// If it is 0. [`build`](Self::build) panics or aborts where there is no memory for so many.
+    /// Panics if `messages` is 0. Building the subscriber panics or aborts if the memory is not to
+    /// be had.
     pub fn capacity(mut self, messages: usize) -> Self {
         self.settings.capacity = check_capacity(messages);
         self
     }
 
-    /// What the inbox does when it is full.
+    /// Sets what the inbox does when it is full.
+    ///
+    /// The default is the bus's: see [`BusBuilder::overflow`](crate::BusBuilder::overflow).
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.settings.overflow = overflow;
         self
     }
 
-    /// A name for logs and metrics: see [`SubscriberInfo::label`].
+    /// Sets a name for logs and metrics.
+    ///
+    /// [`Subscriber::label`] and [`SubscriberInfo::label`] return it. By default there is none.
     #[doc(alias = "CLIENT SETNAME")]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.settings.label = Some(Arc::from(label.into()));
         self
     }
 
-    /// Whether subscribing and unsubscribing yield events; they do by default.
+    /// Sets whether subscribing and unsubscribing yield events.
+    ///
+    /// They do by default, as with Redis. With `false`, the subscriber yields messages and
+    /// [`Event::Lagged`] only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, TryRecvError};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("news")?;
+    /// assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     #[doc(alias = "ignore_subscribe_messages")]
     pub fn lifecycle_events(mut self, yes: bool) -> Self {
         self.settings.lifecycle_events = yes;
         self
     }
 
-    /// Whether a message that several subscriptions match comes once, by the first of them: the channel
-    /// itself, else the pattern subscribed first. By default it comes once for each, as with Redis.
+    /// Sets whether a publish that several subscriptions match comes as a single message.
+    ///
+    /// By default, as with Redis, the subscriber gets one message for each of its subscriptions
+    /// that matches. With `true` it gets the first of them only: that of the channel itself if it
+    /// is subscribed, otherwise that of the matching pattern that was subscribed first.
     ///
     /// # Examples
     ///
@@ -706,20 +1186,21 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
         self
     }
 
-    /// The subscriber, with nothing subscribed.
+    /// Returns a subscriber that has subscribed to nothing yet.
     pub fn build(self) -> Subscriber<P> {
         Subscriber { member: Member::new(&self.engine, self.settings) }
     }
 
-    /// The subscriber, subscribed to `channel`.
+    /// Returns a subscriber of `channel`.
     ///
     /// # Errors
     ///
-    /// As [`Subscriber::subscribe`].
+    /// Returns [`SubscribeError::Closed`] if the bus is closed, or the error of the
+    /// [`Limits`](crate::Limits) that would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     #[doc(alias = "SUBSCRIBE")]
     pub fn subscribe(self, channel: impl AsRef<str>) -> Result<Subscriber<P>, SubscribeError> {
         let subscriber = self.build();
@@ -727,15 +1208,18 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
         Ok(subscriber)
     }
 
-    /// The subscriber, subscribed to `pattern`.
+    /// Returns a subscriber of every channel that `pattern` matches.
+    ///
+    /// A string is a Redis glob.
     ///
     /// # Errors
     ///
-    /// As [`Subscriber::psubscribe`].
+    /// Returns [`SubscribeError::Closed`] if the bus is closed, or the error of the
+    /// [`Limits`](crate::Limits) that would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     #[doc(alias = "PSUBSCRIBE")]
     pub fn psubscribe(self, pattern: impl Into<Pattern>) -> Result<Subscriber<P>, SubscribeError> {
         let subscriber = self.build();
@@ -743,15 +1227,16 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
         Ok(subscriber)
     }
 
-    /// Returns the subscriber, subscribed to all of `channels`.
+    /// Returns a subscriber of all `channels`.
     ///
     /// # Errors
     ///
-    /// As [`Subscriber::subscribe_many`].
+    /// Returns [`SubscribeError::Closed`] if the bus is closed, or the error of the
+    /// [`Limits`](crate::Limits) that would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Examples
     ///
@@ -773,15 +1258,16 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
         Ok(subscriber)
     }
 
-    /// Returns the subscriber, subscribed to all of `patterns`.
+    /// Returns a subscriber of every channel that one of `patterns` matches.
     ///
     /// # Errors
     ///
-    /// As [`Subscriber::psubscribe_many`].
+    /// Returns [`SubscribeError::Closed`] if the bus is closed, or the error of the
+    /// [`Limits`](crate::Limits) that would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     #[doc(alias = "PSUBSCRIBE")]
     pub fn psubscribe_many<T: Into<Pattern>>(
         self,
@@ -807,32 +1293,37 @@ impl<P> fmt::Debug for SubscriberBuilder<P> {
     }
 }
 
-/// Waits for each event; see [`Subscriber::iter`].
+/// An iterator over events that waits for each of them; see [`Subscriber::iter`].
 pub struct Iter<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
-/// Yields events until the inbox is empty; see [`Subscriber::try_iter`].
+/// An iterator over the events that can be read without waiting; see [`Subscriber::try_iter`].
 pub struct TryIter<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
-/// Waits for each message; see [`Subscriber::messages`].
+/// An iterator over messages that waits for each of them; see [`Subscriber::messages`].
 pub struct Messages<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
-/// Yields messages until the inbox is empty; see [`Subscriber::try_messages`].
+/// An iterator over the messages that can be read without waiting; see
+/// [`Subscriber::try_messages`].
 pub struct TryMessages<'a, P = Arc<str>> {
     subscriber: &'a Subscriber<P>,
 }
 
-/// Waits for each message, owning the subscriber; see [`Subscriber::into_messages`].
+/// An iterator over messages that owns the subscriber and waits for each message; see
+/// [`Subscriber::into_messages`].
 pub struct IntoMessages<P = Arc<str>> {
     subscriber: Subscriber<P>,
 }
 
-/// Waits for each event, owning the subscriber; made by its `IntoIterator`.
+/// An iterator over events that owns the subscriber and waits for each event.
+///
+/// Returned by `into_iter` of a [`Subscriber`]. It ends when the subscriber is closed and its inbox
+/// drained.
 pub struct IntoIter<P = Arc<str>> {
     subscriber: Subscriber<P>,
 }

@@ -14,12 +14,29 @@ use crate::stats::Receipt;
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::trie::Channel;
 
-/// A publisher's handle to one channel; see [`Bus::topic`].
+/// A publisher's handle to one channel, returned by [`Bus::topic`].
 ///
-/// Publishing through it skips the look-up of the name. It keeps the bus open.
+/// Publishing through it skips the lookup of the channel's name. A topic keeps the bus open, and
+/// its channel's entry in memory; it is no subscriber. Clones are cheap and refer to the same
+/// channel.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::Bus;
+///
+/// let bus: Bus<u32> = Bus::new();
+/// let ticks = bus.topic("ticks");
+/// let clock = ticks.subscribe()?;
+/// for n in 1..=3_u32 {
+///     ticks.publish(n);
+/// }
+/// assert_eq!(clock.try_messages().map(|message| message.payload).sum::<u32>(), 6);
+/// # Ok::<(), fanout::SubscribeError>(())
+/// ```
 pub struct Topic<P = Arc<str>> {
     engine: Arc<Engine<P>>,
-    /// The same as the pin has, a pointer nearer.
+    /// The channel that `pin` holds, one pointer nearer.
     entry: Arc<Channel<P>>,
     pin: Arc<Pin<P>>,
     _open: Arc<OpenGuard<P>>,
@@ -46,22 +63,44 @@ impl<P: Clone + Send + 'static> Topic<P> {
         Self { engine, entry, pin, _open: Arc::clone(open) }
     }
 
-    /// Delivers `payload` to every subscription that matches the channel; see [`Bus::publish`].
+    /// Publishes `payload` to the channel and returns how many messages were delivered and dropped.
+    ///
+    /// Apart from the lookup this does what [`Bus::publish`] does.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish. A panic in the conversion, or in
+    /// a payload's `Clone` or `Drop`, reaches the caller; the bus remains usable.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the number of messages. Nothing is allocated if no subscription that concerns the
+    /// channel has changed since its last publish. The conversion and the clones of the payload,
+    /// and waiting for room, come on top.
     #[doc(alias = "PUBLISH")]
     pub fn publish(&self, payload: impl Into<P>) -> Receipt {
         publish::by_topic(&self.engine, &self.entry, payload.into())
     }
 
-    /// Like [`publish`](Self::publish), with a payload that is made only if something matches; see
-    /// [`Bus::publish_with`].
+    /// Publishes the payload that `f` returns to the channel, and calls `f` only if something
+    /// matches.
+    ///
+    /// Apart from the lookup this does what [`Bus::publish_with`] does.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish; and as `f` does.
+    /// Panics if called from a payload's `Clone` during a publish. A panic in `f`, or in a
+    /// payload's `Clone` or `Drop`, reaches the caller.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let topic = bus.topic("debug:trace");
+    /// topic.publish_with(|| unreachable!("nobody listens"));
+    /// ```
     pub fn publish_with(&self, f: impl FnOnce() -> P) -> Receipt {
         let made: Result<Receipt, Infallible> =
             publish::by_topic_with(&self.engine, &self.entry, || Ok(f()));
@@ -70,28 +109,34 @@ impl<P: Clone + Send + 'static> Topic<P> {
         }
     }
 
-    /// Like [`publish_with`](Self::publish_with), with a payload whose making can fail.
+    /// Publishes the payload that `f` returns to the channel, unless `f` fails.
+    ///
+    /// Apart from the lookup this does what [`Bus::try_publish_with`] does.
     ///
     /// # Errors
     ///
-    /// What `f` returned; nothing was published then.
+    /// Returns the error of `f`. Nothing has been published or counted in that case.
     ///
     /// # Panics
     ///
-    /// As [`publish_with`](Self::publish_with).
+    /// Panics if called from a payload's `Clone` during a publish. A panic in `f`, or in a
+    /// payload's `Clone` or `Drop`, reaches the caller.
     pub fn try_publish_with<E>(&self, f: impl FnOnce() -> Result<P, E>) -> Result<Receipt, E> {
         publish::by_topic_with(&self.engine, &self.entry, f)
     }
 
-    /// Returns a new subscriber of the topic's channel, with the bus's settings; see [`Bus::subscribe`].
+    /// Returns a new subscriber of the channel, with the bus's settings.
+    ///
+    /// This is [`Bus::subscribe`] with the channel's name.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] on a closed bus or past a limit.
+    /// Returns [`SubscribeError::Closed`] if the bus is closed, or the error of the
+    /// [`Limits`](crate::Limits) that would be exceeded.
     ///
     /// # Panics
     ///
-    /// When called by a payload's `Clone` from within a publish.
+    /// Panics if called from a payload's `Clone` during a publish.
     ///
     /// # Examples
     ///
@@ -110,21 +155,53 @@ impl<P: Clone + Send + 'static> Topic<P> {
         SubscriberBuilder::new(&self.engine).subscribe(self.channel())
     }
 
-    /// How many inboxes have subscribed to the channel itself; patterns are not counted.
+    /// Returns the number of subscribers of the channel itself.
+    ///
+    /// This is Redis's `PUBSUB NUMSUB`: patterns that match the channel are not counted. Clones of
+    /// a subscriber count as one. On a closed bus the number is 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
     #[doc(alias = "PUBSUB NUMSUB")]
     pub fn subscriber_count(&self) -> usize {
         self.engine.check_reentrancy();
         self.engine.trie.subscriber_count(&self.entry)
     }
 
-    /// What [`Receipt::matched`] of a publish would be now: patterns counted.
+    /// Returns the number of messages that a publish would have to deliver now.
+    ///
+    /// This is what [`Receipt::matched`] would be: patterns are counted too, and a subscriber with
+    /// [`dedupe`](SubscriberBuilder::dedupe) counts once. On a closed bus the number is 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the number of matching patterns. If a matching subscriber uses `dedupe`, linear in
+    /// the number of recipients.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let topic = bus.topic("game:7");
+    /// let player = bus.subscribe("game:7")?;
+    /// let spectator = bus.psubscribe("game:*")?;
+    /// assert_eq!((topic.subscriber_count(), topic.match_count()), (1, 2));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
     pub fn match_count(&self) -> usize {
         publish::match_count_by_topic(&self.engine, &self.entry)
     }
 }
 
 impl<P> Topic<P> {
-    /// The channel's name.
+    /// Returns the channel's name.
     pub fn channel(&self) -> &str {
         self.entry.name()
     }
