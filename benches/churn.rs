@@ -1,4 +1,4 @@
-//! What a publish feels of others that come and go: on its own channel, on other ones, by patterns.
+//! Measures how subscribers that come and go slow a publish down: on its own channel, on other channels, by patterns.
 #![allow(missing_docs)]
 
 mod common;
@@ -18,11 +18,10 @@ const INBOXES: usize = 100;
 const CAPACITY: usize = 256;
 const BATCH: usize = 64;
 
-/// Who comes and goes while a publisher publishes to a hundred inboxes.
+/// The subscribers that come and go while a publisher publishes to a hundred inboxes.
 #[derive(Clone, Copy)]
 enum Who {
-    /// Nobody. The other thread spins, so that the publisher has no more of the machine to itself than
-    /// otherwise.
+    /// Nobody. The other thread spins, so that the publisher shares the machine as in the other cases.
     Nobody,
     OnTheChannel,
     OnAnother,
@@ -55,7 +54,7 @@ impl Audience {
         Self { topic: bus.topic(CHANNEL), bus, inboxes, payload: payload() }
     }
 
-    /// Nanoseconds for a delivery.
+    /// Returns the nanoseconds that a delivery takes.
     fn publishing(&self) -> f64 {
         let taken = nanos(BATCH * INBOXES, || {
             for _ in 0..BATCH {
@@ -72,7 +71,7 @@ fn subscriber(bus: &Bus<Payload>) -> Subscriber<Payload> {
     quiet(bus, CAPACITY).subscribe(CHANNEL).expect("the bus is open and has no limits")
 }
 
-/// Comes and goes once.
+/// Subscribes and unsubscribes once.
 fn come_and_go(bus: &Bus<Payload>, guest: &Subscriber<Payload>, who: Who, turn: u64) {
     let open = "the bus is open and has no limits";
     match who {
@@ -99,12 +98,12 @@ fn come_and_go(bus: &Bus<Payload>, guest: &Subscriber<Payload>, who: Who, turn: 
     }
 }
 
-/// Runs `measure` while someone comes and goes on another thread; how often, in thousands a second, comes
-/// with what it returns.
+/// Runs `measure` while another thread subscribes and unsubscribes. Returns its result, and how often the other thread
+/// did so, in thousands a second.
 fn beside<R>(audience: &Audience, who: Who, measure: impl FnOnce() -> R) -> (R, f64) {
     let (stop, turns) = (AtomicBool::new(false), AtomicU64::new(0));
     let bus = &audience.bus;
-    // Built on this thread: the first thing that the other one does is to come.
+    // Built on this thread, so that the other one begins with subscribing.
     let guest = quiet(bus, CAPACITY).build();
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -1,5 +1,5 @@
-//! Publishers on several threads: on channels of their own (N12), and on one; readers of one channel on several threads;
-//! and what it costs that all messages of a channel point to the same thing.
+//! Measures publishers on several threads, each on a channel of its own (N12) and all on one; readers of one channel on
+//! several threads; and the cost of a pointer that all messages of a channel share.
 #![allow(missing_docs)]
 
 mod common;
@@ -18,10 +18,10 @@ use fanout::{Bus, Subscriber};
 
 const CAPACITY: usize = 256;
 
-/// Publishes between two times that a publisher empties its inbox.
+/// Number of publishes after which a publisher empties its inbox.
 const BATCH: usize = 128;
 
-/// Where the publishers publish, and how.
+/// The channels that the publishers publish to, and by which handle.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Where {
     Apart,
@@ -29,12 +29,12 @@ enum Where {
     Together,
 }
 
-/// How long publishers run before it counts, so that the system has given each a core.
+/// Time that publishers run before the measurement, so that the system has given each of them a core.
 const START: Duration = Duration::from_millis(20);
 
-/// Nanoseconds that one publish takes each of so many threads, on average over `window`.
+/// Returns the nanoseconds that one publish takes when `threads` threads publish, on average over `window`.
 ///
-/// Every publisher also reads an inbox: its own, or where all publish on one channel, one of as many.
+/// Every publisher also reads one inbox: that of its own channel, or one of the inboxes of the common channel.
 fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
     let bus: Bus<Payload> = Bus::new();
     let name = |thread: usize| match at {
@@ -56,7 +56,7 @@ fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
             scope.spawn(move || {
                 let name = name(thread);
                 let topic = bus.topic(&name);
-                // Each thread its own: a payload's counter is not what is measured here.
+                // Each thread has its own payload, whose counter must not be contended here.
                 let payload = payload();
                 while !stop.load(Ordering::Relaxed) {
                     for _ in 0..BATCH {
@@ -85,8 +85,8 @@ fn publishing(threads: usize, window: Duration, at: Where) -> f64 {
     })
 }
 
-/// Nanoseconds for each message that one thread sends to four that wait, over bare crossbeam channels, when
-/// each message carries a pointer beside its payload: to one thing for all channels, or to one for each.
+/// Returns the nanoseconds that one message takes from one thread to four that wait, over plain crossbeam channels
+/// whose messages carry a pointer beside the payload: to one allocation for all channels, or to one for each.
 fn pointing(shared: bool, messages: usize) -> f64 {
     let common: Arc<str> = Arc::from("user:42:notifications");
     let payload = payload();
@@ -118,9 +118,9 @@ fn pointing(shared: bool, messages: usize) -> f64 {
     })
 }
 
-/// Something that receivers of one channel read, each from its own queue.
+/// A queue of one receiver among several of the same channel.
 trait Read: Send {
-    /// Reads one message; whether there was one.
+    /// Reads one message; returns `true` if there was one.
     fn read(&self) -> bool;
 }
 
@@ -137,7 +137,7 @@ impl Read for Receiver<(u64, Arc<Arc<str>>)> {
     }
 }
 
-/// Nanoseconds for each of so many messages that threads read at the same time, each from its own of `readers`.
+/// Returns the nanoseconds that reading one message takes when each of `readers` is read by a thread of its own.
 fn reading(readers: &[impl Read + Sync], messages: usize) -> f64 {
     let (ready, gone) = (Barrier::new(readers.len()), AtomicU64::new(0));
     let slowest = thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn reading(readers: &[impl Read + Sync], messages: usize) -> f64 {
     slowest.unwrap_or_default().as_nanos() as f64 / messages as f64
 }
 
-/// The same for so many subscribers of one channel.
+/// Measures [`reading`] for subscribers of one channel, one on each of `threads` threads.
 fn reading_ours(threads: usize, messages: usize) -> f64 {
     let bus: Bus<u64> = Bus::new();
     let inbox = || {
@@ -172,7 +172,7 @@ fn reading_ours(threads: usize, messages: usize) -> f64 {
     reading(&inboxes, messages)
 }
 
-/// The same for as many plain channels whose messages all have a pointer to the same thing.
+/// Measures [`reading`] for plain channels, one on each thread, whose messages all point to one allocation.
 fn reading_plain(threads: usize, messages: usize) -> f64 {
     let source = Arc::new(Arc::from("game:1:events"));
     let receivers: Vec<_> = (0..threads)
@@ -217,7 +217,7 @@ fn main() {
     let mut numbers = Vec::new();
     for (what, at) in [("Topic::publish", Where::Apart), ("bus.publish(&str)", Where::ApartByName)]
     {
-        // How much more two do in the same time.
+        // The rate of two threads over the rate of one.
         let pair =
             in_turns(rounds, || 2.0 * publishing(1, window(), at), || publishing(2, window(), at));
         numbers.push(Number {

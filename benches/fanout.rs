@@ -1,6 +1,6 @@
-//! What one publish costs over a bare loop of `try_send`: N1 to N4.
+//! Compares one publish with a bare loop of `try_send`: N1 to N4.
 //!
-//! The floor (`raw`) is as many plain crossbeam channels of the same capacity that carry the payload alone.
+//! The floor (`raw`) is a plain crossbeam channel for each inbox, of the same capacity, that carries the payload alone.
 #![allow(missing_docs)]
 
 mod common;
@@ -15,30 +15,30 @@ use fanout::crossbeam_channel::{Receiver, Sender, bounded};
 use fanout::{Bus, Subscriber, Topic};
 
 const CHANNEL: &str = "user:42:notifications";
-/// So little that the queues' slots stay in a processor's cache, with a thousand inboxes too: what is measured is
-/// the work. With the default of 256, a thousand inboxes have 8 MB of slots, and 6 MB where they hold the
-/// payload alone.
+/// Small enough for the slots of a thousand inboxes to stay in a processor's cache, so that the work is measured and
+/// not the memory. With the default of 256, a thousand inboxes have 8 MB of slots, or 6 MB if they hold the payload
+/// alone.
 const CAPACITY: usize = 16;
 
 const DEFAULT_CAPACITY: usize = 256;
 
-/// Deliveries between two looks at the clock, about.
+/// Number of deliveries between two readings of the clock, roughly.
 const DELIVERIES: usize = 2_000;
 
-/// Publishes between two times that the inboxes are drained: as many as make `DELIVERIES`, and fit into them.
+/// Returns the number of publishes after which the inboxes are drained: enough for `DELIVERIES`, if they fit.
 fn batch(inboxes: usize, capacity: usize) -> usize {
     (DELIVERIES / inboxes).clamp(1, capacity / 2)
 }
 
-/// Something that sends a payload to many receivers.
+/// A way to send a payload to many receivers.
 trait Way {
     fn publish(&self, payload: Payload);
-    /// Takes all that was sent; how many that was.
+    /// Takes all that was sent; returns the number of messages.
     fn drain(&self) -> usize;
     fn inboxes(&self) -> usize;
     fn capacity(&self) -> usize;
 
-    /// Nanoseconds a publish.
+    /// Returns the nanoseconds that a publish takes.
     fn publishing(&self) -> f64 {
         let (batch, payload) = (batch(self.inboxes(), self.capacity()), payload());
         let taken = nanos(batch, || {
@@ -50,7 +50,7 @@ trait Way {
         taken
     }
 
-    /// Nanoseconds for a publish and taking what it sent.
+    /// Returns the nanoseconds that a publish takes together with receiving what it sent.
     fn publishing_and_draining(&self) -> f64 {
         let (batch, payload) = (batch(self.inboxes(), self.capacity()), payload());
         let mut drained = 0;
@@ -65,7 +65,7 @@ trait Way {
     }
 }
 
-/// What a plain channel carries.
+/// A message of a plain channel.
 trait Carried {
     fn new(payload: Payload) -> Self;
 }
@@ -76,7 +76,7 @@ impl Carried for Payload {
     }
 }
 
-/// A pointer beside the payload, as a message has one: crossbeam hands this over in memory.
+/// A payload and a pointer, as in fanout's messages: crossbeam hands it over in memory.
 type Pointed = (Payload, &'static u64);
 
 impl Carried for Pointed {
@@ -137,7 +137,7 @@ struct Ours {
     topic: Topic<Payload>,
     inboxes: Vec<Subscriber<Payload>>,
     by_name: bool,
-    /// Whether all events are read, and not messages alone.
+    /// `true` if all events are read, not messages alone.
     events: bool,
 }
 

@@ -1,5 +1,6 @@
-//! How many instructions, and simulated cache misses, the paths of the contract take: figures that a busy machine does not
-//! change. A figure that exceeds the committed one (`benches/results/instructions.md`) by more than 3 % fails.
+//! Counts the instructions and simulates the cache misses of the most important paths: figures that a busy machine
+//! does not change. A figure that exceeds the committed one (`benches/results/instructions.md`) by more than 3 %
+//! fails.
 //!
 //! Needs valgrind, and `gungraun-runner` of the version of `gungraun` in `Cargo.lock`.
 #![allow(missing_docs)]
@@ -13,25 +14,25 @@ use gungraun::{Callgrind, EventKind};
 
 type Payload = Arc<[u8]>;
 
-/// Times that each path is taken.
+/// Number of times that each path is taken.
 const TIMES: usize = 100;
 
 const CHANNEL: &str = "user:42:notifications";
 
-/// Buses that a figure is taken over where it depends on how names are hashed, which differs from bus to bus.
+/// Number of buses that a figure is taken over if it depends on the hashes of names, which differ from bus to bus.
 const BUSES: usize = 4;
 
 /// The committed figures, a row of a table for each: name, instructions, estimated cycles.
 const COMMITTED: &str = include_str!("results/instructions.md");
 
-/// By how much a figure may exceed the committed one, in percent.
+/// Percentage by which a figure may exceed the committed one.
 const ALLOWANCE: u64 = 3;
 
-/// Fails where the figures of `path` exceed the committed ones by more than `ALLOWANCE`.
+/// Returns a configuration that fails if the figures of `path` exceed the committed ones by more than `ALLOWANCE`.
 ///
 /// # Panics
 ///
-/// Where none are committed.
+/// If no figures of `path` are committed.
 fn held(path: &str) -> LibraryBenchmarkConfig {
     let row = COMMITTED
         .lines()
@@ -59,7 +60,7 @@ fn quiet(bus: &Bus<Payload>, capacity: usize) -> Subscriber<Payload> {
     bus.subscriber_builder().lifecycle_events(false).capacity(capacity).build()
 }
 
-/// A channel with so many inboxes that have room for all that is published, warm.
+/// A channel that has been warmed up, whose inboxes have room for all that is published.
 struct Fan {
     bus: Bus<Payload>,
     topic: Topic<Payload>,
@@ -87,7 +88,7 @@ fn fan(inboxes: usize) -> Fan {
     fan
 }
 
-/// The same with messages to be read.
+/// Returns a channel with one inbox that holds `TIMES` messages.
 fn filled() -> Fan {
     let fan = fan(1);
     (0..TIMES).for_each(|_| _ = fan.topic.publish(Arc::clone(&fan.payload)));
@@ -132,7 +133,7 @@ fn try_recv(fan: Fan) -> Fan {
     fan
 }
 
-/// A bus, what keeps it as it is, and names to be used once each.
+/// A bus with its subscribers, and names that are used once each.
 struct Names {
     bus: Bus<Payload>,
     subscriber: Subscriber<Payload>,
@@ -141,7 +142,7 @@ struct Names {
     _others: Vec<Subscriber<Payload>>,
 }
 
-/// Several of these.
+/// Several buses with their names.
 type Several = Vec<Names>;
 
 fn several(make: fn() -> Names) -> Several {
@@ -157,7 +158,7 @@ fn names_never_seen() -> Names {
     let bus: Bus<Payload> = Bus::new();
     let subscriber = quiet(&bus, 4 * TIMES);
     subscriber.psubscribe_many((0..10_000).map(|i| format!("user:{i}:*"))).unwrap();
-    // What is allocated for the first names is not counted.
+    // The first names allocate, which must not be counted.
     (0..TIMES).for_each(|i| _ = bus.publish(&format!("user:{i}:first"), payload()));
     let names = (0..TIMES).map(|i| format!("user:{}:{i}", i * 97)).collect();
     Names { bus, subscriber, names, payload: payload(), _others: Vec::new() }

@@ -1,4 +1,4 @@
-//! How long a message takes from the publish to a receiver on another thread (N13), parked and polling.
+//! Measures the time from a publish to a receiver on another thread (N13) that sleeps or polls.
 #![allow(missing_docs)]
 
 mod common;
@@ -16,10 +16,10 @@ use hdrhistogram::Histogram;
 
 const CAPACITY: usize = 16;
 
-/// What the receiver has last measured: nanoseconds, and 0 until it has.
+/// The receiver's last measurement in nanoseconds; 0 until there is one.
 type Answer = Arc<AtomicU64>;
 
-/// A receiver on a thread of its own, and the way to send it a moment.
+/// A receiver on a thread of its own, and a way to send it a point in time.
 struct Line {
     send: Box<dyn Fn(Instant)>,
     answer: Answer,
@@ -28,7 +28,7 @@ struct Line {
 }
 
 impl Line {
-    /// Through the engine.
+    /// Sends through the engine.
     fn ours(parks: bool) -> Self {
         let bus: Bus<Instant> = Bus::new();
         let inbox = bus
@@ -58,7 +58,7 @@ impl Line {
         })
     }
 
-    /// Through a plain crossbeam channel.
+    /// Sends through a plain crossbeam channel.
     fn raw(parks: bool) -> Self {
         let (sender, receiver) = bounded(CAPACITY);
         let send = move |moment| sender.try_send(moment).expect("there is room and a receiver");
@@ -90,7 +90,7 @@ impl Line {
         Self { send: Box::new(send), answer, parks, receiver: Some(receiver) }
     }
 
-    /// Nanoseconds that one message takes.
+    /// Returns the nanoseconds that one message takes.
     fn one_way(&self) -> u64 {
         if self.parks {
             // Long enough for the receiver to have gone to sleep.
@@ -100,7 +100,7 @@ impl Line {
         (self.send)(Instant::now());
         loop {
             match self.answer.load(Ordering::Acquire) {
-                // A parked receiver may need this very core to wake on.
+                // A sleeping receiver may need this core to wake on.
                 0 if self.parks => thread::yield_now(),
                 0 => std::hint::spin_loop(),
                 nanoseconds => return nanoseconds,
@@ -108,7 +108,7 @@ impl Line {
         }
     }
 
-    /// The median of so many messages, which are also put into `all`.
+    /// Returns the median of `messages` messages, and adds each of them to `all`.
     fn median(&self, messages: usize, all: &mut Histogram<u64>) -> f64 {
         let mut some = histogram();
         for _ in 0..messages {
@@ -119,7 +119,7 @@ impl Line {
     }
 }
 
-/// Up to a minute, to three digits.
+/// Returns a histogram of times up to a minute, to three digits.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
 }
@@ -130,7 +130,7 @@ fn tell(answer: &AtomicU64, sent: Instant) {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        // The last sender, or the bus: the receiver ends.
+        // Drops the last sender, or the bus: the receiver ends.
         self.send = Box::new(|_| ());
         if let Some(receiver) = self.receiver.take() {
             receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -1,5 +1,5 @@
-//! What patterns cost: a channel never seen and a hot one against many of them, their coming and going,
-//! and what a user would write instead.
+//! Measures patterns: a publish to a channel never seen and to a hot one with many of them on the bus, subscribing and
+//! unsubscribing them, and the code that a user would write instead.
 #![allow(missing_docs)]
 
 mod common;
@@ -24,7 +24,7 @@ use memory_stats::memory_stats;
 struct Shape {
     name: &'static str,
     pattern: fn(usize) -> String,
-    /// A channel that pattern `i` matches, different for each `n`.
+    /// Returns a channel that pattern `i` matches, a different one for each `n`.
     channel: fn(usize, usize) -> String,
 }
 
@@ -59,17 +59,17 @@ const SHAPES: [Shape; 6] = [
 
 const SIZES: [usize; 4] = [10, 1_000, 100_000, 1_000_000];
 
-/// Publishes between two draining pauses: the inbox has room for them.
+/// Number of publishes after which the inbox, which has room for them, is drained.
 const BATCH: usize = 500;
 
-/// A bus with so many patterns of a shape, all of one subscriber.
+/// A bus with many patterns of one shape, all of one subscriber.
 struct Crowd {
     bus: Bus<Payload>,
     subscriber: Subscriber<Payload>,
     shape: &'static Shape,
     size: usize,
     random: Random,
-    /// Channels made so far.
+    /// Number of channels made so far.
     made: usize,
     payload: Payload,
 }
@@ -85,7 +85,8 @@ impl Crowd {
         Self { bus, subscriber, shape, size, random: Random(7), made: 0, payload: payload() }
     }
 
-    /// Nanoseconds for a publish to a channel that was never published to, one pattern matching it.
+    /// Returns the nanoseconds that a publish takes to a channel that was never published to and that one pattern
+    /// matches.
     fn never_seen(&mut self, publishes: usize) -> f64 {
         let names: Vec<String> = (0..publishes)
             .map(|_| {
@@ -106,7 +107,7 @@ impl Crowd {
         total / publishes as f64
     }
 
-    /// Nanoseconds for the coming and going of a pattern.
+    /// Returns the nanoseconds that subscribing and unsubscribing a pattern takes.
     fn come_and_go(&mut self, times: usize) -> f64 {
         let patterns: Vec<String> =
             (0..times).map(|i| (self.shape.pattern)(self.size + i)).collect();
@@ -119,7 +120,7 @@ impl Crowd {
     }
 }
 
-/// A bus with one hot channel, its subscriber, and what drains it.
+/// A bus with one hot channel and its subscriber.
 struct Hot {
     bus: Bus<Payload>,
     inbox: Subscriber<Payload>,
@@ -168,7 +169,7 @@ fn with_criterion(criterion: &mut Criterion) {
     }
 }
 
-/// What a user would write instead: a scan over matchers, and one set of all.
+/// The code that a user would write instead: a scan over matchers, and one set of all patterns.
 fn by_hand(criterion: &mut Criterion) {
     let shape = &SHAPES[0];
     for size in SIZES.map(|size| if is_test() { size.min(100) } else { size }) {
@@ -253,7 +254,8 @@ fn under_churn(rounds: usize) -> Pair {
     Pair::of(&mut stormy, &mut calm)
 }
 
-/// Nanoseconds for a publish to each of so many channels, once, nothing matching.
+/// Returns the nanoseconds that a publish takes to a channel that nothing matches, when each channel is published to
+/// once.
 fn once_each(channels: usize) -> f64 {
     let bus: Bus<Payload> = Bus::new();
     let payload = payload();
@@ -265,7 +267,7 @@ fn once_each(channels: usize) -> f64 {
     })
 }
 
-/// Memory that no cache has, to see how long the machine takes for what is there.
+/// Memory that no cache holds, to measure how long the machine takes to read it.
 struct Memory {
     /// One cycle through all cache lines, in random order.
     lines: Vec<Line>,
@@ -289,7 +291,7 @@ impl Memory {
         Self { lines, at: 0 }
     }
 
-    /// Nanoseconds for a read that must wait for the one before it.
+    /// Returns the nanoseconds that a read takes that must wait for the one before it.
     fn read(&mut self) -> f64 {
         nanos(100, || (0..100).for_each(|_| self.at = self.lines[self.at].0 as usize))
     }
@@ -317,7 +319,7 @@ fn never_seen(name: &'static str, size: usize, reach: f64, aim: f64) -> Vec<Numb
     SHAPES.iter().map(number).collect()
 }
 
-/// What long patterns consist of.
+/// The content of long patterns.
 const LONG: [&str; 9] = ["?", "a?", "[ac]", "[^a]", "[]?", "*a", "*[ac]", "\\a", "a"];
 
 /// The length of a long pattern, in bytes of text.
@@ -355,7 +357,7 @@ fn memory_of_long_patterns() -> Vec<(&'static str, f64)> {
 /// Publishes in a row: few enough for most bursts to be over before the system takes the core away.
 const BURST: usize = 2_000;
 
-/// What publishes to names never seen take while another thread does something, in nanoseconds.
+/// The nanoseconds that publishes to names never seen take while another thread does something.
 struct Delay {
     median: f64,
     /// The slowest of [`BURST`], in half of all bursts.
@@ -419,7 +421,7 @@ fn main() {
     };
     let million = scaled(1_000_000, 1_000);
     let few = || never_seen("N7", scaled(10_000, 100), 330.0, 120.0);
-    // Before all else: what comes and goes in a process scatters what comes after it.
+    // Before all else: allocations that have come and gone in a process scatter later ones.
     let young = (!common::is_filtered()).then(|| (few(), memory_of_long_patterns()));
     let wanted = common::run(benches);
     let Some((young, memory)) = young.filter(|_| wanted) else { return };

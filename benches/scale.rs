@@ -1,4 +1,4 @@
-//! Half a million subscribers: each on a channel of its own (N9, N11), and all on one (N10).
+//! Measures half a million subscribers: each on a channel of its own (N9, N11), and all on one (N10).
 #![allow(missing_docs)]
 
 mod common;
@@ -19,7 +19,7 @@ use memory_stats::memory_stats;
 
 const CAPACITY: usize = 16;
 
-/// Publishes of one measurement, each to a channel drawn anew.
+/// Number of publishes of one measurement, each to a channel drawn at random.
 const BATCH: usize = 2_000;
 
 fn subscribers() -> usize {
@@ -30,7 +30,7 @@ fn subscriber(bus: &Bus<Payload>) -> Subscriber<Payload> {
     quiet(bus, CAPACITY).build()
 }
 
-/// Bytes that the process keeps in memory; 0 where the system does not say.
+/// Returns the bytes of memory that the process has; 0 if the system does not tell.
 fn resident() -> f64 {
     memory_stats().map_or(0.0, |memory| memory.physical_mem as f64)
 }
@@ -64,10 +64,10 @@ impl Own {
         self
     }
 
-    /// Nanoseconds a publish to a channel drawn at random.
+    /// Returns the nanoseconds that a publish to a channel drawn at random takes.
     fn publishing(&mut self, by_name: bool) -> f64 {
         let drawn = draw(&mut self.random, self.names.len());
-        // At hand, as a publisher has a name that it has just made.
+        // Copied, because a publisher that has just made a name has it in its cache.
         let names: Vec<String> = drawn.iter().map(|&at| self.names[at].clone()).collect();
         let payload = payload();
         let taken = nanos(drawn.len(), || {
@@ -86,7 +86,7 @@ impl Own {
     }
 }
 
-/// As many plain crossbeam channels.
+/// A plain crossbeam channel for each subscriber.
 struct Raw {
     senders: Vec<Sender<Payload>>,
     receivers: Vec<Receiver<Payload>>,
@@ -119,7 +119,7 @@ fn draw(random: &mut Random, below: usize) -> Vec<usize> {
     (0..BATCH).map(|_| random.below(below)).collect()
 }
 
-/// The numbers below `count` in a random order.
+/// Returns the numbers below `count` in random order.
 fn shuffled(count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     let mut random = Random(3);
@@ -129,7 +129,7 @@ fn shuffled(count: usize) -> Vec<usize> {
     order
 }
 
-/// Nanoseconds that joining and leaving one channel take, each, for so many subscribers.
+/// Returns the nanoseconds that joining one channel and leaving it take, each, with `count` subscribers.
 fn join_and_leave(count: usize) -> (f64, f64) {
     let bus: Bus<Payload> = Bus::new();
     let inboxes: Vec<_> = (0..count).map(|_| subscriber(&bus)).collect();
@@ -149,29 +149,29 @@ fn join_and_leave(count: usize) -> (f64, f64) {
     (joining, leaving)
 }
 
-/// Bytes that an idle subscriber with one channel takes, and those of a plain crossbeam channel with the same slots.
-/// The subscribers come back.
+/// Returns the bytes that an idle subscriber with one channel takes, those of a plain crossbeam channel with the same
+/// slots, and the subscribers.
 fn memory(count: usize) -> (f64, f64, Own) {
     let start = resident();
     let plain: Vec<_> = (0..count).map(|_| bounded::<Message<Payload>>(CAPACITY)).collect();
     let between = resident();
     let own = Own::new(count);
     let end = resident();
-    // What the bench keeps for itself.
+    // The memory of the bench itself.
     let names: usize = own.names.iter().map(|name| name.capacity() + size_of::<String>()).sum();
     black_box(&plain);
     let each = |bytes: f64| bytes / count as f64;
     (each(end - between - names as f64), each(between - start), own)
 }
 
-/// Publishes to random channels against as many plain ones, by name and through topics.
+/// Compares publishes to random channels, by name and through topics, with sends on plain crossbeam channels.
 fn random(own: &mut Own, raw: &mut Raw) -> [Pair; 2] {
     [true, false]
         .map(|by_name| in_turns(scaled(201, 1), || own.publishing(by_name), || raw.publishing()))
 }
 
-/// Nanoseconds a publish to one inbox, alone and while another thread publishes to a crowd without pause:
-/// medians; and how long one publish to the crowd takes, in milliseconds.
+/// Returns the nanoseconds that a publish to one inbox takes, alone and while another thread publishes to a crowd
+/// without pause (medians), and the milliseconds that one publish to the crowd takes.
 fn beside_a_crowd(count: usize, rounds: usize) -> (Pair, f64) {
     let bus: Bus<Payload> = Bus::new();
     let crowd: Vec<_> = (0..count).map(|_| subscriber(&bus)).collect();
@@ -199,7 +199,7 @@ fn beside_a_crowd(count: usize, rounds: usize) -> (Pair, f64) {
             let before = published.load(Ordering::Relaxed);
             let mut publishes = Vec::new();
             let whole = nanos(1, || {
-                // As many at least as warm the caches up.
+                // At least as many as warm the caches up.
                 while publishes.len() < 1_000
                     || round % 2 == 1 && published.load(Ordering::Relaxed) < before + 2
                 {
@@ -243,8 +243,8 @@ fn with_criterion(criterion: &mut Criterion) {
 
 fn main() {
     let count = subscribers();
-    // First of all, while the allocator has nothing to give again: what comes and goes in a process scatters what
-    // comes after it.
+    // First of all, while the allocator has no freed memory: allocations that have come and gone in a process scatter
+    // later ones.
     let young = (!common::is_filtered()).then(|| {
         let (ours, plain, own) = memory(count);
         (ours, plain, random(&mut own.with_topics(), &mut Raw::new(count)))

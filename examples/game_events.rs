@@ -25,7 +25,7 @@ use fanout::{Bus, Subscriber};
 
 const GOAL: u32 = 20;
 
-/// How long a referee waits for a roll before it calls the game off.
+/// Time that a referee waits for a roll before it calls the game off.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Plays some games of dice at once and prints what each player and a spectator saw.
@@ -60,7 +60,7 @@ impl fmt::Display for GameEvent {
     }
 }
 
-/// What somebody saw of a game, in the order it came.
+/// The events of a game that somebody saw, in the order in which they arrived.
 type Log = Vec<GameEvent>;
 
 fn main() -> ExitCode {
@@ -117,7 +117,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
         let outcomes: Vec<_> =
             referees.into_iter().map(|(channel, referee)| (channel, referee.join())).collect();
-        // Whatever came of the games: everybody else reads on until the bus is closed, and then drains.
+        // Even if a game failed: everybody else reads on until the bus is closed, and then drains.
         bus.close();
 
         let mut seen_by_referee: HashMap<&str, Log> = HashMap::new();
@@ -218,7 +218,7 @@ impl Die {
     }
 }
 
-/// What somebody missed, by the inbox's own account or by the referee's log.
+/// Returns a report of what somebody missed, by the inbox's own account or by the referee's log.
 #[derive(Default)]
 struct Audit(Vec<String>);
 

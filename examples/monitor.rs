@@ -11,7 +11,7 @@
 //! printf 'sensors/attic/temp 31\n' | cargo run -q --example monitor -- --glob 'sensors/**/{temp,hum}'
 //! ```
 //!
-//! What happened to which package, from a Debian system's log, whose lines begin with a date and a time:
+//! With the log of a Debian system's package manager, whose lines begin with a date and a time:
 //!
 //! ```text
 //! sed -E 's/^(\S+) (\S+) (\S+) (\S+) /dpkg:\3:\4 \1T\2 /' /var/log/dpkg.log |
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Err(error) => fail(&error.to_string()),
     };
     let Summary { lines, malformed, matched, printed } = monitor.summary;
-    // Where it cannot be written there is nobody to tell.
+    // If it cannot be written there is nobody to tell.
     let _ = report(format_args!(
         "{lines} lines, {malformed} malformed, {matched} matched, {printed} messages printed"
     ));
@@ -81,9 +81,9 @@ struct Monitor {
 struct Summary {
     lines: u64,
     malformed: u64,
-    /// Lines whose channel matched a pattern.
+    /// Number of lines whose channel matched a pattern.
     matched: u64,
-    /// One for each matching pattern of each line.
+    /// Number of messages: one for each matching pattern of each line.
     printed: u64,
 }
 
@@ -141,7 +141,7 @@ impl Monitor {
     }
 }
 
-/// Channel and payload of a line, or what is wrong with it.
+/// Returns the channel and the payload of a line, or what is wrong with it.
 fn parse(line: &[u8]) -> Result<(&str, &str), &'static str> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -30,10 +30,10 @@ use hdrhistogram::Histogram;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-/// What one user's inbox holds before it drops its oldest notification.
+/// Number of notifications that a user's inbox holds before it drops the oldest.
 const INBOX_CAPACITY: usize = 16;
 
-/// The monitor gets what all users get together: room for a second or so of it.
+/// Capacity of the monitor, which gets what all users get together: enough for about a second.
 const MONITOR_CAPACITY: usize = 65_536;
 
 /// Every notification is for its user and for the monitor.
@@ -138,7 +138,7 @@ fn channel_of(user: u32, name: &mut String) {
 
 // ---- users, and how their worker learns of mail --------------------------------------------------
 
-/// A user's inbox, and what finds its reader.
+/// A user's inbox, and the flag that wakes its worker.
 ///
 /// A worker cannot block on 250,000 inboxes, and sweeping them takes milliseconds. A server has the
 /// answer already: each user is a connection with a task, and mail wakes the task. `woken` and the
@@ -148,7 +148,7 @@ fn channel_of(user: u32, name: &mut String) {
 struct Mailbox {
     inbox: Subscriber,
     woken: AtomicBool,
-    /// For the audit: what was published to this user.
+    /// Number of messages published to this user, for the audit.
     sent: AtomicU64,
 }
 
@@ -175,7 +175,7 @@ impl Mailbox {
 
 // ---- the threads ---------------------------------------------------------------------------------
 
-/// What all threads of a run share.
+/// State that all threads of a run share.
 struct Run<'a> {
     bus: &'a Bus,
     mailboxes: &'a [Mailbox],
@@ -189,16 +189,16 @@ impl Run<'_> {
     }
 }
 
-/// What a publisher did.
+/// The account of one publisher.
 struct Sent {
     count: u64,
     matched: u64,
     delivered: u64,
     dropped: u64,
-    /// Of the publish alone. It wakes the monitor's thread where that sleeps, a system call that costs
-    /// more than the rest.
+    /// Times of the publish alone. If the monitor's thread sleeps the publish wakes it, a system call that costs more
+    /// than the rest.
     publish: Histogram<u64>,
-    /// How far behind its schedule each publish began.
+    /// Times by which each publish began behind its schedule.
     late: Histogram<u64>,
     finished: Instant,
 }
@@ -250,7 +250,7 @@ fn publish(run: &Run<'_>, args: &Args, first: u64, queues: &[Sender<u32>]) -> Se
     sent
 }
 
-/// When message `number` is due, at `rate` a second.
+/// Returns the time after the start at which message `number` is due, at `rate` messages a second.
 fn nth(number: u64, rate: u32) -> Duration {
     let rate = u64::from(rate);
     let (whole, rest) = (number / rate, number % rate);
@@ -258,7 +258,7 @@ fn nth(number: u64, rate: u32) -> Duration {
 }
 
 fn wait_until(due: Instant) {
-    // How late the operating system may wake a sleeper.
+    // The operating system may wake a sleeper late by this much.
     const SLACK: Duration = Duration::from_micros(200);
     loop {
         let left = due.saturating_duration_since(Instant::now());
@@ -273,7 +273,7 @@ fn wait_until(due: Instant) {
     }
 }
 
-/// What a reader saw: a worker, or the monitor.
+/// The account of one reader: a worker, or the monitor.
 struct Seen {
     count: u64,
     follows: u64,
@@ -281,7 +281,7 @@ struct Seen {
     comments: u64,
     /// Payloads that did not parse, or were for another channel's user.
     bad: u64,
-    /// From just before the notification was encoded until it is parsed.
+    /// Times from just before a notification was encoded until it was parsed.
     latency: Histogram<u64>,
 }
 
@@ -468,7 +468,7 @@ fn join_all(bus: &Bus, users: u32) -> Result<Vec<Mailbox>, Box<dyn Error>> {
     Ok(mailboxes)
 }
 
-/// A bar on stderr; where that is no terminal, none.
+/// Returns a progress bar on stderr; it is hidden if that is no terminal.
 fn progress(what: &'static str, total: u64) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg:>10} {wide_bar} {human_pos}/{human_len} {eta:>4}")
@@ -476,7 +476,7 @@ fn progress(what: &'static str, total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style).with_message(what)
 }
 
-/// A thread's result; its panic goes on in this one.
+/// Returns a thread's result; its panic continues in this thread.
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -489,12 +489,12 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// For nanoseconds up to a minute, to three digits.
+/// Returns a histogram of nanoseconds up to a minute, to three digits.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds")
 }
 
-/// Linux tells; elsewhere there is no such file.
+/// Returns the bytes of memory that the process has, on Linux; elsewhere there is no such file.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -504,7 +504,7 @@ fn resident_bytes() -> Option<u64> {
 
 // ---- the report ----------------------------------------------------------------------------------
 
-/// What came out of a run, at rest: the threads have ended, nothing has been dropped yet.
+/// The outcome of a run at rest: the threads have ended, nothing has been dropped yet.
 struct Outcome<'a> {
     args: &'a Args,
     joining: Duration,
@@ -603,7 +603,7 @@ impl Report {
         report
     }
 
-    /// What does not add up: every message that a receipt speaks of was read, or is told as missed.
+    /// Returns what does not add up: every message that a receipt counts was read, or is reported as missed.
     fn audit(&self, outcome: &Outcome<'_>) -> Vec<String> {
         let mut imbalances = Vec::new();
         let mut check = |what: &str, is: u64, should_be: u64| {
@@ -631,7 +631,7 @@ impl Report {
         check("stats().channels", stats.channels as u64, self.users.into());
         check("stats().subscribers", stats.subscribers as u64, self.users.into());
 
-        // The sums may agree while two users' books are wrong in opposite ways: so each for itself.
+        // Each user by itself, because sums agree if two users' books are wrong in opposite ways.
         let mut received = 0;
         let mut wrong = (0..).zip(outcome.mailboxes).filter_map(|(user, mailbox)| {
             let (info, sent) = (mailbox.inbox.info(), mailbox.sent.load(Ordering::Relaxed));
@@ -698,7 +698,7 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Three digits or so: what a clock and a histogram of that precision can tell.
+/// Formats about three digits, the precision of the clock and the histogram.
 fn micros(micros: f64) -> String {
     let decimals = match micros {
         ..10.0 => 2,

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not `eprintln!`, which panics where nobody reads stderr any more.
+            // Not `eprintln!`, which panics if nobody reads stderr any more.
             let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
@@ -101,7 +101,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Why the loop ended.
+/// The reason why the loop ended.
 enum End {
     Unsubscribed,
     Closed(Option<CloseReason>),
@@ -163,14 +163,14 @@ fn unsubscribe_later(inbox: &Subscriber, forever: bool, has_ended: &Receiver<()>
     }
 }
 
-/// Publishes until nobody listens, and tells how many messages entered the inbox.
+/// Publishes until nobody listens; returns the number of messages that entered the inbox.
 fn publish(bus: &Bus) -> u64 {
     let mut delivered = 0;
     for number in 0_u64.. {
         let order = format!("orders:{}", ["eu", "us"][number as usize % 2]);
         let (channel, payload): (&str, Arc<str>) = match number % 10 {
             3 => (CHANNEL, Arc::from(r#"{"type":"alert","text":"stock is low"}"#)),
-            // What the real world sends: cut short, of an unknown type, with a wrong field, empty.
+            // Payloads of the real world: cut short, of an unknown type, with a wrong field, empty.
             5 => (&order, Arc::from(r#"{"type":"order","cents":"#)),
             6 => (CHANNEL, Arc::from(r#"{"type":"gossip"}"#)),
             7 => (&order, Arc::from(r#"{"type":"order","cents":-1}"#)),
@@ -187,7 +187,7 @@ fn publish(bus: &Bus) -> u64 {
     delivered
 }
 
-/// What came.
+/// The account of what was received.
 #[derive(Default)]
 struct Tally {
     orders: u64,

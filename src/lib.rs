@@ -1,15 +1,14 @@
 //! An embeddable, in-process publish/subscribe engine: Redis Pub/Sub's model (channels, glob patterns,
 //! lifecycle events, fire and forget) at the cost of a function call.
 //!
-//! - Publishing fans out without allocating, and without a lock that another channel's publish takes (a
-//!   pattern that matches both apart, whose subscribers both publish to).
-//! - A slow subscriber loses its own messages, and is told; or publishers wait for it, if it asked for that, when
-//!   all others have got theirs.
-//! - A publish to a channel in use does not feel how many patterns are on the bus.
-//! - Every inbox sees the messages of a channel in the same order.
-//! - No lock is held while user code runs.
-//! - It opens no socket, writes no file, and persists nothing: what is published while nobody listens
-//!   is gone.
+//! - A publish to a channel in use allocates nothing, however many receivers it has, and costs the same
+//!   however many patterns are on the bus.
+//! - A slow subscriber delays nobody. It loses messages of its own, is told how many, or asks publishers to
+//!   wait for it when all others have been served.
+//! - All inboxes get the messages of a channel in the same order.
+//! - No lock is held while user code runs, except a payload's `Clone`.
+//! - It opens no socket, writes no file, and stores nothing: what is published while nobody listens is
+//!   gone.
 //!
 //! ```
 //! use fanout::{Bus, Event};
@@ -29,41 +28,62 @@
 //!
 //! # The parts
 //!
-//! A [`Bus`] is a handle to the engine, cloned freely. A [`Subscriber`] is a set of channels and
-//! patterns that feed one bounded inbox; what it yields is an [`Event`]. A [`Topic`] is a publisher's
-//! handle to one channel. A [`Receipt`] tells what a publish did.
+//! A [`Bus`] is a handle to the engine; clone it freely. A [`Subscriber`] is a set of channels and patterns
+//! that feed one bounded inbox, and yields [`Event`]s. A [`Topic`] is a publisher's handle to one channel,
+//! resolved once. A [`Receipt`] tells what a publish did.
 //!
-//! The payload is any `P: Clone + Send + 'static`, `Arc<str>` where nothing else is said. It is cloned
-//! for every receiver but the last, so it should be cheap to clone: an `Arc`, a `Bytes`, a small event.
+//! A payload is any `P: Clone + Send + 'static`, by default `Arc<str>`. It is cloned for every receiver but
+//! the last, so it should be cheap to clone: an `Arc`, a `Bytes`, a small event.
+//!
+//! A handler can run on a thread of its own ([`Subscriber::spawn`]):
+//!
+//! ```
+//! use fanout::{Bus, Event};
+//!
+//! #[derive(Clone)]
+//! struct Move(&'static str);
+//!
+//! let bus: Bus<Move> = Bus::new();
+//! let referee = bus.psubscribe("game:*:moves")?.spawn("referee", |event| match event {
+//!     Event::PMessage(message) => println!("{}: {}", message.channel(), message.payload.0),
+//!     Event::Lagged { missed } => eprintln!("{missed} moves were lost"),
+//!     _ => {} // subscribed, unsubscribed
+//! });
+//! bus.topic("game:7:moves").publish(Move("e4"));
+//! drop(bus); // the last handle: the bus closes, the referee drains its inbox and ends
+//! referee.join().unwrap();
+//! # Ok::<(), fanout::SubscribeError>(())
+//! ```
 //!
 //! # Patterns
 //!
-//! [`Bus::psubscribe`] takes a [`Pattern`] of either of two dialects. A string is a *Redis glob*,
-//! matched exactly as redis-server does: over bytes, `*` any run of them, `?` one, `[...]` one of a
-//! class, `\x` the byte `x`; no byte is a separator. [`Pattern::glob`] makes a *shell glob*, read by the
-//! crate `globset`, with `/` between levels.
+//! [`Bus::psubscribe`] takes a [`Pattern`] of one of two dialects. A string is a *Redis glob*, which matches
+//! exactly what it matches in redis-server: `*` is any run of bytes, `?` one byte, `[...]` one byte of a class,
+//! `\x` the byte `x`; no byte is a separator. [`Pattern::glob`] makes a *shell glob*, read by the crate `globset`,
+//! with `/` between levels.
 //!
-//! A message that came by a pattern is an [`Event::PMessage`], and says which. A subscriber gets a
-//! message once for each of its subscriptions that match: first by the channel itself, then by its
-//! patterns in the order it subscribed them; once in all with [`SubscriberBuilder::dedupe`].
+//! A message that came by a pattern is an [`Event::PMessage`], and names the pattern. A subscriber gets a
+//! message once for each of its subscriptions that match: first for the channel itself, then for its
+//! patterns in the order it subscribed them. With [`SubscriberBuilder::dedupe`] it gets the first of these
+//! alone. More in [`docs::patterns`], and for users of Redis in [`docs::redis`].
 //!
 //! # Ordering
 //!
-//! Messages of one publisher thread arrive in its order. All inboxes that get two messages of one
-//! channel get them in the same order, whichever threads published them: a publish has the channel's
-//! *turn* while it fans out, and a publisher waits for its channel's turn, never for a subscriber to
-//! read. [`Overflow::Block`] gives up the second promise for inboxes that were full, and keeps the
-//! first. Nothing is promised across channels of different publishers, or among clones of a subscriber.
-//!
-//! When `publish` returns, what it delivered can be read, and publishing happens-before receiving. A
-//! subscription is live when `subscribe` returns; a publish that begins after `unsubscribe` has returned
-//! does not reach it.
+//! - The messages of one publisher thread arrive in its order.
+//! - All inboxes that get two messages of one channel get them in the same order, whichever threads published
+//!   them. A publish has its channel's *turn* while it delivers. A publisher may wait for that turn, but not for a
+//!   subscriber to read.
+//! - [`Overflow::Block`] keeps the first promise and gives up the second for inboxes that were full.
+//! - Nothing is promised across channels of different publishers, or among clones of a subscriber.
+//! - A subscription is live when `subscribe` returns. A publish that begins after `unsubscribe` has returned does
+//!   not reach it.
+//! - When `publish` returns, what it delivered can be read. Publishing happens-before receiving.
 //!
 //! # Slow subscribers
 //!
-//! An inbox has room for as many messages as was asked, and its own [`Overflow`] policy decides what
-//! happens when it is full: lose the oldest, lose the newest, end the subscriber, or make the publisher
-//! wait, after all others have been served.
+//! An inbox has a capacity, and an [`Overflow`] policy that decides what happens when it is full: it loses its
+//! oldest message, loses the new one, ends its subscriber, or makes the publisher wait after all others have
+//! been served. No loss is silent:
 //!
 //! ```
 //! use fanout::{Bus, Event};
@@ -78,52 +98,62 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The books balance, at rest, for every inbox: of the messages that matched,
-//! `matched == received + missed + depth` (see [`SubscriberInfo`]); for every publish
-//! `matched == delivered + dropped` (see [`Receipt`]); and for the bus, over all time,
-//! `matched == received + missed + discarded + queued` (see [`Stats`]).
+//! At rest the books balance: for every publish `matched == delivered + dropped` (see [`Receipt`]), and for every
+//! inbox `matched == received + missed + depth` (see [`SubscriberInfo`]). More in [`docs::slow_subscribers`].
 //!
 //! # Closing
 //!
-//! [`Bus::close`], or dropping the last `Bus` and `Topic`, closes the bus: publishing matches nothing,
-//! and each subscriber drains what it has and then gets `Closed`, for good. A subscriber does not keep a
-//! bus open; a handler that owns a `Bus` does, which is what [`WeakBus`] is for. The last clone of a
-//! subscriber dropped unsubscribes it everywhere, and what nobody holds any more is pruned.
+//! [`Bus::close`] closes the bus, and so does dropping the last `Bus` and `Topic`. A publish then matches nothing,
+//! and each subscriber drains what it has and gets `Closed`, for good. A subscriber does not keep a bus open. A
+//! handler that owns a `Bus` does: let it own a [`WeakBus`]. When the last clone of a subscriber is dropped, it is
+//! unsubscribed everywhere, and what nobody holds any more is removed.
+//!
+//! A [`Listener`] ends when its bus or subscriber is closed and drained. [`Listener::drain`] ends it alone: it
+//! unsubscribes and handles what is queued. [`Listener::stop`], and dropping the listener, end it without that.
+//! A subscriber that has unsubscribed from everything is still open, and may subscribe again.
 //!
 //! # Re-entrancy
 //!
-//! User code runs outside every lock and turn: handlers, closures, conversions, and the `Drop` of
-//! payloads. It may publish, subscribe, unsubscribe, drop subscribers and close the bus, from anywhere.
-//! The one exception is a payload's `Clone`, which runs in the turn of the channel: a call from it that can wait (any on
-//! a bus, a receive that finds nothing, the `join` of a [`Listener`]) panics with a message that says so, and never
-//! deadlocks. (Dropping a subscriber, a topic or a bus there is allowed; the subscriber is unsubscribed when the publish
-//! has ended.) Waiting there by other means, as on [`Subscriber::receiver`], holds up the channel. A panic in user code
-//! harms that call alone.
+//! Handlers, closures, conversions and the `Drop` of payloads run outside every lock and turn. They may publish,
+//! subscribe, unsubscribe, drop subscribers and close the bus, from anywhere. A panic in them harms that call
+//! alone.
+//!
+//! The one exception is a payload's `Clone`, which runs in the turn of the channel. A call from it that can wait
+//! (any call on a bus, a receive that finds nothing, [`Listener::join`]) panics with a message that says so, and
+//! never deadlocks. It may drop a subscriber, a topic or a bus; the subscriber is unsubscribed when the publish
+//! has ended. If it waits by other means, as on [`Subscriber::receiver`], it holds up the channel.
 //!
 //! # Complexity
 //!
 //! | what | cost |
 //! | --- | --- |
-//! | publish | linear in the messages delivered, plus a hash of the name unless by a [`Topic`] |
-//! | publish to a name not seen of late | matching once: by the name's length and the patterns that match, see below |
-//! | subscribe, unsubscribe (a channel) | O(1), O(log n) in the channel's subscribers |
-//! | psubscribe, punsubscribe | linear in the pattern's length, and in patterns of the same meaning |
-//! | memory of an inbox | capacity × message, taken when the subscriber is made |
+//! | publish | linear in the messages delivered; by name, also a hash of the name |
+//! | publish to a name not seen recently | in addition one match against all patterns |
+//! | subscribe to a channel, unsubscribe | O(1), O(log n) in the channel's subscribers |
+//! | psubscribe, punsubscribe | linear in the pattern's length, and in the number of equivalent patterns |
+//! | memory of an inbox | capacity × message, allocated when the subscriber is made |
 //!
-//! A publish does not allocate when its channel has a subscriber or a [`Topic`], or was published to
-//! recently, and no new pattern that could match has been added since; otherwise a few times, for the
-//! channel's entry and for each pattern that matches. Names recently published to are remembered
-//! within 2 MiB for each bus, or 32 KiB for each of its stripes where that is more (see
+//! A publish allocates nothing if its channel has a subscriber or a [`Topic`], or was published to recently, and
+//! no new pattern that could match has been subscribed since its last publish. Otherwise, and when a name is
+//! published to for the first time, it may allocate a few times: for the channel's entry and for each pattern
+//! that matches, never for each receiver. (Conversion into the payload and its `Clone` are apart.) Names published
+//! recently are remembered within 2 MiB for each bus, or 32 KiB for each of its stripes if that is more (see
 //! [`BusBuilder::stripes`]).
 //!
-//! Patterns lie in a trie, by their literal runs, and one channel is matched against all of them at
-//! once. In the worst case that is polynomial: the size of the patterns times the length of the name. No
-//! pattern makes it exponential, and none overflows the stack.
+//! One channel is matched against all patterns at once, in time polynomial at worst: the size of the patterns times
+//! the length of the name. No pattern makes it exponential, and none overflows the stack. Figures are in
+//! [`docs::performance`]; many subscribers on few threads are the subject of [`docs::many_inboxes`].
 //!
 //! # Limits
 //!
-//! By default a bus bounds nothing but inboxes. [`Limits`] bounds the length of subscribed names and
-//! patterns, the subscriptions of a subscriber, and the subscribers, channels and patterns of the bus.
+//! By default a bus bounds nothing but inboxes. [`Limits`] bounds the length of subscribed names and patterns, the
+//! subscriptions of a subscriber, and the subscribers, channels and patterns of the bus. Past a limit a subscribe
+//! is a [`SubscribeError`], and nothing has changed.
+//!
+//! # Cargo features
+//!
+//! - `glob` (default): shell globs, [`Pattern::glob`]. It carries the crate `globset`, which takes 21 of the 28
+//!   seconds of a first build.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
@@ -131,6 +161,8 @@
 #![warn(unreachable_pub)]
 
 mod bus;
+#[cfg(any(doc, doctest))]
+pub mod docs;
 mod engine;
 mod error;
 mod event;
@@ -164,7 +196,7 @@ pub use subscriber::{
 };
 pub use topic::Topic;
 
-/// What the fuzz targets need to see of the inside.
+/// Internals that the fuzz targets check.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 #[allow(missing_docs)]
@@ -172,7 +204,7 @@ pub mod fuzzing {
     pub use crate::trie::fuzzing::{finds_glob, matches};
 }
 
-/// The Rust in the README, compiled and run.
-#[cfg(all(doctest, feature = "glob"))]
+/// Compiles and runs the Rust in the README.
+#[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! What the benches share: measuring in turns, and tables of the numbers to reach.
+//! Code that the benches share: measuring in turns, and tables of figures with their goals.
 #![allow(dead_code, missing_docs)]
 
 use std::sync::Arc;
@@ -14,27 +14,27 @@ pub fn payload() -> Payload {
     Arc::from(&b"ada follows you"[..])
 }
 
-/// For a subscriber whose inbox holds messages and nothing else.
+/// Returns a builder of a subscriber whose inbox holds messages and nothing else.
 pub fn quiet(bus: &Bus<Payload>, capacity: usize) -> SubscriberBuilder<Payload> {
     bus.subscriber_builder().capacity(capacity).lifecycle_events(false)
 }
 
-/// Whether this run only tries out that everything works (`cargo bench -- --test`).
+/// `true` if this run only tests that everything works (`cargo bench -- --test`).
 pub fn is_test() -> bool {
     std::env::args().any(|arg| arg == "--test")
 }
 
-/// Whether benches were chosen by name, so that the tables at the end are not asked for.
+/// `true` if benches were chosen by name, so that the tables at the end are not wanted.
 pub fn is_filtered() -> bool {
     std::env::args().skip(1).any(|arg| !arg.starts_with('-') || arg == "--list")
 }
 
-/// `full` in a real run, `tried` where it is only tried out.
+/// Returns `full` in a real run, `tried` in a run that only tests.
 pub fn scaled(full: usize, tried: usize) -> usize {
     if is_test() { tried } else { full }
 }
 
-/// Runs a file's benches. Whether the tables that follow them are asked for.
+/// Runs a file's benches. Returns `true` if the tables that follow them are wanted.
 pub fn run(benches: impl FnOnce(&mut Criterion)) -> bool {
     // Short measurements: the benches have many points, and compare medians.
     let mut criterion = Criterion::default()
@@ -48,7 +48,7 @@ pub fn run(benches: impl FnOnce(&mut Criterion)) -> bool {
     !is_filtered()
 }
 
-/// Has criterion measure `one`, which does `batch` operations and returns nanoseconds for each of them.
+/// Makes criterion measure `one`, which does `batch` operations and returns the nanoseconds of each.
 pub fn iterate(bencher: &mut Bencher<'_>, batch: usize, mut one: impl FnMut() -> f64) {
     bencher.iter_custom(|iterations| {
         let batches = (iterations as usize).div_ceil(batch);
@@ -57,7 +57,7 @@ pub fn iterate(bencher: &mut Bencher<'_>, batch: usize, mut one: impl FnMut() ->
     });
 }
 
-/// The time of one call of `work`, for each of `operations` in it, in nanoseconds.
+/// Calls `work` once, and returns the nanoseconds of each of the `operations` in it.
 pub fn nanos(operations: usize, work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
@@ -69,8 +69,8 @@ pub fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Medians of what two ways take in turns, and of their ratio and difference round by round, so that a
-/// machine whose speed drifts drifts under both.
+/// Medians of the times of two ways that were measured in turns, and of their ratio and difference round by round. A
+/// drift of the machine's speed affects both alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     pub ours: f64,
@@ -80,7 +80,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Of what two ways took that could not be measured in turns.
+    /// Compares the times of two ways that could not be measured in turns.
     pub fn of(ours: &mut [f64], floor: &mut [f64]) -> Self {
         let (ours, floor) = (median(ours), median(floor));
         Self { ours, floor, ratio: ours / floor, difference: ours - floor }
@@ -119,7 +119,7 @@ pub fn in_turns(
     }
 }
 
-/// Which way a figure is to go.
+/// The direction in which a figure is better.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Less,
@@ -135,7 +135,7 @@ impl Better {
     }
 }
 
-/// One number that the project set out to reach.
+/// A figure with its goals.
 pub struct Number {
     pub name: &'static str,
     pub what: String,
@@ -144,11 +144,11 @@ pub struct Number {
     pub aim: f64,
     pub unit: &'static str,
     pub better: Better,
-    /// What it was measured against, in words.
+    /// The other side of the comparison, in words.
     pub against: String,
 }
 
-/// A table whose columns from `figures` on hold figures.
+/// Returns a table whose columns from `figures` on hold figures.
 pub fn table<const N: usize>(header: [&str; N], figures: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
@@ -159,7 +159,7 @@ pub fn table<const N: usize>(header: [&str; N], figures: usize) -> Table {
     table
 }
 
-/// Prints the numbers with what was to be reached and what is aimed for beside each.
+/// Prints each figure beside its goals.
 pub fn print_numbers(title: &str, numbers: &[Number]) {
     let mut table = table(["", "what", "measured", "reach", "aim", "", "against"], 2);
     for number in numbers {

@@ -1,18 +1,18 @@
-//! A look at what the compiler made of the hot path.
+//! Checks what the compiler inlined on the hot path.
 
 use std::error::Error;
 use std::{env, fs};
 
 use object::{Object, ObjectSymbol};
 
-/// crossbeam's inner functions of one delivery. Each is called by its `try_send` or `try_recv`, and is inlined
-/// there as long as it has no other caller; one use of `send`, `recv` or `select!` on the same channel
-/// anywhere, and all deliveries take half as long again.
+/// crossbeam's inner functions of one delivery. Each is called by `try_send` or `try_recv`, and is inlined there as
+/// long as it has no other caller. One use of `send`, `recv` or `select!` on the same channel type anywhere ends that,
+/// and all deliveries then take half as long again.
 const HOT: [&str; 4] = ["start_send", "start_recv", "write", "read"];
 
-/// Panics where one of crossbeam's hot functions is a function of its own in this program.
+/// Panics if one of crossbeam's hot functions is a function of its own in this program.
 ///
-/// A program that has no symbols is not looked at, which is said.
+/// Prints a note if the program has no symbols.
 pub fn check() {
     match left() {
         Ok(left) if left.is_empty() => {
@@ -23,7 +23,7 @@ pub fn check() {
     }
 }
 
-/// Those of `HOT` that are functions of their own.
+/// Returns those of `HOT` that are functions of their own.
 fn left() -> Result<Vec<String>, Box<dyn Error>> {
     let program = fs::read(env::current_exe()?)?;
     let program = object::File::parse(&*program)?;

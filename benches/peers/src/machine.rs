@@ -1,4 +1,4 @@
-//! Where and when the figures were taken, and with which versions.
+//! The machine and the day of the figures, and the versions of all contenders.
 
 use std::thread;
 
@@ -25,7 +25,7 @@ const CRATES: [&str; 11] = [
 
 pub struct Machine {
     pub date: String,
-    /// What, and what it is.
+    /// Names of facts, and the facts.
     pub facts: Vec<(&'static str, String)>,
 }
 
@@ -70,7 +70,7 @@ impl Machine {
     }
 }
 
-/// By the lock file, in which a version follows its name.
+/// Returns the version of a crate by the lock file, in which a version follows its name.
 fn version_of(name: &str) -> &'static str {
     let named = format!("name = \"{name}\"");
     LOCK.lines()

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release                       # some minutes; writes benches/results/peers.md and peers.svg
-//! cargo run --release -- --quick            # some seconds: whether everything works; writes nothing
+//! cargo run --release -- --quick            # some seconds, to test that everything works; writes nothing
 //! cargo run --release -- --only slow        # one shape; writes nothing, unless --out says where
 //! ```
 
@@ -60,7 +60,7 @@ impl Args {
         self.only.is_empty() || self.only.contains(&shape)
     }
 
-    /// What is not the whole does not replace the results that are kept.
+    /// A partial run must not replace the results that are kept.
     fn out(&self) -> Option<PathBuf> {
         let kept = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../results");
         let whole = !self.quick && self.only.is_empty();

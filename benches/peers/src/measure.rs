@@ -16,7 +16,7 @@ pub type Sampler<'a> = Box<dyn FnMut() -> Result<Sample> + 'a>;
 /// Something that takes part in a shape, or says in two words why it does not.
 pub struct Contender<'a> {
     pub name: &'static str,
-    /// What a full queue means for the publisher and the receiver.
+    /// The meaning of a full queue for the publisher and the receiver.
     pub when_full: &'static str,
     pub sampler: Result<Sampler<'a>, String>,
     /// The contender that it is compared with.
@@ -46,7 +46,7 @@ pub struct Figure {
     pub ratio: f64,
 }
 
-/// What came of a contender.
+/// The outcome of a contender.
 #[derive(Clone)]
 pub struct Line {
     pub name: &'static str,

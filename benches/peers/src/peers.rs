@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-/// What all of them carry. It is cloned for each publish, as an application would that keeps its own.
+/// The payload of all contenders, cloned for each publish as by an application that keeps its own.
 pub type Payload = Arc<[u8]>;
 
 /// Bytes of a payload.
@@ -33,17 +33,17 @@ pub trait Publish: Send {
     }
 }
 
-/// What a receiver finds.
+/// The result of a receive.
 pub enum Got {
     Message(Payload),
-    /// So many messages were lost, as the receiver is told.
+    /// The number of messages that were lost, as the receiver is told.
     Lost(u64),
     /// There is no message, and for [`Receive::recv`]: there will be none.
     Nothing,
 }
 
 impl Got {
-    /// What a receiver that is told of no losses finds.
+    /// The result of a receive by a receiver that is told of no losses.
     pub fn of<E>(received: Result<Payload, E>) -> Self {
         received.map_or(Self::Nothing, Self::Message)
     }
@@ -64,7 +64,7 @@ pub trait Peer: Sync {
 
     fn name(&self) -> &'static str;
 
-    /// What a full queue means.
+    /// Returns what a full queue means.
     fn when_full(&self) -> WhenFull;
 
     /// A new channel; each receiver, or the ring they share, has room for `capacity` messages.
@@ -75,7 +75,7 @@ pub trait Peer: Sync {
     ) -> Result<(Self::Publisher, Vec<Self::Receiver>)>;
 }
 
-/// What a full queue means for who publishes and who receives.
+/// The meaning of a full queue for the publisher and the receiver.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
     /// The receiver loses its oldest messages, and is told.
@@ -98,7 +98,7 @@ impl WhenFull {
         }
     }
 
-    /// Whether the receivers are told of every loss, so that what they read and what they are told must
+    /// `true` if the receivers are told of every loss, so that what they read and what they are told must
     /// add up to what was published.
     pub fn is_told(self) -> bool {
         self != Self::LosesNewest

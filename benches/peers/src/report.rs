@@ -18,7 +18,7 @@ const LEVEL: f64 = 0.1;
 #[derive(Default)]
 pub struct Grid {
     pub receivers: Vec<usize>,
-    /// For each number of receivers all contenders, in the same order.
+    /// Lines of all contenders for each number of receivers, in the same order.
     pub lines: Vec<Vec<Line>>,
 }
 
@@ -45,12 +45,12 @@ pub struct Report {
     pub polled: Option<Grid>,
     pub threads: Option<Grid>,
     pub channels: Option<Vec<Line>>,
-    /// By the form of the patterns.
+    /// Lines by the form of the patterns.
     pub patterns: Option<Vec<(&'static str, Vec<Line>)>>,
     pub slow: Option<Vec<SlowLine>>,
 }
 
-/// A table with its heading and what its columns mean.
+/// A table with its heading and the meaning of its columns.
 struct Section {
     title: String,
     text: String,
@@ -82,7 +82,7 @@ impl Report {
         }
     }
 
-    /// For a terminal.
+    /// Returns the report for a terminal.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (what, is) in &self.machine.facts {
@@ -117,8 +117,8 @@ impl Report {
 All contenders of a shape run in one process and in turns, over several rounds after one to warm up. A cell
 shows the median over the rounds and, in parentheses, the median of the round-by-round ratios to the `fanout`
 that has 1.00× in its column: below 1 the peer is faster. The payload is an `Arc<[u8]>` of {PAYLOAD} bytes, cloned
-for each publish. Every queue or ring has room for {CAPACITY} messages, where nothing else is said. What arrives is
-counted: unless the table shows a loss, every message arrived, or the run would have failed.
+for each publish. Every queue or ring has room for {CAPACITY} messages, unless stated otherwise. The messages that
+arrive are counted: unless the table shows a loss, every message arrived, or the run would have failed.
 
 - *full queue* says what happens when a receiver does not keep up: it loses its oldest or the newest message, the
   publisher waits, or a server buffers.
@@ -233,7 +233,7 @@ fn polled_sections(grid: &Grid) -> [Section; 2] {
         ),
         section(
             "One channel, receivers that poll: publishing and draining",
-            "The same until all messages are taken. Nanoseconds a delivery.".to_owned(),
+            "As above, until all messages are taken. Nanoseconds a delivery.".to_owned(),
             polled::PUBLISH_AND_DRAIN,
         ),
     ]
@@ -267,8 +267,8 @@ fn threads_sections(grid: &Grid) -> [Section; 2] {
         ),
         section(
             "One channel, receivers in threads: the publisher never waits",
-            "The same with those who lose messages instead. Nanoseconds a publish, to all receivers, and what part \
-             of the deliveries was lost, for each number of receivers. A faster publisher leaves its \
+            "As above, with contenders that lose messages instead. Nanoseconds a publish, to all receivers, and the \
+             part of the deliveries that was lost, for each number of receivers. A faster publisher leaves its \
              receivers less time: read the time and the loss together.",
             losing,
             threads::PUBLISH,
@@ -288,7 +288,7 @@ fn channels_section(lines: &[Line], effort: Effort) -> Section {
         title: format!("{} channels with one receiver each", thousands(channels::channels(effort))),
         text: format!(
             "Each channel is published to once, in random order, then all receivers are drained. Nanoseconds a \
-             message. Receivers have room for {} messages. What is made by hand is a `HashMap` from names to senders \
+             message. Receivers have room for {} messages. The maps made by hand are a `HashMap` from names to senders \
              under an `RwLock`, both of the standard library. `bus` starts a thread for each of its channels, and \
              takes no part. For redis-server one connection holds all subscriptions.",
             channels::CAPACITY,
@@ -348,10 +348,10 @@ fn slow_section(lines: &[SlowLine]) -> Section {
         title: format!("One slow receiver among {}", slow::RECEIVERS),
         text: format!(
             "{} receivers block in threads of their own, and one of them, in the middle, sleeps {} ms after each \
-             message. The publisher sends {} messages a second; where it is held up so long that {} s are over, it \
-             stops. *late* is from the call of publish to the return of the receiver's call, at the median and the \
-             99th percentile of the nine fast ones. *published* is the part of the planned messages that the \
-             publisher came to send, and *behind* how far it was behind its schedule at the end. Sums of all \
+             message. The publisher sends {} messages a second; it stops when it has been held up for so long that \
+             {} s are over. *late* is from the call of publish to the return of the receiver's call, at the median \
+             and the 99th percentile of the nine fast ones. *published* is the part of the planned messages that the \
+             publisher sent, and *behind* the time by which it was behind its schedule at the end. Sums of all \
              rounds, without ratios.",
             slow::RECEIVERS,
             slow::SLEEP.as_millis(),
@@ -376,7 +376,7 @@ fn slow_section(lines: &[SlowLine]) -> Section {
 
 // ---- in words ------------------------------------------------------------------------------------
 
-/// Who is faster than the base of these lines, level with it, and slower.
+/// Names the contenders that are faster than the base of these lines, level with it, and slower.
 fn compare(lines: &[Line], column: usize) -> String {
     let mut ran: Vec<(&str, Figure)> =
         lines.iter().filter_map(|line| Some((line.name, figure(line, column)?))).collect();

@@ -1,4 +1,4 @@
-//! What is compared, one file a shape.
+//! The shapes of the comparison, one file each.
 
 pub mod channels;
 pub mod patterns;
@@ -21,10 +21,10 @@ pub const CAPACITY: usize = 256;
 /// Publishes between two looks at the clock where receivers poll: half of what fits.
 pub const BATCH: usize = CAPACITY / 2;
 
-/// How much is measured.
+/// The amount of measuring.
 #[derive(Clone, Copy)]
 pub struct Effort {
-    /// Whether this run only tries out that everything works.
+    /// `true` if this run only tests that everything works.
     pub quick: bool,
 }
 

@@ -69,7 +69,7 @@ impl Actors {
         Ok(Self { runtime, broker, handled })
     }
 
-    /// Publishes to each of `channels`, and waits until so many messages were handled; how many were.
+    /// Publishes to each of `channels` and waits until they are handled; returns the number of messages handled.
     pub fn publish<S: AsRef<str>>(
         &self,
         channels: impl Iterator<Item = S>,

@@ -1,5 +1,5 @@
-//! `fanout` itself, with its defaults where nothing else is said: lifecycle events are on, and a full
-//! inbox loses its oldest message.
+//! `fanout` itself, with its defaults unless stated otherwise: lifecycle events are on, and a full inbox loses its
+//! oldest message.
 
 use anyhow::Result;
 use fanout::{Bus, Event, Message, Overflow, Subscriber, Topic};

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Got, Payload, Peer, Publish, Receive, WhenFull};
 
-/// What sending does with a queue that is full.
+/// The way in which sending treats a full queue.
 #[derive(Clone, Copy)]
 pub enum Full {
     Waits,

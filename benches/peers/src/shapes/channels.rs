@@ -19,7 +19,7 @@ use crate::peers::{Payload, Peer, Publish, Receive, payload, redis};
 pub const PUBLISH: usize = 0;
 pub const PUBLISH_AND_DRAIN: usize = 1;
 
-/// Of each receiver, in messages.
+/// Capacity of each receiver, in messages.
 pub const CAPACITY: usize = 16;
 
 /// Publishes in one pipeline of redis.
@@ -36,7 +36,7 @@ pub fn channels(effort: Effort) -> usize {
 struct Plan {
     names: Vec<String>,
     order: Vec<usize>,
-    /// How often the order is gone through in one sample.
+    /// Number of times that the order is gone through in one sample.
     passes: usize,
 }
 
@@ -132,7 +132,7 @@ fn by_topic(plan: &Arc<Plan>) -> Result<Sampler<'static>> {
     }))
 }
 
-/// What a user would build: a map from names to senders, of the standard library, under its lock, because
+/// The map that a user would build: from names to senders, of the standard library, under its lock, because
 /// channels come and go.
 fn by_hand<P>(name: &'static str, peer: &P, plan: &Arc<Plan>) -> Result<Contender<'static>>
 where

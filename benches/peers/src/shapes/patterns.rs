@@ -24,7 +24,7 @@ pub fn patterns(effort: Effort) -> usize {
     effort.scaled(1_000, 50)
 }
 
-/// Of the patterns, `{i}` being the number of each: with a literal beginning, which is the best case of a
+/// Forms of the patterns, in which `{i}` is the number of each: with a literal beginning, which is the best case of a
 /// `GlobSet`, and without.
 pub const FORMS: [&str; 2] = ["user:{i}:*", "*:{i}:*"];
 
@@ -93,7 +93,7 @@ fn sampler<'a>(
     })
 }
 
-/// Drains all inboxes; whether what was published is in the one in the middle, and nowhere else.
+/// Drains all inboxes; fails unless what was published was in the one in the middle, and nowhere else.
 fn check<R: Receive>(inboxes: &mut [R], published: usize) -> Result<()> {
     let matching = inboxes.len() / 2;
     for (index, inbox) in inboxes.iter_mut().enumerate() {

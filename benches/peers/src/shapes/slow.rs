@@ -1,5 +1,5 @@
-//! One slow receiver among ten, in threads: what the nine others lose, how late they get their messages,
-//! and whether the publisher is held up.
+//! One slow receiver among ten, in threads: the losses and delays of the nine others, and the delay of the
+//! publisher.
 
 use std::sync::Arc;
 use std::sync::Barrier;
@@ -20,10 +20,10 @@ use crate::peers::{Got, PAYLOAD, Payload, Peer, Publish, Receive, WhenFull, acto
 
 pub const RECEIVERS: usize = 10;
 
-/// In the middle: who serves the receivers in order has some before it and some after.
+/// Index of the slow receiver: in the middle, so that in any order some come before it and some after.
 const SLOW: usize = 4;
 
-/// What the slow one does with each message.
+/// Time that the slow receiver sleeps after each message.
 pub const SLEEP: Duration = Duration::from_millis(1);
 
 /// Ten threads to wake for each message leave two cores no faster pace.
@@ -42,12 +42,12 @@ pub struct SlowLine {
 pub struct SlowOutcome {
     pub planned: u64,
     pub published: u64,
-    /// What the nine others should have got of that which was published, and did not.
+    /// Part of the published messages that the nine others should have got and did not.
     pub fast_lost: f64,
     pub slow_lost: f64,
-    /// From the call of publish to the return of recv, of the nine others, in nanoseconds.
+    /// Nanoseconds from the call of publish to the return of recv, of the nine others.
     pub latency: Histogram<u64>,
-    /// How far behind its schedule the publisher was at its last message.
+    /// Time by which the publisher was behind its schedule at its last message.
     pub behind: Duration,
 }
 
@@ -97,7 +97,7 @@ struct Entry<'a> {
     rounds: Vec<Round>,
 }
 
-/// What came of one contender in one round.
+/// The outcome of one contender in one round.
 struct Round {
     published: u64,
     behind: Duration,
@@ -148,7 +148,7 @@ fn sum(rounds: &[Round], messages: u64) -> Result<SlowOutcome> {
     })
 }
 
-/// For nanoseconds up to a minute, to three digits.
+/// Returns a histogram of nanoseconds up to a minute, to three digits.
 fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
 }
@@ -169,7 +169,7 @@ fn nanos_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What a receiver got.
+/// The account of one receiver.
 struct Seen {
     received: u64,
     told: u64,

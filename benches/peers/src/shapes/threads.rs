@@ -19,7 +19,7 @@ use crate::peers::{Got, Peer, Publish, Receive, actors, payload};
 pub const DELIVERY: usize = 0;
 pub const PUBLISH: usize = 1;
 
-/// From here on are those who lose messages rather than make the publisher wait. The time of a delivery
+/// Index of the first contender that loses messages rather than make the publisher wait. The time of a delivery
 /// would flatter who waits and the time of a publish who loses, so they are compared among themselves.
 pub const LOSSY: usize = 8;
 
@@ -54,7 +54,7 @@ fn contender<P: Peer>(peer: &P, receivers: usize, messages: usize) -> Contender<
     Contender::new(peer.name(), peer.when_full().text(), sampler(peer, receivers, messages))
 }
 
-/// What a receiver got.
+/// The account of one receiver.
 struct Seen {
     received: u64,
     told: u64,
