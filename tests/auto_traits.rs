@@ -1,5 +1,5 @@
-//! What the types promise by themselves: auto traits, which follow the payload where they must and do not
-//! where they need not; no bounds on structs; no destructors in the way.
+//! Properties of the types themselves: auto traits, which depend on the payload only where they must, no bounds
+//! on structs, and no destructors in the way.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -18,8 +18,8 @@ use fanout::{
     TryRecvError, WeakBus,
 };
 
-/// Whether a type implements a trait, as a value: an inherent constant, there only where the trait is,
-/// goes before that of the trait `Else`, which all types have.
+/// Evaluates to `true` if a type implements a trait. The inherent constant exists only if it does, and then
+/// takes precedence over the one of the trait `Else`, which all types have.
 macro_rules! implements {
     ($type:ty, $($bound:tt)+) => {{
         struct Probe<T: ?Sized>(PhantomData<T>);
@@ -73,7 +73,7 @@ type SendOnly = Cell<u32>;
 type SyncOnly = MutexGuard<'static, u32>;
 
 #[test]
-fn the_probe_tells() {
+fn the_probe_detects_each_auto_trait() {
     assert_eq!(auto_traits!(u32), [true; 5]);
     assert_eq!(auto_traits!(Rc<u32>), [false, false, true, true, true]);
     assert_eq!(auto_traits!(SendOnly), [true, false, true, false, true]);
@@ -82,9 +82,9 @@ fn the_probe_tells() {
     assert!(!implements!(std::marker::PhantomPinned, Unpin));
 }
 
-/// For a payload that is everything, and for one that is `Send` alone, as payloads must be.
+/// Both for a payload with all auto traits and for one that is only `Send`, as a payload must be.
 #[test]
-fn handles_are_everything_for_every_payload_that_can_be_sent() {
+fn handles_have_all_auto_traits_for_every_payload_that_is_send() {
     table! {
         //                             Send Sync UnwindSafe RefUnwindSafe Unpin
         Bus:                              1 1 1 1 1,
@@ -114,11 +114,11 @@ fn handles_are_everything_for_every_payload_that_can_be_sent() {
         Messages<'static, SendOnly>:      1 1 1 1 1,
         TryMessages<'static, SendOnly>:   1 1 1 1 1,
         IntoMessages<SendOnly>:           1 1 1 1 1,
-        // These hold the payload itself, and are what it is.
+        // These hold the payload itself and have its auto traits.
         Message<SendOnly>:                1 0 1 0 1,
         Event<SendOnly>:                  1 0 1 0 1,
 
-        // Nothing to do with unwinding, whatever the payload.
+        // The payload does not matter for unwinding.
         Bus<&'static mut u32>:            1 1 1 1 1,
         WeakBus<Box<dyn FnMut() + Send>>: 1 1 1 1 1,
         Topic<Box<dyn FnMut() + Send>>:   1 1 1 1 1,
@@ -129,7 +129,7 @@ fn handles_are_everything_for_every_payload_that_can_be_sent() {
 
 /// Hazard: a handle that is `Send` or `Sync` when its payload is not.
 #[test]
-fn no_handle_carries_a_payload_to_where_it_may_not_be() {
+fn handles_of_a_payload_that_is_not_send_are_not_send() {
     table! {
         //                             Send Sync UnwindSafe RefUnwindSafe Unpin
         Bus<Rc<u32>>:                     0 0 _ _ 1,
@@ -145,7 +145,7 @@ fn no_handle_carries_a_payload_to_where_it_may_not_be() {
         IntoMessages<Rc<u32>>:            0 0 _ _ 1,
         Message<Rc<u32>>:                 0 0 _ _ 1,
         Event<Rc<u32>>:                   0 0 _ _ 1,
-        // What may be shared but not sent would be sent.
+        // A payload that is `Sync` but not `Send` would be sent.
         Bus<SyncOnly>:                    0 0 _ _ 1,
         WeakBus<SyncOnly>:                0 0 _ _ 1,
         Topic<SyncOnly>:                  0 0 _ _ 1,
@@ -159,7 +159,7 @@ fn no_handle_carries_a_payload_to_where_it_may_not_be() {
 }
 
 #[test]
-fn what_carries_no_payload_is_everything() {
+fn types_without_a_payload_are_send_and_sync() {
     table! {
         //                             Send Sync UnwindSafe RefUnwindSafe Unpin
         Listener:                         1 1 _ _ 1,
@@ -178,7 +178,7 @@ fn what_carries_no_payload_is_everything() {
     }
 }
 
-/// A payload that is nothing but what it must be.
+/// A payload with the required traits and no others.
 struct Bare;
 
 impl Clone for Bare {
@@ -188,7 +188,7 @@ impl Clone for Bare {
 }
 
 #[test]
-fn debug_wants_nothing_of_the_payload_where_it_is_not_shown() {
+fn debug_requires_nothing_of_a_payload_that_it_does_not_show() {
     assert!(implements!(Bus<Bare>, Debug));
     assert!(implements!(WeakBus<Bare>, Debug));
     assert!(implements!(Topic<Bare>, Debug));
@@ -202,13 +202,13 @@ fn debug_wants_nothing_of_the_payload_where_it_is_not_shown() {
     assert!(implements!(TryMessages<'static, Bare>, Debug));
     assert!(implements!(IntoMessages<Bare>, Debug));
     assert!(implements!(Listener, Debug));
-    // Not even that it can be sent or cloned.
+    // `Send` and `Clone` are not required either.
     struct Nothing(#[expect(dead_code)] Rc<u32>);
     assert!(implements!(Bus<Nothing>, Debug));
     assert!(implements!(Subscriber<Nothing>, Debug));
     assert!(implements!(TryMessages<'static, Nothing>, Debug));
     assert!(implements!(IntoMessages<Nothing>, Debug));
-    // These show it.
+    // These show the payload.
     assert!(!implements!(Message<Bare>, Debug));
     assert!(!implements!(Event<Bare>, Debug));
     assert!(implements!(Message<u32>, Debug));
@@ -216,7 +216,7 @@ fn debug_wants_nothing_of_the_payload_where_it_is_not_shown() {
 }
 
 #[test]
-fn handles_and_builders_are_cloned_whatever_the_payload() {
+fn handles_and_builders_are_clone_whatever_the_payload() {
     struct Uncloned;
     assert!(implements!(Bus<Uncloned>, Clone));
     assert!(implements!(WeakBus<Uncloned>, Clone));
@@ -226,7 +226,7 @@ fn handles_and_builders_are_cloned_whatever_the_payload() {
     assert!(implements!(SubscriberBuilder<Uncloned>, Clone));
 }
 
-/// An iterator that ends because the inbox is empty now goes on when it is not, so it is not fused.
+/// An iterator that ends because the inbox is empty can continue later, so it is not fused.
 #[test]
 fn iterators_that_end_for_good_are_fused() {
     assert!(implements!(Iter<'static, Bare>, FusedIterator));
@@ -238,7 +238,7 @@ fn iterators_that_end_for_good_are_fused() {
 }
 
 #[test]
-fn messages_and_events_are_what_their_payload_is() {
+fn messages_and_events_implement_what_their_payload_does() {
     assert!(implements!(Message<String>, Clone + PartialEq + Eq + Hash));
     assert!(implements!(Event<String>, Clone + PartialEq + Eq + Hash));
     assert!(implements!(Message<f32>, PartialEq) && !implements!(Message<f32>, Eq));
@@ -251,7 +251,7 @@ fn messages_and_events_are_what_their_payload_is() {
 }
 
 #[test]
-fn values_are_values() {
+fn receipts_settings_and_errors_implement_the_common_traits() {
     assert!(implements!(Receipt, Copy + Default + Debug + PartialEq + Eq));
     assert!(implements!(Limits, Copy + Default + Debug + PartialEq + Eq + Hash));
     assert!(implements!(Overflow, Copy + Default + Debug + Eq + Hash));
@@ -270,11 +270,11 @@ fn values_are_values() {
 }
 
 #[test]
-fn receive_errors_convert() {
+fn a_recv_error_converts_into_the_other_receive_errors() {
     assert_eq!(TryRecvError::from(RecvError::Closed), TryRecvError::Closed);
     assert_eq!(RecvTimeoutError::from(RecvError::Closed), RecvTimeoutError::Closed);
     assert_eq!(RecvError::from(fanout::crossbeam_channel::RecvError), RecvError::Closed);
-    // They are exhaustive: no arm is missing here.
+    // The errors are exhaustive: no arm is missing here.
     let tell = |error: RecvTimeoutError| match error {
         RecvTimeoutError::Timeout => "timeout",
         RecvTimeoutError::Closed => "closed",
@@ -283,7 +283,7 @@ fn receive_errors_convert() {
     let RecvError::Closed = RecvError::Closed;
 }
 
-/// The types can be named, held, passed and dropped where nothing is known of the payload.
+/// The types can be named, held, passed and dropped without any bound on the payload.
 struct Holder<P> {
     _bus: Option<Bus<P>>,
     _weak: Option<WeakBus<P>>,
@@ -300,8 +300,8 @@ fn take_by_reference<P>(_: &Bus<P>, _: &Subscriber<P>, _: &Topic<P>) {}
 fn take_by_value<P>(_: Bus<P>, _: WeakBus<P>, _: Topic<P>, _: Subscriber<P>) {}
 
 #[test]
-fn no_struct_bounds_its_payload() {
-    // Neither `Clone` nor `Send` nor `'static`.
+fn no_struct_has_bounds_on_its_payload() {
+    // The payload is neither `Clone` nor `Send` nor `'static`.
     fn holder<'a>() -> Holder<(Rc<str>, &'a str)> {
         Holder {
             _bus: None,
@@ -324,7 +324,7 @@ fn no_struct_bounds_its_payload() {
 }
 
 #[test]
-fn the_payload_is_shared_text_unless_said_otherwise() {
+fn the_default_payload_is_an_arc_of_text() {
     fn default_of(bus: Bus, _: WeakBus, topic: Topic, sub: Subscriber) -> (Bus, Event, Message) {
         topic.publish("text");
         let event: Event = sub.recv().unwrap();
@@ -345,7 +345,7 @@ fn the_payload_is_shared_text_unless_said_otherwise() {
 fn a_message_can_be_taken_apart() {
     struct Unclonable(u32);
     let message = Message::new("c", Unclonable(7));
-    // That this moves out is the point: there is no `Drop` in the way.
+    // This must compile: a message has no `Drop` and can be moved out of.
     let Message { payload, .. } = message;
     assert_eq!(payload.0, 7);
     let (channel, pattern, payload) =
@@ -357,7 +357,7 @@ fn a_message_can_be_taken_apart() {
 }
 
 #[test]
-fn a_receipt_is_exhaustive() {
+fn a_receipt_can_be_destructured_exhaustively() {
     let bus: Bus<u32> = Bus::new();
     let Receipt { matched, delivered, dropped } = bus.publish("c", 1u32);
     assert_eq!(Receipt { matched, delivered, dropped }, Receipt::default());

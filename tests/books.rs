@@ -1,4 +1,4 @@
-//! The books of a whole bus: what matched was received, missed or discarded, or is queued, over all time.
+//! The books of a whole bus: every message that matched was received, missed or discarded, or is still queued.
 
 mod support;
 
@@ -8,9 +8,9 @@ use std::thread;
 use fanout::{Bus, Event, Overflow, Stats, Subscriber, TryRecvError};
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{silent, step, steps, watched};
+use support::{receipt, silent, step, steps, watched};
 
-/// Checks the books of a bus at rest; `queued` is what its subscribers hold.
+/// Asserts that the books of a bus at rest balance. Its subscribers hold `queued` messages.
 #[track_caller]
 fn assert_balance(stats: Stats, queued: usize) {
     assert_eq!(stats.matched, stats.delivered + stats.dropped, "{stats:?}");
@@ -22,12 +22,12 @@ fn assert_balance(stats: Stats, queued: usize) {
 }
 
 #[test]
-fn what_a_dropped_subscriber_had_read_and_not_read_stays_in_the_books() {
+fn read_and_unread_messages_of_a_dropped_subscriber_stay_in_the_books() {
     let bus: Bus<u32> = Bus::new();
     let sub = silent(&bus).capacity(4).subscribe("c").unwrap();
     sub.psubscribe("c*").unwrap();
     (0..5u32).for_each(|n| _ = bus.publish("c", n));
-    // Ten matched, four are left; one of them is taken through the queue itself.
+    // Ten messages matched and four are left; one of these is taken through the queue itself.
     assert!(sub.receiver().try_recv().is_ok());
     let stats = bus.stats();
     assert_eq!((stats.matched, stats.received, stats.evicted, stats.discarded), (10, 1, 6, 0));
@@ -39,7 +39,19 @@ fn what_a_dropped_subscriber_had_read_and_not_read_stays_in_the_books() {
 }
 
 #[test]
-fn disconnected_counts_the_subscribers_ended_by_overflow_once_each() {
+fn discarding_a_dropped_inbox_counts_no_further_loss() {
+    let bus: Bus<u32> = Bus::new();
+    let sub = silent(&bus).capacity(2).subscribe("a").unwrap();
+    (0..3u32).for_each(|n| assert_eq!(bus.publish("a", n), receipt(1, 0)));
+    drop(sub);
+    assert!(bus.subscribers().is_empty());
+    // The counts of the bus stay, and no discarded message becomes a loss.
+    let stats = bus.stats();
+    assert_eq!((stats.matched, stats.delivered, stats.dropped, stats.evicted), (3, 3, 0, 1));
+}
+
+#[test]
+fn disconnected_counts_each_subscriber_ended_by_overflow_once() {
     let bus: Bus<u32> = Bus::new();
     let strict = || silent(&bus).capacity(1).overflow(Overflow::Disconnect);
     let (twice, once) = (strict().subscribe("c").unwrap(), strict().subscribe("d").unwrap());
@@ -49,7 +61,7 @@ fn disconnected_counts_the_subscribers_ended_by_overflow_once_each() {
     }
     assert_eq!(bus.stats().disconnected, 1);
     (0..2).for_each(|_| _ = bus.publish("d", 1u32));
-    // One that was closed otherwise is not counted.
+    // A subscriber that was closed in another way is not counted.
     once.close();
     strict().subscribe("e").unwrap().close();
     assert_eq!(bus.stats().disconnected, 2);
@@ -60,7 +72,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_books_balance_whoever_comes_and_goes(
+    fn the_books_balance_after_every_call(
         calls in proptest::collection::vec((0..6usize, 0..8usize, 0..3usize), 0..120),
         overflow in select(vec![Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect]),
     ) {
@@ -91,8 +103,8 @@ proptest! {
     }
 }
 
-/// What `Lagged` events have told until the stream ends.
-fn told(sub: &Subscriber<u32>) -> u64 {
+/// Receives until the stream ends, and returns the sum of its `Lagged` events.
+fn sum_of_lagged(sub: &Subscriber<u32>) -> u64 {
     let mut told = 0;
     loop {
         match sub.try_recv() {
@@ -104,9 +116,9 @@ fn told(sub: &Subscriber<u32>) -> u64 {
     }
 }
 
-/// Two publishers flood an inbox of one message while it is closed and read to its end, three times at once. Each loss
-/// is either told of before the end, or not counted at all.
-fn lagged_is_exact_at_the_end(overflow: Overflow, close: fn(&Bus<u32>, &Subscriber<u32>)) {
+/// Two publishers flood an inbox of capacity 1 while it is closed and drained; three such trials run at once.
+/// Each loss is either reported before the end or not counted at all.
+fn assert_lagged_is_exact_at_the_end(overflow: Overflow, close: fn(&Bus<u32>, &Subscriber<u32>)) {
     const TRIALS: usize = 1_000;
     watched(move || {
         let steps = steps();
@@ -134,7 +146,7 @@ fn lagged_is_exact_at_the_end(overflow: Overflow, close: fn(&Bus<u32>, &Subscrib
                             start.wait();
                             (0..trial % 64 * 8).for_each(|_| std::hint::spin_loop());
                             close(&bus, &sub);
-                            assert_eq!(told(&sub), sub.missed(), "trial {trial}");
+                            assert_eq!(sum_of_lagged(&sub), sub.missed(), "trial {trial}");
                         });
                         assert_eq!(sub.try_recv(), Err(TryRecvError::Closed));
                         let info = sub.info();
@@ -150,21 +162,21 @@ fn lagged_is_exact_at_the_end(overflow: Overflow, close: fn(&Bus<u32>, &Subscrib
 
 #[test]
 fn lagged_sums_to_missed_when_refusals_meet_the_closing_of_the_bus() {
-    lagged_is_exact_at_the_end(Overflow::DropNewest, |bus, _| bus.close());
+    assert_lagged_is_exact_at_the_end(Overflow::DropNewest, |bus, _| bus.close());
 }
 
 #[test]
 fn lagged_sums_to_missed_when_refusals_meet_the_closing_of_the_subscriber() {
-    lagged_is_exact_at_the_end(Overflow::DropNewest, |_, sub| sub.close());
+    assert_lagged_is_exact_at_the_end(Overflow::DropNewest, |_, sub| sub.close());
 }
 
 #[test]
 fn lagged_sums_to_missed_when_waits_that_time_out_meet_the_closing() {
     let block = Overflow::Block { timeout: Some(std::time::Duration::ZERO) };
-    lagged_is_exact_at_the_end(block, |_, sub| sub.close());
+    assert_lagged_is_exact_at_the_end(block, |_, sub| sub.close());
 }
 
 #[test]
 fn lagged_sums_to_missed_when_evictions_meet_the_closing() {
-    lagged_is_exact_at_the_end(Overflow::DropOldest, |bus, _| bus.close());
+    assert_lagged_is_exact_at_the_end(Overflow::DropOldest, |bus, _| bus.close());
 }

@@ -1,5 +1,4 @@
-//! Looking in: what the bus and its subscribers tell of themselves is exact at rest, changes nothing, and
-//! survives pruning and closing.
+//! What the bus and its subscribers report is exact at rest, changes nothing, and survives pruning and closing.
 
 mod support;
 
@@ -7,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanout::{Bus, CloseReason, Limits, Overflow, Pattern, Receipt, Subscriber, SubscriberInfo};
-use support::{assert_books, drain, silent, sorted};
+use support::{assert_books, payloads, silent, sorted};
 
 fn names(bus: &Bus<u32>) -> Vec<String> {
     sorted(bus.channels().iter().map(|name| name.to_string()))
@@ -31,7 +30,7 @@ fn labelled(bus: &Bus<u32>, label: &str) -> fanout::SubscriberBuilder<u32> {
 // ---- channels -----------------------------------------------------------------------------------
 
 #[test]
-fn channels_lists_those_with_an_exact_subscriber_once_each() {
+fn channels_lists_each_channel_with_an_exact_subscriber_once() {
     let bus: Bus<u32> = Bus::new();
     assert!(bus.channels().is_empty());
     let a = bus.subscribe("a").unwrap();
@@ -89,7 +88,7 @@ fn channels_matching_takes_a_pattern_of_either_dialect() {
     let glob = Pattern::glob("sensors/*/{temp,hum}").unwrap();
     assert_eq!(names_matching(&bus, &glob), ["sensors/1/hum", "sensors/1/temp"]);
     assert_eq!(names_matching(&bus, glob), ["sensors/1/hum", "sensors/1/temp"]);
-    // As Redis reads it, `*` crosses levels.
+    // In a Redis pattern, `*` crosses levels.
     let all = ["sensors/1/2/temp", "sensors/1/temp"];
     assert_eq!(names_matching(&bus, Pattern::redis("sensors/*/temp")), all);
     assert_eq!(names_matching(&bus, String::from("sensors/*/temp")), all);
@@ -99,13 +98,13 @@ fn channels_matching_takes_a_pattern_of_either_dialect() {
 
 #[cfg(feature = "glob")]
 #[test]
-fn patterns_lists_each_that_is_subscribed_once() {
+fn patterns_lists_each_subscribed_pattern_once() {
     let bus: Bus<u32> = Bus::new();
     assert_eq!(bus.patterns(), []);
     let (redis, glob) = (Pattern::redis("a/*"), Pattern::glob("a/*").unwrap());
     let first = bus.psubscribe(&redis).unwrap();
     first.psubscribe(&glob).unwrap();
-    // Without a literal beginning, without wildcards, and empty.
+    // A pattern without a literal prefix, one without wildcards, and the empty one.
     first.psubscribe_many(["*a", "plain", ""]).unwrap();
     first.subscribe("a channel").unwrap();
     let second = bus.psubscribe(&redis).unwrap();
@@ -162,7 +161,7 @@ fn match_count_is_what_a_publish_would_match() {
             assert_eq!(topic.match_count(), wanted);
         }
         assert_eq!(bus.publish(channel, 1u32).matched, wanted, "{channel}");
-        // Now that it has been seen.
+        // The name has been published to by now.
         assert_eq!(bus.match_count(channel), wanted, "{channel}");
     };
     check("c", 0);
@@ -182,7 +181,7 @@ fn match_count_is_what_a_publish_would_match() {
     check("e", 2);
     check("eee", 1);
     check("", 0);
-    // One that is full and refuses is matched all the same.
+    // A full inbox that refuses messages is matched nevertheless.
     let full = silent(&bus).capacity(1).overflow(Overflow::DropNewest).subscribe("c").unwrap();
     check("c", 6);
     check("c", 6);
@@ -193,7 +192,7 @@ fn match_count_is_what_a_publish_would_match() {
 }
 
 #[test]
-fn match_count_sees_patterns_for_names_never_seen_without_remembering_them() {
+fn match_count_counts_patterns_for_names_never_published() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.psubscribe("user:*").unwrap();
     for n in 0..1_000 {
@@ -205,7 +204,7 @@ fn match_count_sees_patterns_for_names_never_seen_without_remembering_them() {
 }
 
 #[test]
-fn looking_in_changes_nothing() {
+fn introspection_changes_nothing() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscriber_builder().capacity(2).subscribe("c").unwrap();
     sub.psubscribe("c*").unwrap();
@@ -225,7 +224,7 @@ fn looking_in_changes_nothing() {
         assert_eq!(look(), first);
     }
     assert_eq!(first.0.0.published, 2);
-    // The events and messages are all there: a loss, two events, two messages.
+    // All events and messages are still there: a loss, two events, two messages.
     assert_eq!(sub.try_iter().count(), 5);
 }
 
@@ -238,7 +237,7 @@ fn pattern_count_counts_distinct_patterns() {
     assert_eq!(bus.pattern_count(), 1);
     one.psubscribe("a*").unwrap();
     assert_eq!(bus.pattern_count(), 1);
-    // Others though they match the same; the same text in another dialect, too.
+    // Patterns that match the same are different ones, and so is the same text in another dialect.
     one.psubscribe("a**").unwrap();
     two.psubscribe(Pattern::glob("a*").unwrap()).unwrap();
     one.subscribe("a").unwrap();
@@ -256,14 +255,14 @@ fn pattern_count_counts_distinct_patterns() {
 
 // ---- stats --------------------------------------------------------------------------------------
 
-/// Published, matched, delivered, dropped, evicted.
+/// Returns the counts of published, matched, delivered, dropped and evicted.
 fn figures(bus: &Bus<u32>) -> [u64; 5] {
     let stats = bus.stats();
     [stats.published, stats.matched, stats.delivered, stats.dropped, stats.evicted]
 }
 
 #[test]
-fn stats_count_every_publish_those_that_match_nothing_included() {
+fn stats_count_publishes_that_match_nothing_too() {
     let bus: Bus<u32> = Bus::new();
     assert_eq!(bus.stats(), fanout::Stats::default());
     bus.publish("nobody", 1u32);
@@ -300,7 +299,7 @@ fn stats_are_the_sum_of_all_receipts_and_inboxes() {
     let first = bus.publish("c", 1u32);
     assert_eq!(first, Receipt { matched: 5, delivered: 5, dropped: 0 });
     let second = bus.publish("c", 2u32);
-    // Two evict, and three refuse.
+    // Two inboxes evict and three refuse.
     assert_eq!(second, Receipt { matched: 5, delivered: 2, dropped: 3 });
     assert_eq!(figures(&bus), [2, 10, 7, 3, 2]);
     let stats = bus.stats();
@@ -314,7 +313,7 @@ fn stats_are_the_sum_of_all_receipts_and_inboxes() {
 }
 
 #[test]
-fn stats_keep_what_pruned_channels_had_counted() {
+fn stats_keep_the_counts_of_pruned_channels() {
     let bus: Bus<u32> = Bus::builder().capacity(1).stripes(1).build();
     for round in 1..=50u64 {
         let name = format!("c{round}");
@@ -329,12 +328,12 @@ fn stats_keep_what_pruned_channels_had_counted() {
         assert_eq!(figures(&bus), [4 * round, 3 * round, 3 * round, 0, 2 * round]);
         assert_eq!(bus.stats().channels, 0);
     }
-    // Names beyond all that a bus remembers of recent ones push the others out, and each other.
+    // Names larger than the memory of recent names displace all others and each other.
     for n in 0..40 {
         bus.publish(&format!("{n}{}", "x".repeat(1 << 20)), 1u32);
     }
     assert_eq!(figures(&bus), [240, 150, 150, 0, 100]);
-    // So do names that are published to once, each of which a pattern matches, with an inbox that is full.
+    // So do names that are published to once, even where a pattern matches them whose inbox is full.
     let sub = silent(&bus).psubscribe("once:*").unwrap();
     for n in 1..=5_000u64 {
         bus.publish(&format!("once:{n}"), 1u32);
@@ -364,7 +363,7 @@ fn stats_count_subscribers_that_have_subscribed() {
     assert_eq!(count(), 1);
     drop(copy);
     assert_eq!(count(), 0);
-    // A refused one is none.
+    // A refused subscriber does not count.
     let narrow: Bus<u32> = Bus::builder().limits(Limits::default().max_channel_len(1)).build();
     let refused = narrow.subscriber();
     refused.subscribe("too long").unwrap_err();
@@ -392,7 +391,7 @@ fn subscribers_lists_each_inbox_once_with_its_figures() {
     assert_eq!(bus.subscribers().len(), 3);
     let info = info_of(&bus, "a");
     assert_eq!(info, a.info());
-    // 4 messages: one evicted, one received, and two left.
+    // 4 messages: one evicted, one received, two left.
     assert_eq!((info.channels, info.patterns, info.depth, info.capacity), (2, 2, 2, 3));
     assert_eq!((info.received, info.missed, info.high_water), (1, 1, 3));
     let info = info_of(&bus, "b");
@@ -410,7 +409,7 @@ fn subscribers_lists_each_inbox_once_with_its_figures() {
 }
 
 #[test]
-fn received_counts_what_is_taken_through_receiver_and_clones() {
+fn received_counts_messages_taken_through_receiver_and_clones() {
     let bus: Bus<u32> = Bus::new();
     let sub = labelled(&bus, "reads").subscribe("c").unwrap();
     sub.psubscribe("c*").unwrap();
@@ -433,17 +432,17 @@ fn received_counts_what_is_taken_through_receiver_and_clones() {
         assert_eq!(info_of(&bus, "reads").received, count);
         assert_eq!(sub.info().depth as u64, 10 - count);
     }
-    // Giving subscriptions up changes no count.
+    // Giving up subscriptions changes no count.
     sub.unsubscribe("c");
     sub.punsubscribe("c*");
     assert_eq!((sub.info().received, sub.info().depth), (7, 3));
-    drain(&copy);
+    payloads(&copy);
     assert_books(&sub, 10);
     assert_eq!(info_of(&bus, "reads").received, 10);
 }
 
 #[test]
-fn the_books_hold_when_subscriptions_change_between() {
+fn the_books_balance_while_subscriptions_change() {
     let bus: Bus<u32> = Bus::new();
     let sub = silent(&bus).capacity(4).build();
     let mut matched = 0;
@@ -454,7 +453,7 @@ fn the_books_hold_when_subscriptions_change_between() {
         matched += bus.publish("c", round).matched;
         assert_books(&sub, matched as u64);
         if round % 3 == 0 {
-            drain(&sub);
+            payloads(&sub);
         }
         sub.unsubscribe("c");
         matched += bus.publish("c", round).matched;
@@ -472,10 +471,10 @@ fn high_water_is_the_largest_depth_seen_at_receives_and_overflow() {
     let sub = silent(&bus).capacity(4).subscribe("c").unwrap();
     assert_eq!(sub.info().high_water, 0);
     (0..3u32).for_each(|n| _ = bus.publish("c", n));
-    drain(&sub);
+    payloads(&sub);
     assert_eq!(sub.info().high_water, 3);
     bus.publish("c", 1u32);
-    drain(&sub);
+    payloads(&sub);
     assert_eq!(sub.info().high_water, 3);
     (0..9u32).for_each(|n| _ = bus.publish("c", n));
     assert_eq!(sub.info().high_water, 4);
@@ -483,14 +482,14 @@ fn high_water_is_the_largest_depth_seen_at_receives_and_overflow() {
 }
 
 #[test]
-fn names_held_are_in_the_order_subscribed() {
+fn channels_and_patterns_are_listed_in_the_order_subscribed() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscriber();
     let many: Vec<String> = (0..40).map(|n| format!("{}", (n * 17) % 40)).collect();
     for (at, name) in many.iter().enumerate() {
         sub.subscribe(name).unwrap();
         sub.psubscribe(name.as_str()).unwrap();
-        // Again: it keeps its place.
+        // Subscribed again, it keeps its place.
         sub.subscribe(&many[0]).unwrap();
         assert_eq!(sub.channels().len(), at + 1);
     }
@@ -515,7 +514,7 @@ fn names_held_are_in_the_order_subscribed() {
 // ---- closed -------------------------------------------------------------------------------------
 
 #[test]
-fn all_of_it_after_the_end() {
+fn a_closed_bus_keeps_its_counters_and_lists_nothing() {
     let bus: Bus<u32> = Bus::new();
     let topic = bus.topic("c");
     let sub = labelled(&bus, "ended").capacity(2).subscribe("c").unwrap();
@@ -544,7 +543,7 @@ fn all_of_it_after_the_end() {
     assert_eq!((info.depth, info.capacity, info.received, info.missed), (1, 2, 1, 2));
     assert_eq!(sub.close_reason(), Some(CloseReason::Bus));
     assert!(sub.channels().is_empty() && sub.patterns().is_empty());
-    drain(&sub);
+    payloads(&sub);
     assert_books(&sub, 4);
     assert_eq!((sub.missed(), sub.capacity(), sub.label()), (2, 2, Some("ended")));
 }
@@ -555,7 +554,8 @@ fn a_disconnected_subscriber_keeps_its_books_and_holds_nothing() {
     let sub = silent(&bus).capacity(2).overflow(Overflow::Disconnect).subscribe("c").unwrap();
     sub.psubscribe("c*").unwrap();
     bus.publish("c", 1u32);
-    // Full: the second publish's messages are both refused, or the second of them matches nothing.
+    // The inbox is full: both messages of the second publish are refused, or the second of them no longer
+    // matches.
     let receipt = bus.publish("c", 2u32);
     assert_eq!(receipt.delivered, 0);
     assert!(sub.is_closed());
@@ -567,11 +567,11 @@ fn a_disconnected_subscriber_keeps_its_books_and_holds_nothing() {
     );
     assert_eq!(sub.missed(), receipt.dropped as u64);
     assert_books(&sub, 2 + receipt.matched as u64);
-    assert_eq!(drain(&sub), [1, 1]);
+    assert_eq!(payloads(&sub), [1, 1]);
 }
 
 #[test]
-fn debug_tells_something_without_asking_it_of_the_payload() {
+fn debug_shows_names_and_labels_without_a_debug_payload() {
     struct Opaque;
     impl Clone for Opaque {
         fn clone(&self) -> Self {
@@ -598,7 +598,7 @@ fn debug_tells_something_without_asking_it_of_the_payload() {
 }
 
 #[test]
-fn names_are_shared_not_copied_by_reference_counted_text() {
+fn listed_names_share_one_allocation() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscribe("c").unwrap();
     let (listed, held): (Arc<str>, Arc<str>) =
@@ -607,13 +607,13 @@ fn names_are_shared_not_copied_by_reference_counted_text() {
 }
 
 #[test]
-fn stats_tell_messages_that_were_read_from_those_discarded_with_their_inbox() {
+fn stats_distinguish_received_messages_from_discarded_ones() {
     let bus: Bus<u32> = Bus::builder().capacity(4).build();
     let figures = || {
         let stats = bus.stats();
         (stats.received, stats.evicted, stats.discarded)
     };
-    // Three of them read, one evicted, four left unread; nothing; everything.
+    // One subscriber reads three messages and leaves four unread; one reads nothing; one reads everything.
     let [leaves, reads_nothing, reads_all] = [(); 3].map(|()| silent(&bus).subscribe("c").unwrap());
     for n in 0..8u32 {
         bus.publish("c", n);

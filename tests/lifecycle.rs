@@ -1,22 +1,16 @@
-//! Lifecycle events come in the stream as Redis sends them: in the order of the calls, around the
-//! messages that they concern, never lost, without taking room.
+//! Lifecycle events come in the stream as Redis sends them: in the order of the calls, among the messages that
+//! they concern. They are never lost and take no capacity.
 
-mod common;
+mod support;
 
 use std::error::Error;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{WATCHDOG, assert_books, cases, drain, linger, step, text, watched};
 use fanout::{
     Bus, Event, Message, Overflow, Pattern, RecvError, RecvTimeoutError, SubscribeError,
     Subscriber, TryRecvError,
 };
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::select;
+use support::{WATCHDOG, assert_books, drain, text};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -28,10 +22,10 @@ fn small(bus: &Bus<u32>, capacity: usize, overflow: Overflow) -> Subscriber<u32>
     bus.subscriber_builder().capacity(capacity).overflow(overflow).build()
 }
 
-// ---- counts and order ------------------------------------------------------------------------------
+// ---- counts and order ---------------------------------------------------------------------------
 
 #[test]
-fn a_session_reads_as_with_redis() -> Outcome {
+fn a_session_yields_the_events_that_redis_sends() -> Outcome {
     let bus = bus();
     let sub = bus.subscriber();
     assert_eq!(sub.subscribe("a")?, 1);
@@ -59,13 +53,13 @@ fn a_session_reads_as_with_redis() -> Outcome {
         "message b 4",
         "unsubscribe b 0",
     ];
-    // Read at the end, an Unsubscribe stands behind all that was queued when it was called.
+    // An `Unsubscribe` stands behind everything that was queued when it was called.
     assert_eq!(drain(&sub), expected);
     Ok(())
 }
 
 #[test]
-fn counts_are_of_channels_and_patterns_together() -> Outcome {
+fn counts_include_channels_and_patterns() -> Outcome {
     let bus = bus();
     let sub = bus.subscriber();
     assert_eq!(sub.subscribe_many(["a", "b"])?, 2);
@@ -86,7 +80,7 @@ fn counts_are_of_channels_and_patterns_together() -> Outcome {
 }
 
 #[test]
-fn a_new_subscriber_tells_of_its_first_subscription() -> Outcome {
+fn a_new_subscriber_yields_the_event_of_its_first_subscription() -> Outcome {
     let bus = bus();
     assert_eq!(drain(&bus.subscribe("a")?), ["subscribe a 1"]);
     assert_eq!(drain(&bus.psubscribe("a*")?), ["psubscribe a* 1"]);
@@ -103,17 +97,17 @@ fn a_new_subscriber_tells_of_its_first_subscription() -> Outcome {
 }
 
 #[test]
-fn what_changes_nothing_is_repeated_with_the_same_count() -> Outcome {
+fn repeated_calls_emit_events_with_the_unchanged_count() -> Outcome {
     let bus = bus();
     let sub = bus.subscriber();
-    // Not held: with nothing at all, and with something.
+    // Names that are not held, first when nothing is held and then when something is.
     assert_eq!((sub.unsubscribe("a"), sub.punsubscribe("a*")), (0, 0));
     assert_eq!((sub.subscribe("a")?, sub.subscribe("a")?), (1, 1));
     assert_eq!((sub.psubscribe("a*")?, sub.psubscribe("a*")?), (2, 2));
     assert_eq!((sub.unsubscribe("b"), sub.punsubscribe("b*")), (2, 2));
     assert_eq!(sub.subscribe_many(["b", "a", "b"])?, 3);
     assert_eq!(sub.psubscribe_many(["b*", "a*", "b*"])?, 4);
-    // A channel is not a pattern of its text.
+    // A channel is not the pattern of the same text.
     assert_eq!((sub.punsubscribe("a"), sub.unsubscribe("a*")), (4, 4));
     let expected = [
         "unsubscribe a 0",
@@ -139,13 +133,13 @@ fn what_changes_nothing_is_repeated_with_the_same_count() -> Outcome {
 }
 
 #[test]
-fn all_emit_one_for_each_in_the_order_subscribed() -> Outcome {
+fn unsubscribing_from_all_emits_one_event_per_name_in_the_order_subscribed() -> Outcome {
     let bus = bus();
     let sub = bus.subscriber();
     assert_eq!((sub.unsubscribe_all(), sub.punsubscribe_all()), (0, 0));
     assert_eq!(drain(&sub), [""; 0], "none where none is held");
 
-    // More than a few, in an order that is no other, some of them given up and taken again.
+    // Many names in an unsorted order, one of which is given up and subscribed again.
     let names: Vec<String> = (0..40u32).map(|n| format!("c{}", n * 27 % 40)).collect();
     sub.subscribe_many(&names)?;
     sub.psubscribe_many(["z*", "a*", "m*"])?;
@@ -176,7 +170,7 @@ fn all_emit_one_for_each_in_the_order_subscribed() -> Outcome {
 
 #[cfg(feature = "glob")]
 #[test]
-fn the_same_text_in_two_dialects_is_told_of_twice() -> Outcome {
+fn one_text_in_two_dialects_emits_an_event_for_each() -> Outcome {
     let bus = bus();
     let glob = Pattern::glob("a/*")?;
     let sub = bus.subscriber();
@@ -201,7 +195,22 @@ fn the_same_text_in_two_dialects_is_told_of_twice() -> Outcome {
 }
 
 #[test]
-fn a_refused_subscribe_tells_nothing() -> Outcome {
+fn events_distinguish_two_dialects_of_one_text() -> Outcome {
+    let bus = bus();
+    let (redis, glob) = (Pattern::redis("a/*"), Pattern::glob("a/*")?);
+    let sub = bus.psubscribe(&redis)?;
+    sub.psubscribe(&glob)?;
+    assert_eq!(sub.punsubscribe(&redis), 1);
+    bus.publish("a/b", 1u32);
+    assert_eq!(sub.recv()?, Event::PSubscribe { pattern: redis.clone(), count: 1 });
+    assert_eq!(sub.recv()?, Event::PSubscribe { pattern: glob.clone(), count: 2 });
+    assert_eq!(sub.recv()?, Event::PUnsubscribe { pattern: redis, count: 1 });
+    assert_eq!(sub.recv_message()?.matched_by(), Some(&glob));
+    Ok(())
+}
+
+#[test]
+fn a_refused_subscribe_emits_nothing() -> Outcome {
     let limits = fanout::Limits::default().max_channel_len(3).max_subscriptions(2);
     let bus: Bus<u32> = Bus::builder().limits(limits).build();
     let sub = bus.subscribe("a")?;
@@ -212,7 +221,20 @@ fn a_refused_subscribe_tells_nothing() -> Outcome {
     Ok(())
 }
 
-// ---- around messages -------------------------------------------------------------------------------
+#[test]
+fn a_clone_subscribes_for_all_clones() -> Outcome {
+    let bus = bus();
+    let sub = bus.subscribe("a")?;
+    let clone = sub.clone();
+    assert_eq!(clone.subscribe("b")?, 2);
+    assert_eq!(sub.unsubscribe("a"), 1);
+    drop(clone);
+    assert_eq!(bus.publish("b", 1u32).matched, 1, "the last one holds on");
+    assert_eq!(drain(&sub), ["subscribe a 1", "subscribe b 2", "unsubscribe a 1", "message b 1"]);
+    Ok(())
+}
+
+// ---- between messages ---------------------------------------------------------------------------
 
 #[test]
 fn subscribe_precedes_every_message_of_its_subscription() -> Outcome {
@@ -230,14 +252,14 @@ fn subscribe_precedes_every_message_of_its_subscription() -> Outcome {
 }
 
 #[test]
-fn unsubscribe_follows_what_was_queued() -> Outcome {
+fn unsubscribe_follows_the_messages_that_were_queued() -> Outcome {
     let bus = bus();
     let sub = bus.subscribe("a")?;
     sub.subscribe("b")?;
     bus.publish("a", 1u32);
     bus.publish("b", 2u32);
     sub.unsubscribe("a");
-    // Queued behind it.
+    // Queued behind the `Unsubscribe`.
     bus.publish("b", 3u32);
     sub.unsubscribe("b");
     let expected = [
@@ -267,7 +289,7 @@ fn unsubscribe_with_nothing_queued_is_due_at_once() -> Outcome {
 }
 
 #[test]
-fn evictions_count_towards_what_unsubscribe_follows() -> Outcome {
+fn unsubscribe_does_not_wait_for_evicted_messages() -> Outcome {
     let bus = bus();
     let sub = small(&bus, 2, Overflow::DropOldest);
     sub.subscribe_many(["a", "b"])?;
@@ -275,7 +297,7 @@ fn evictions_count_towards_what_unsubscribe_follows() -> Outcome {
     bus.publish("a", 1u32);
     bus.publish("a", 2u32);
     sub.unsubscribe("a");
-    // a1 goes: a2 is all that it has to follow.
+    // a1 is evicted: only a2 has to precede the event.
     bus.publish("b", 3u32);
     assert_eq!(drain(&sub), ["lagged 1", "message a 2", "unsubscribe a 1", "message b 3"]);
 
@@ -285,7 +307,7 @@ fn evictions_count_towards_what_unsubscribe_follows() -> Outcome {
     sub.unsubscribe("a");
     bus.publish("b", 6u32);
     bus.publish("b", 7u32);
-    // None of those queued is left.
+    // None of the messages that preceded the event is left.
     let expected = ["lagged 2", "subscribe a 2", "unsubscribe a 1", "message b 6", "message b 7"];
     assert_eq!(drain(&sub), expected);
     assert_books(&sub, 7);
@@ -293,7 +315,7 @@ fn evictions_count_towards_what_unsubscribe_follows() -> Outcome {
 }
 
 #[test]
-fn subscribe_follows_what_was_queued() -> Outcome {
+fn subscribe_follows_the_messages_that_were_queued() -> Outcome {
     let bus = bus();
     let sub = small(&bus, 2, Overflow::DropOldest);
     sub.subscribe("a")?;
@@ -304,7 +326,7 @@ fn subscribe_follows_what_was_queued() -> Outcome {
     bus.publish("b", 2u32);
     let expected = ["message a 1", "unsubscribe a 0", "subscribe b 1", "message b 2"];
     assert_eq!(drain(&sub), expected);
-    // What it had to follow is evicted: it is due at once.
+    // The messages that preceded the events are evicted, so the events are due at once.
     bus.publish("b", 3u32);
     bus.publish("b", 4u32);
     sub.unsubscribe("b");
@@ -318,7 +340,7 @@ fn subscribe_follows_what_was_queued() -> Outcome {
 }
 
 #[test]
-fn patterns_and_repeated_calls_stand_where_they_were_called() -> Outcome {
+fn events_of_patterns_and_repeated_calls_stand_where_they_were_called() -> Outcome {
     let bus = bus();
     let sub = bus.subscribe("a")?;
     sub.psubscribe("a*")?;
@@ -348,7 +370,7 @@ fn patterns_and_repeated_calls_stand_where_they_were_called() -> Outcome {
 }
 
 #[test]
-fn unsubscribing_and_subscribing_again_tells_both_in_their_places() -> Outcome {
+fn unsubscribing_and_subscribing_again_emits_both_events_in_place() -> Outcome {
     let bus = bus();
     let sub = bus.subscriber();
     sub.subscribe("a")?;
@@ -365,22 +387,7 @@ fn unsubscribing_and_subscribing_again_tells_both_in_their_places() -> Outcome {
 
 #[cfg(feature = "glob")]
 #[test]
-fn events_tell_two_dialects_of_one_text_apart() -> Outcome {
-    let bus = bus();
-    let (redis, glob) = (Pattern::redis("a/*"), Pattern::glob("a/*")?);
-    let sub = bus.psubscribe(&redis)?;
-    sub.psubscribe(&glob)?;
-    assert_eq!(sub.punsubscribe(&redis), 1);
-    bus.publish("a/b", 1u32);
-    assert_eq!(sub.recv()?, Event::PSubscribe { pattern: redis.clone(), count: 1 });
-    assert_eq!(sub.recv()?, Event::PSubscribe { pattern: glob.clone(), count: 2 });
-    assert_eq!(sub.recv()?, Event::PUnsubscribe { pattern: redis, count: 1 });
-    assert_eq!(sub.recv_message()?.matched_by(), Some(&glob));
-    Ok(())
-}
-
-#[test]
-fn receives_yield_loss_events_messages_and_the_end_in_this_order() -> Outcome {
+fn receives_yield_lagged_events_messages_and_closed_in_this_order() -> Outcome {
     let bus = bus();
     let sub = small(&bus, 1, Overflow::DropNewest);
     sub.subscribe("a")?;
@@ -398,7 +405,7 @@ fn receives_yield_loss_events_messages_and_the_end_in_this_order() -> Outcome {
     Ok(())
 }
 
-// ---- never lost, no room ---------------------------------------------------------------------------
+// ---- no capacity taken, none lost -------------------------------------------------------------------
 
 #[test]
 fn events_take_no_capacity_and_are_never_lost() -> Outcome {
@@ -425,7 +432,7 @@ fn events_take_no_capacity_and_are_never_lost() -> Outcome {
 }
 
 #[test]
-fn events_outlive_overflow_and_the_end() -> Outcome {
+fn events_survive_overflow_and_disconnection() -> Outcome {
     let bus = bus();
     let sub = small(&bus, 1, Overflow::Disconnect);
     sub.subscribe("a")?;
@@ -440,7 +447,7 @@ fn events_outlive_overflow_and_the_end() -> Outcome {
 }
 
 #[test]
-fn closing_emits_none() -> Outcome {
+fn closing_emits_no_events() -> Outcome {
     for by_bus in [false, true] {
         let bus = bus();
         let sub = bus.subscribe("a")?;
@@ -451,7 +458,7 @@ fn closing_emits_none() -> Outcome {
         } else {
             sub.close()
         }
-        // Nor does anything that comes after it.
+        // Calls after the close emit nothing either.
         assert_eq!(
             (sub.unsubscribe("a"), sub.punsubscribe_all(), sub.unsubscribe_all()),
             (0, 0, 0)
@@ -465,7 +472,7 @@ fn closing_emits_none() -> Outcome {
 }
 
 #[test]
-fn silenced_events_do_not_come() -> Outcome {
+fn silenced_events_are_not_emitted() -> Outcome {
     let bus = bus();
     let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("a")?;
     assert_eq!((sub.psubscribe("a*")?, sub.subscribe("a")?), (2, 2));
@@ -478,6 +485,8 @@ fn silenced_events_do_not_come() -> Outcome {
     assert_eq!(drain(&bus.subscriber_builder().lifecycle_events(true).subscribe("a")?).len(), 1);
     Ok(())
 }
+
+// ---- ways to receive -----------------------------------------------------
 
 #[test]
 fn iterators_over_messages_skip_events() -> Outcome {
@@ -492,7 +501,7 @@ fn iterators_over_messages_skip_events() -> Outcome {
     let payload = |message: Message<u32>| message.payload;
     let mut now = sub.try_messages();
     assert_eq!(now.by_ref().map(payload).collect::<Vec<_>>(), [2, 3], "`Lagged` is skipped too");
-    // It is empty, not at an end.
+    // The iterator found the inbox empty, and can continue.
     bus.publish("a", 4u32);
     assert_eq!(now.next().map(payload), Some(4));
     assert!(now.next().is_none());
@@ -509,7 +518,7 @@ fn iterators_over_messages_skip_events() -> Outcome {
 }
 
 #[test]
-fn receiving_messages_skips_events() -> Outcome {
+fn recv_message_skips_events() -> Outcome {
     let bus = bus();
     let sub = small(&bus, 2, Overflow::DropOldest);
     sub.subscribe_many(["a", "b"])?;
@@ -526,7 +535,7 @@ fn receiving_messages_skips_events() -> Outcome {
     sub.subscribe("b")?;
     bus.publish("a", 4u32);
     assert_eq!(sub.recv_message_timeout(WATCHDOG)?.payload, 4);
-    // What was skipped is gone.
+    // Events that were skipped are gone.
     assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
     sub.unsubscribe("c");
     let past = Instant::now();
@@ -544,7 +553,7 @@ fn receiving_messages_skips_events() -> Outcome {
 }
 
 #[test]
-fn the_queues_reader_sees_messages_only_and_events_are_kept() -> Outcome {
+fn receiver_yields_messages_only_and_events_are_kept() -> Outcome {
     let bus = bus();
     let sub = bus.subscribe("a")?;
     bus.publish("a", 1u32);
@@ -562,562 +571,11 @@ fn iterators_yield_events() -> Outcome {
     bus.publish("a", 1u32);
     let now: Vec<String> = sub.try_iter().map(|event| text(&event)).collect();
     assert_eq!(now, ["subscribe a 1", "message a 1"]);
-    // They end when it is closed and drained, not when nothing is subscribed any more.
+    // The iterators end when the subscriber is closed and drained, not when nothing is subscribed any more.
     sub.unsubscribe("a");
     sub.subscribe("b")?;
     bus.close();
     assert_eq!((&sub).into_iter().count(), 2);
     assert_eq!(sub.into_iter().count(), 0);
     Ok(())
-}
-
-// ---- waking ----------------------------------------------------------------------------------------
-
-/// Each call of another thread wakes a reader that waits for it alone.
-#[test]
-fn events_wake_a_blocked_receive() {
-    watched(|| {
-        let bus = bus();
-        let sub = bus.subscriber();
-        let reader = sub.clone();
-        let (seen, log) = mpsc::channel();
-        // It waits also while nothing is subscribed.
-        let thread = thread::spawn(move || {
-            while let Ok(event) = reader.recv() {
-                seen.send(text(&event)).unwrap();
-            }
-        });
-        let next = || log.recv_timeout(WATCHDOG).unwrap();
-        for round in 0..2_000u32 {
-            step();
-            if round % 64 == 0 {
-                // So that it is asleep by now, most likely.
-                thread::sleep(Duration::from_millis(1));
-            }
-            sub.subscribe("a").unwrap();
-            assert_eq!(next(), "subscribe a 1");
-            sub.psubscribe("b*").unwrap();
-            assert_eq!(next(), "psubscribe b* 2");
-            bus.publish("b", round);
-            assert_eq!(next(), format!("pmessage b* b {round}"));
-            sub.punsubscribe("b*");
-            assert_eq!(next(), "punsubscribe b* 1");
-            sub.unsubscribe("a");
-            assert_eq!(next(), "unsubscribe a 0");
-            sub.unsubscribe("a");
-            assert_eq!(next(), "unsubscribe a 0");
-        }
-        drop(bus);
-        thread.join().unwrap();
-    });
-}
-
-/// With many waiting, there is one for each of many events.
-#[test]
-fn events_wake_as_many_clones_as_there_are_events() {
-    watched(|| {
-        const READERS: usize = 4;
-        let bus = bus();
-        let sub = bus.subscriber();
-        let (seen, log) = mpsc::channel();
-        let barrier = Arc::new(Barrier::new(READERS + 1));
-        let readers: Vec<_> = (0..READERS)
-            .map(|_| {
-                let (sub, seen, barrier) = (sub.clone(), seen.clone(), Arc::clone(&barrier));
-                thread::spawn(move || {
-                    while let Ok(event) = sub.recv() {
-                        seen.send(text(&event)).unwrap();
-                        // Busy until each of the others has got one too.
-                        barrier.wait();
-                    }
-                })
-            })
-            .collect();
-        for round in 0..300 {
-            step();
-            if round % 32 == 0 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            let names: Vec<String> = (0..READERS).map(|n| format!("{round}:{n}")).collect();
-            let first = READERS * round;
-            sub.subscribe_many(&names).unwrap();
-            barrier.wait();
-            let mut told: Vec<String> =
-                (0..READERS).map(|_| log.recv_timeout(WATCHDOG).unwrap()).collect();
-            told.sort_unstable();
-            let expected: Vec<String> =
-                (0..READERS).map(|n| format!("subscribe {round}:{n} {}", first + n + 1)).collect();
-            assert_eq!(told, expected);
-        }
-        bus.close();
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
-    });
-}
-
-/// An Unsubscribe that waits for a message to be taken wakes a clone when another has taken it.
-#[test]
-fn what_becomes_due_by_another_clone_wakes_a_blocked_receive() {
-    watched(|| {
-        let bus = bus();
-        let sub = bus.subscribe("a").unwrap();
-        drain(&sub);
-        for round in 0..1_000u32 {
-            step();
-            bus.publish("a", round);
-            sub.unsubscribe("a");
-            let reader = sub.clone();
-            let other = thread::spawn(move || text(&reader.recv().unwrap()));
-            let mut both = [text(&sub.recv().unwrap()), other.join().unwrap()];
-            both.sort_unstable();
-            assert_eq!(both, [format!("message a {round}"), "unsubscribe a 0".to_owned()]);
-            sub.subscribe("a").unwrap();
-            assert_eq!(drain(&sub), ["subscribe a 1"]);
-        }
-    });
-}
-
-// ---- clones ----------------------------------------------------------------------------------------
-
-#[test]
-fn clones_share_events_each_to_exactly_one() {
-    let all = watched(|| {
-        let bus = bus();
-        let sub = small(&bus, 1_000, Overflow::DropOldest);
-        let readers: Vec<_> = (0..3)
-            .map(|_| {
-                let sub = sub.clone();
-                thread::spawn(move || sub.iter().map(|event| text(&event)).collect::<Vec<_>>())
-            })
-            .collect();
-        for n in 0..500u32 {
-            let name = format!("c{n}");
-            sub.subscribe(&name).unwrap();
-            bus.publish(&name, n);
-            sub.unsubscribe(&name);
-        }
-        bus.close();
-        let mut all: Vec<String> =
-            readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
-        all.sort_unstable();
-        all
-    });
-    let mut expected: Vec<String> = (0..500)
-        .flat_map(|n| {
-            [
-                format!("subscribe c{n} 1"),
-                format!("message c{n} {n}"),
-                format!("unsubscribe c{n} 0"),
-            ]
-        })
-        .collect();
-    expected.sort_unstable();
-    assert_eq!(all.len(), expected.len());
-    for (seen, expected) in all.iter().zip(&expected) {
-        assert_eq!(seen, expected);
-    }
-}
-
-#[test]
-fn a_clone_subscribes_for_all() -> Outcome {
-    let bus = bus();
-    let sub = bus.subscribe("a")?;
-    let clone = sub.clone();
-    assert_eq!(clone.subscribe("b")?, 2);
-    assert_eq!(sub.unsubscribe("a"), 1);
-    drop(clone);
-    assert_eq!(bus.publish("b", 1u32).matched, 1, "the last one holds on");
-    assert_eq!(drain(&sub), ["subscribe a 1", "subscribe b 2", "unsubscribe a 1", "message b 1"]);
-    Ok(())
-}
-
-// ---- one reader under change -----------------------------------------------------------------------
-
-/// Publishers go on without end while another thread subscribes and unsubscribes what they publish on;
-/// each message carries the number of the last subscription that had begun before its publish. It
-/// belongs to that one or a later one, whose `Subscribe` must be seen first.
-fn no_message_before_its_subscribe(overflow: Overflow, capacity: usize, by_pattern: bool) {
-    const ROUNDS: u32 = 300;
-    let stream = watched(move || {
-        let bus = bus();
-        let sub = small(&bus, capacity, overflow);
-        let begun = Arc::new(AtomicU32::new(0));
-        let publishers: Vec<_> = (0..2)
-            .map(|_| {
-                let (bus, begun) = (bus.clone(), Arc::clone(&begun));
-                thread::spawn(move || {
-                    let topic = bus.topic("b");
-                    while !bus.is_closed() {
-                        topic.publish(begun.load(Ordering::SeqCst));
-                    }
-                })
-            })
-            .collect();
-        let reader = sub.clone();
-        let reader = thread::spawn(move || reader.iter().collect::<Vec<_>>());
-        for round in 1..=ROUNDS {
-            step();
-            begun.store(round, Ordering::SeqCst);
-            if by_pattern {
-                sub.psubscribe("b*").unwrap();
-            } else {
-                sub.subscribe("b").unwrap();
-            }
-            linger(round as usize % 8);
-            if by_pattern {
-                sub.punsubscribe("b*");
-            } else {
-                sub.unsubscribe("b");
-            }
-        }
-        bus.close();
-        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
-        let stream = reader.join().unwrap();
-        assert_eq!(sub.missed(), stream.iter().map(lost).sum::<u64>());
-        stream
-    });
-    let (mut subscribed, mut unsubscribed) = (0, 0);
-    for event in &stream {
-        match event {
-            Event::Subscribe { channel, count: 1 } if **channel == *"b" => subscribed += 1,
-            Event::PSubscribe { pattern, count: 1 } if pattern.as_str() == "b*" => subscribed += 1,
-            Event::Unsubscribe { count: 0, .. } | Event::PUnsubscribe { count: 0, .. } => {
-                unsubscribed += 1;
-                assert_eq!(unsubscribed, subscribed, "in the order of the calls");
-            }
-            Event::Message(message) | Event::PMessage(message) => {
-                assert!(
-                    subscribed >= message.payload.max(1),
-                    "a message of subscription {} or later after {subscribed}",
-                    message.payload
-                );
-            }
-            Event::Lagged { .. } => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!((subscribed, unsubscribed), (ROUNDS, ROUNDS), "none is lost");
-}
-
-fn lost(event: &Event<u32>) -> u64 {
-    match event {
-        Event::Lagged { missed } => *missed,
-        _ => 0,
-    }
-}
-
-#[test]
-fn no_message_comes_before_its_subscribe_while_the_oldest_go() {
-    no_message_before_its_subscribe(Overflow::DropOldest, 2, false);
-    no_message_before_its_subscribe(Overflow::DropOldest, 64, true);
-}
-
-#[test]
-fn no_message_comes_before_its_subscribe_while_the_newest_go() {
-    no_message_before_its_subscribe(Overflow::DropNewest, 4, false);
-    no_message_before_its_subscribe(Overflow::DropNewest, 1, true);
-}
-
-#[test]
-fn no_message_comes_before_its_subscribe_while_publishers_wait() {
-    no_message_before_its_subscribe(Overflow::Block { timeout: None }, 2, false);
-    no_message_before_its_subscribe(Overflow::Block { timeout: None }, 2, true);
-}
-
-/// One thread subscribes, publishes and unsubscribes without a pause, always the same name; another reads as fast as it
-/// can. Whatever the moment at which a call meets the reader, every message stands between the `Subscribe` and the
-/// `Unsubscribe` of its own subscription.
-fn messages_stand_in_their_subscription(
-    rounds: u32,
-    capacity: usize,
-    overflow: Overflow,
-    by_pattern: bool,
-) {
-    let stream = watched(move || {
-        let bus = bus();
-        let sub = small(&bus, capacity, overflow);
-        let reader = sub.clone();
-        let reader = thread::spawn(move || {
-            let mut stream = Vec::new();
-            loop {
-                match reader.try_recv() {
-                    Ok(event) => stream.push(event),
-                    Err(TryRecvError::Empty) => std::hint::spin_loop(),
-                    Err(TryRecvError::Closed) => return stream,
-                }
-            }
-        });
-        let topic = bus.topic("b");
-        for round in 1..=rounds {
-            _ = if by_pattern { sub.psubscribe("b*") } else { sub.subscribe("b") };
-            (0..round % 4).for_each(|_| _ = topic.publish(round));
-            _ = if by_pattern { sub.punsubscribe("b*") } else { sub.unsubscribe("b") };
-            // So that the reader comes to the end of the stream now and then.
-            (0..round % 32 / 28 * 100).for_each(|_| std::hint::spin_loop());
-        }
-        bus.close();
-        let stream = reader.join().unwrap();
-        assert_eq!(sub.missed(), stream.iter().map(lost).sum::<u64>());
-        stream
-    });
-    let (mut subscribed, mut open, mut last) = (0, false, 0);
-    for (at, event) in stream.iter().enumerate() {
-        match event {
-            Event::Subscribe { count: 1, .. } | Event::PSubscribe { count: 1, .. } if !open => {
-                subscribed += 1;
-                open = true;
-            }
-            Event::Unsubscribe { count: 0, .. } | Event::PUnsubscribe { count: 0, .. } if open => {
-                open = false;
-            }
-            Event::Message(message) | Event::PMessage(message) => {
-                let near = &stream[at.saturating_sub(3)..stream.len().min(at + 4)];
-                assert!(
-                    open && message.payload == subscribed,
-                    "a message of subscription {} after {subscribed}, {open}: {near:?}",
-                    message.payload
-                );
-                assert!(last <= message.payload, "out of order");
-                last = message.payload;
-            }
-            Event::Lagged { .. } => {}
-            other => panic!("{other:?} after {subscribed}, {open}"),
-        }
-    }
-    assert_eq!((subscribed, open), (rounds, false), "none is lost");
-}
-
-#[test]
-fn every_message_stands_in_its_own_subscription_while_the_oldest_go() {
-    messages_stand_in_their_subscription(30_000, 1, Overflow::DropOldest, false);
-    messages_stand_in_their_subscription(30_000, 3, Overflow::DropOldest, true);
-}
-
-#[test]
-fn every_message_stands_in_its_own_subscription_while_the_newest_go() {
-    messages_stand_in_their_subscription(30_000, 2, Overflow::DropNewest, false);
-    messages_stand_in_their_subscription(30_000, 64, Overflow::DropNewest, true);
-}
-
-#[test]
-fn every_message_stands_in_its_own_subscription_while_the_publisher_waits() {
-    messages_stand_in_their_subscription(1_000, 1, Overflow::Block { timeout: None }, false);
-    messages_stand_in_their_subscription(1_000, 4, Overflow::Block { timeout: None }, true);
-}
-
-/// One thread publishes and unsubscribes without a pause, from a name that is not held, which is told of
-/// all the same; another reads as fast as it can. Whatever the moment at which `unsubscribe` meets the
-/// reader, its event stands behind all that was published before.
-fn unsubscribe_follows_all(
-    rounds: u32,
-    read: fn(&Subscriber<u32>) -> Result<Event<u32>, TryRecvError>,
-) {
-    let stream = watched(move || {
-        let bus = bus();
-        let sub = small(&bus, rounds as usize, Overflow::DropNewest);
-        sub.subscribe("a").unwrap();
-        let reader = sub.clone();
-        let reader = thread::spawn(move || {
-            let mut stream = Vec::new();
-            loop {
-                match read(&reader) {
-                    Ok(event) => stream.push(event),
-                    Err(TryRecvError::Empty) => {}
-                    Err(TryRecvError::Closed) => return stream,
-                }
-            }
-        });
-        for round in 0..rounds {
-            step();
-            assert_eq!(bus.publish("a", round).delivered, 1);
-            if round % 4 != 0 {
-                sub.unsubscribe(round.to_string());
-            }
-        }
-        bus.close();
-        reader.join().unwrap()
-    });
-    let (mut messages, mut told) = (0, 0);
-    for event in &stream {
-        match event {
-            Event::Message(message) => {
-                assert_eq!(message.payload, messages);
-                messages += 1;
-            }
-            Event::Unsubscribe { channel, count: 1 } => {
-                told += 1;
-                let last: u32 = channel.parse().unwrap();
-                assert!(messages > last, "Unsubscribe({last}) came before message {last}");
-            }
-            Event::Subscribe { .. } => assert_eq!((messages, told), (0, 0)),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!((messages, told), (rounds, rounds / 4 * 3));
-}
-
-#[test]
-fn unsubscribe_follows_what_was_queued_while_it_is_being_read() {
-    unsubscribe_follows_all(60_000, Subscriber::try_recv);
-}
-
-#[test]
-fn unsubscribe_follows_what_was_queued_while_a_reader_waits() {
-    unsubscribe_follows_all(60_000, |sub| Ok(sub.recv()?));
-}
-
-// ---- against a model -------------------------------------------------------------------------------
-
-/// What a single reader must see: the queue, and the events each with how many of the messages that
-/// were queued then still stand before it.
-#[derive(Default)]
-struct Model {
-    queue: std::collections::VecDeque<String>,
-    events: std::collections::VecDeque<(String, usize)>,
-    channels: Vec<&'static str>,
-    patterns: Vec<&'static str>,
-    unreported: u64,
-    matched: u64,
-}
-
-impl Model {
-    fn held(&self) -> usize {
-        self.channels.len() + self.patterns.len()
-    }
-
-    fn told(&mut self, kind: &str, name: &str) {
-        let event = format!("{kind} {name} {}", self.held());
-        self.events.push_back((event, self.queue.len()));
-    }
-
-    fn left(&mut self) -> Option<String> {
-        let message = self.queue.pop_front();
-        self.events.iter_mut().for_each(|event| event.1 = event.1.saturating_sub(1));
-        message
-    }
-
-    fn publish(&mut self, channel: &str, payload: u32, capacity: usize, overflow: Overflow) {
-        let exact = self.channels.iter().filter(|held| **held == channel);
-        let exact = exact.map(|held| format!("message {held} {payload}"));
-        let patterns = self.patterns.iter().filter(|held| Pattern::redis(held).is_match(channel));
-        let patterns = patterns.map(|held| format!("pmessage {held} {channel} {payload}"));
-        let all: Vec<String> = exact.chain(patterns).collect();
-        for message in all {
-            self.matched += 1;
-            if self.queue.len() == capacity {
-                self.unreported += 1;
-                if overflow == Overflow::DropNewest {
-                    continue;
-                }
-                self.left();
-            }
-            self.queue.push_back(message);
-        }
-    }
-
-    fn recv(&mut self) -> Option<String> {
-        if self.unreported > 0 {
-            return Some(format!("lagged {}", std::mem::take(&mut self.unreported)));
-        }
-        match self.events.front() {
-            Some((_, before)) if *before == 0 || self.queue.is_empty() => {
-                self.events.pop_front().map(|event| event.0)
-            }
-            _ => self.left(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Call {
-    Subscribe(&'static str),
-    Unsubscribe(&'static str),
-    PSubscribe(&'static str),
-    PUnsubscribe(&'static str),
-    UnsubscribeAll,
-    PUnsubscribeAll,
-    Publish(&'static str),
-    Recv,
-}
-
-fn call() -> impl Strategy<Value = Call> {
-    let channel = || select(vec!["a", "b", "ab"]);
-    let pattern = || select(vec!["a*", "*b", "*"]);
-    prop_oneof![
-        3 => channel().prop_map(Call::Subscribe),
-        3 => channel().prop_map(Call::Unsubscribe),
-        2 => pattern().prop_map(Call::PSubscribe),
-        2 => pattern().prop_map(Call::PUnsubscribe),
-        1 => Just(Call::UnsubscribeAll),
-        1 => Just(Call::PUnsubscribeAll),
-        8 => channel().prop_map(Call::Publish),
-        8 => Just(Call::Recv),
-    ]
-}
-
-proptest! {
-    #![proptest_config(cases(600))]
-
-    #[test]
-    fn the_stream_is_the_models(
-        capacity in 1..5usize,
-        overflow in select(vec![Overflow::DropOldest, Overflow::DropNewest]),
-        calls in vec(call(), 0..80),
-    ) {
-        let bus = bus();
-        let sub = small(&bus, capacity, overflow);
-        let mut model = Model::default();
-        for (payload, call) in (0..).zip(calls) {
-            match call {
-                Call::Subscribe(name) => {
-                    if !model.channels.contains(&name) {
-                        model.channels.push(name);
-                    }
-                    model.told("subscribe", name);
-                    prop_assert_eq!(sub.subscribe(name), Ok(model.held()));
-                }
-                Call::PSubscribe(name) => {
-                    if !model.patterns.contains(&name) {
-                        model.patterns.push(name);
-                    }
-                    model.told("psubscribe", name);
-                    prop_assert_eq!(sub.psubscribe(name), Ok(model.held()));
-                }
-                Call::Unsubscribe(name) => {
-                    model.channels.retain(|held| *held != name);
-                    model.told("unsubscribe", name);
-                    prop_assert_eq!(sub.unsubscribe(name), model.held());
-                }
-                Call::PUnsubscribe(name) => {
-                    model.patterns.retain(|held| *held != name);
-                    model.told("punsubscribe", name);
-                    prop_assert_eq!(sub.punsubscribe(name), model.held());
-                }
-                Call::UnsubscribeAll => {
-                    while !model.channels.is_empty() {
-                        let name = model.channels.remove(0);
-                        model.told("unsubscribe", name);
-                    }
-                    prop_assert_eq!(sub.unsubscribe_all(), model.held());
-                }
-                Call::PUnsubscribeAll => {
-                    while !model.patterns.is_empty() {
-                        let name = model.patterns.remove(0);
-                        model.told("punsubscribe", name);
-                    }
-                    prop_assert_eq!(sub.punsubscribe_all(), model.held());
-                }
-                Call::Publish(name) => {
-                    model.publish(name, payload, capacity, overflow);
-                    bus.publish(name, payload);
-                }
-                Call::Recv => {
-                    prop_assert_eq!(sub.try_recv().ok().map(|event| text(&event)), model.recv());
-                }
-            }
-            prop_assert_eq!(sub.len(), model.queue.len());
-        }
-        let rest: Vec<String> = std::iter::from_fn(|| model.recv()).collect();
-        prop_assert_eq!(drain(&sub), rest);
-        assert_books(&sub, model.matched);
-    }
 }

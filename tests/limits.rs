@@ -1,5 +1,5 @@
-//! Limits: past one, a subscribe is an error that carries the limit, and nothing has changed; at exactly
-//! the limit it works, and what is given up makes room, however many threads race for the last place.
+//! Limits: a subscribe past a limit is an error that carries the limit, and changes nothing. At exactly the
+//! limit it succeeds. What is given up makes room, however many threads race for the last place.
 
 mod support;
 
@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use fanout::{Bus, Event, Limits, Overflow, Pattern, SubscribeError, Subscriber, TryRecvError};
-use support::{drain, silent, step, steps, watched};
+use support::{payloads, silent, step, steps, watched};
 
 fn limited(limits: Limits) -> Bus<u32> {
     Bus::builder().limits(limits).build()
 }
 
-/// What a refusal must leave as it was.
+/// Asserts that a refused subscribe changes nothing, and returns its error.
 #[track_caller]
 fn assert_refused_without_a_trace(
     bus: &Bus<u32>,
@@ -41,7 +41,7 @@ fn assert_refused_without_a_trace(
     let error = subscribe(sub).expect_err("past the limit");
     assert_eq!(look(), before);
     assert_eq!(sub.try_recv(), Err(TryRecvError::Empty), "an event of what was refused");
-    // And no message comes of it.
+    // No message comes of it either.
     let matched: usize = before.3.iter().map(|(_, matched)| matched).sum();
     let published: usize =
         ["c", "d", "e", "longer"].iter().map(|c| bus.publish(c, 1u32).matched).sum();
@@ -72,12 +72,12 @@ fn max_channel_len_counts_bytes_of_subscribed_names() {
         assert_eq!(bus.subscribe(name).unwrap_err(), error);
         assert_eq!(bus.subscriber_builder().subscribe(name).unwrap_err(), error);
     }
-    // All or none.
+    // All names or none.
     let error = assert_refused_without_a_trace(&bus, &sub, |sub| {
         sub.subscribe_many(["c", "d", "longer", "e"])
     });
     assert!(matches!(error, SubscribeError::ChannelTooLong { limit: 5, .. }));
-    // It bounds no pattern, and no publish, topic or look.
+    // The limit does not apply to patterns, publishes, topics or counts.
     assert_eq!(sub.psubscribe("a longer pattern*"), Ok(4));
     assert_eq!(bus.publish("a longer pattern", 1u32).matched, 1);
     assert_eq!(bus.topic("a longer pattern").publish(1u32).matched, 1);
@@ -116,7 +116,7 @@ fn max_subscriptions_counts_channels_and_patterns_of_one_subscriber() {
     let bus = limited(Limits::default().max_subscriptions(3));
     let sub = bus.subscribe("c").unwrap();
     assert_eq!(sub.psubscribe("c*"), Ok(2));
-    // Two more are one too many: none is taken.
+    // Only one of the two would fit, so none is subscribed.
     let error = assert_refused_without_a_trace(&bus, &sub, |sub| sub.subscribe_many(["d", "e"]));
     assert!(matches!(error, SubscribeError::TooManySubscriptions { limit: 3, .. }), "{error:?}");
     assert_says(&error, "max_subscriptions", 3);
@@ -133,17 +133,17 @@ fn max_subscriptions_counts_channels_and_patterns_of_one_subscriber() {
     ] {
         assert_eq!(refused, error);
     }
-    // What is held is held: subscribing again repeats its event.
+    // Subscribing again to a held name only repeats its event.
     assert_eq!(sub.subscribe("c"), Ok(3));
     assert_eq!(sub.psubscribe("c*"), Ok(3));
     assert_eq!(sub.subscribe_many(["c", "d", "c"]), Ok(3));
     assert_eq!(sub.try_iter().count(), 5);
-    // A clone is the same subscriber; another one has its own count.
+    // A clone is the same subscriber; another subscriber has its own count.
     sub.clone().subscribe("e").unwrap_err();
     let other = bus.subscribe("e").unwrap();
     assert_eq!(other.subscribe_many(["c", "d"]), Ok(3));
     assert_eq!(other.resubscribe().unwrap().channels().len(), 3);
-    // Freeing makes room, by one each.
+    // Each subscription that is given up makes room for one.
     assert_eq!(sub.unsubscribe("c"), 2);
     assert_eq!(sub.psubscribe("e*"), Ok(3));
     sub.subscribe("c").unwrap_err();
@@ -175,12 +175,12 @@ fn names_repeated_within_one_call_count_once() {
     assert!(sub.channels().is_empty());
 }
 
-// ---- the bus's own ------------------------------------------------------------------------------
+// ---- limits of the bus ------------------------------------------------------------------------------
 
 #[test]
 fn max_subscribers_counts_from_the_first_subscription_to_the_end() {
     let bus = limited(Limits::default().max_subscribers(2));
-    // One that has subscribed nothing is no subscriber yet.
+    // A subscriber without subscriptions does not count yet.
     let idle: Vec<_> = (0..10).map(|_| bus.subscriber()).collect();
     let one = bus.subscribe("c").unwrap();
     let two = silent(&bus).psubscribe("c*").unwrap();
@@ -197,10 +197,10 @@ fn max_subscribers_counts_from_the_first_subscription_to_the_end() {
     ] {
         assert_eq!(refused, error);
     }
-    // Those that count already may have more.
+    // Subscribers that count already may subscribe more.
     assert_eq!(one.subscribe("d"), Ok(2));
     assert_eq!(two.clone().subscribe("e"), Ok(2));
-    // A refused one was not counted: the place that is freed is free.
+    // The refused one was not counted, so the freed place is free.
     drop(two);
     assert_eq!(idle[1].subscribe("c"), Ok(1));
     assert_eq!(idle[0].subscribe("c").unwrap_err(), error);
@@ -211,7 +211,7 @@ fn max_subscribers_counts_from_the_first_subscription_to_the_end() {
 }
 
 #[test]
-fn a_subscriber_refused_by_another_limit_takes_no_place() {
+fn a_subscriber_refused_by_another_limit_is_not_counted() {
     let bus = limited(
         Limits::default().max_subscribers(1).max_channels(1).max_patterns(1).max_channel_len(3),
     );
@@ -242,15 +242,15 @@ fn max_channels_counts_channels_with_a_subscriber_of_their_own() {
     assert!(matches!(error, SubscribeError::TooManyChannels { limit: 2, .. }), "{error:?}");
     assert_says(&error, "max_channels", 2);
     assert_eq!(bus.subscribe("e").unwrap_err(), error);
-    // A name that a topic pins or that was published to is as new as any.
+    // A name that a topic holds, or that was published to, does not count as a channel yet.
     assert_eq!(sub.subscribe("t1").unwrap_err(), error);
     assert_eq!(sub.subscribe("published 1").unwrap_err(), error);
-    // All or none.
+    // All names or none.
     let other = bus.subscriber();
     let refused =
         assert_refused_without_a_trace(&bus, &other, |sub| sub.subscribe_many(["c", "e", "d"]));
     assert_eq!(refused, error);
-    // More subscribers of the same channels, and patterns, are no channels.
+    // More subscribers of the same channels do not count as channels, and neither do patterns.
     assert_eq!(other.subscribe_many(["d", "c"]), Ok(2));
     assert_eq!(other.psubscribe("e"), Ok(3));
     sub.unsubscribe("d");
@@ -274,7 +274,7 @@ fn max_patterns_counts_distinct_patterns() {
     assert!(matches!(error, SubscribeError::TooManyPatterns { limit: 2, .. }), "{error:?}");
     assert_says(&error, "max_patterns", 2);
     assert_eq!(bus.psubscribe("e*").unwrap_err(), error);
-    // The same text in another dialect is another pattern.
+    // One text in another dialect is another pattern.
     assert_eq!(sub.psubscribe(Pattern::glob("c*").unwrap()).unwrap_err(), error);
     let other = bus.subscriber();
     let refused =
@@ -292,7 +292,7 @@ fn max_patterns_counts_distinct_patterns() {
 }
 
 #[test]
-fn no_limit_is_the_default() {
+fn there_are_no_limits_by_default() {
     let bus: Bus<u32> = Bus::new();
     assert_eq!(Limits::default(), Limits::default().max_channels(usize::MAX));
     let sub = silent(&bus).subscribe("long".repeat(10_000)).unwrap();
@@ -303,7 +303,7 @@ fn no_limit_is_the_default() {
 }
 
 #[test]
-fn every_limit_at_nothing_lets_nothing_in() {
+fn a_limit_of_zero_refuses_everything() {
     let none = Limits::default();
     let cases: [(Limits, &str); 4] = [
         (none.max_subscriptions(0), "max_subscriptions"),
@@ -329,7 +329,7 @@ fn every_limit_at_nothing_lets_nothing_in() {
 }
 
 #[test]
-fn errors_are_values_and_a_closed_bus_speaks_first() {
+fn limit_errors_compare_equal_and_closed_comes_first() {
     let bus = limited(Limits::default().max_channels(1));
     let _one = bus.subscribe("c").unwrap();
     let error = bus.subscribe("d").unwrap_err();
@@ -343,7 +343,7 @@ fn errors_are_values_and_a_closed_bus_speaks_first() {
 
 // ---- races --------------------------------------------------------------------------------------
 
-/// One of the bus's limits: how to ask for a place, of which every call takes one of its own.
+/// A way to ask for a place under one of the limits. Every call asks for a different one.
 type Ask = fn(&Bus<u32>, usize) -> Result<Subscriber<u32>, SubscribeError>;
 
 const PLACES: usize = 5;
@@ -364,7 +364,7 @@ fn bounded() -> [(&'static str, Limits, Ask); 4] {
 }
 
 #[test]
-fn many_that_race_for_the_last_places_get_exactly_those() {
+fn threads_that_race_for_the_last_places_get_exactly_those() {
     for (what, limits, ask) in bounded() {
         watched(move || {
             for _ in 0..100 {
@@ -401,7 +401,7 @@ fn many_that_race_for_the_last_places_get_exactly_those() {
 }
 
 #[test]
-fn while_places_come_free_there_are_never_more_than_the_limit() {
+fn the_limit_is_never_exceeded_while_places_come_free() {
     for (what, limits, ask) in bounded() {
         watched(move || {
             let bus = limited(limits);
@@ -416,8 +416,8 @@ fn while_places_come_free_there_are_never_more_than_the_limit() {
                         for n in 0..2_000 {
                             steps.step();
                             if let Ok(sub) = ask(bus, 2_000 * thread + n) {
-                                // Counted after it is taken and until it is given up: fewer than there
-                                // are, never more.
+                                // Counted after the place is taken and until it is given up, so the count never
+                                // exceeds the truth.
                                 let now = held.fetch_add(1, Ordering::SeqCst) + 1;
                                 assert!(now <= PLACES, "{what}: {now} of {PLACES}");
                                 admitted.fetch_add(1, Ordering::SeqCst);
@@ -446,9 +446,9 @@ fn while_places_come_free_there_are_never_more_than_the_limit() {
     }
 }
 
-/// Channels that several share: the last to leave frees the place, whoever comes meanwhile.
+/// The last of several threads to leave a shared channel frees its place, while others subscribe to it.
 #[test]
-fn places_that_are_shared_are_counted_once_whoever_comes_and_goes() {
+fn shared_names_are_counted_once_while_threads_come_and_go() {
     for patterns in [false, true] {
         watched(move || {
             let bus = limited(Limits::default().max_channels(2).max_patterns(2));
@@ -459,7 +459,7 @@ fn places_that_are_shared_are_counted_once_whoever_comes_and_goes() {
                         let sub = silent(bus).build();
                         for n in 0..10_000 {
                             let name = ["a", "b"][(thread + n) % 2];
-                            // Two names and two places: whatever the order, none is refused.
+                            // There are two names and two places, so none is refused in any order.
                             if patterns {
                                 sub.psubscribe(name).unwrap();
                                 sub.punsubscribe(name);
@@ -483,7 +483,7 @@ fn places_that_are_shared_are_counted_once_whoever_comes_and_goes() {
 // ---- builders -----------------------------------------------------------------------------------
 
 #[test]
-fn a_builder_subscribes_to_many_or_makes_nothing() {
+fn a_builder_subscribes_to_all_names_or_to_none() {
     let bus = limited(Limits::default().max_subscriptions(2).max_pattern_len(2));
     let build = || bus.subscriber_builder().capacity(3).lifecycle_events(false);
     let channels = build().subscribe_many(["a", "b"]).unwrap();
@@ -498,7 +498,7 @@ fn a_builder_subscribes_to_many_or_makes_nothing() {
     assert!(matches!(error, SubscribeError::PatternTooLong { limit: 2, .. }));
     assert_eq!((bus.channels().len(), bus.pattern_count(), bus.stats().subscribers), (2, 2, 2));
 
-    // None of nothing: a subscriber, without subscriptions.
+    // Subscribing to no names makes a subscriber without subscriptions.
     assert_eq!(build().subscribe_many([""; 0]).unwrap().channels(), []);
     bus.close();
     assert_eq!(build().subscribe_many(["a"]).unwrap_err(), SubscribeError::Closed);
@@ -519,8 +519,8 @@ fn a_cloned_builder_has_the_same_settings() {
     second.psubscribe("a*").unwrap();
     (0..8u32).for_each(|n| _ = one.publish("a", n));
     for sub in [first, second] {
-        // Neither events nor doubles, and the newest is refused.
-        assert_eq!((sub.capacity(), sub.missed(), drain(&sub)), (7, 1, Vec::from_iter(0..7)));
+        // There are neither events nor duplicates, and the newest message is refused.
+        assert_eq!((sub.capacity(), sub.missed(), payloads(&sub)), (7, 1, Vec::from_iter(0..7)));
         assert_eq!(sub.try_recv(), Err(TryRecvError::Empty));
     }
     let _kept = other.subscribe("a").unwrap();

@@ -1,5 +1,5 @@
-//! Listeners: a handler on a thread of its own gets every event in order until it is stopped, its
-//! subscriber is closed and drained, or it panics; stopping one disturbs nobody else.
+//! Listeners: a handler on its own thread gets every event in order until it is stopped, its subscriber is
+//! closed and drained, or it panics. Stopping a listener does not disturb others.
 
 mod support;
 
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use fanout::{Bus, Event, Listener, Message, Overflow, Receipt, Subscriber};
 use support::{
-    Gate, Stop, WATCHDOG, assert_ascending, assert_books, drain, eventually, let_it_wait,
-    panic_text, silent, sorted, step, watched,
+    Gate, Stop, WATCHDOG, assert_ascending, assert_books, eventually, let_it_wait, panic_text,
+    payloads, silent, sorted, step, watched,
 };
 
-/// A listener that sends on what it gets.
+/// Spawns a listener that sends every event to the returned receiver.
 fn relay(sub: &Subscriber<u32>) -> (Listener, mpsc::Receiver<Event<u32>>) {
     let (tell, told) = mpsc::channel();
     (sub.spawn("relay", move |event| tell.send(event).unwrap()), told)
@@ -50,7 +50,7 @@ fn a_handler_gets_every_event_in_order_and_ends_when_closed_and_drained() {
 }
 
 #[test]
-fn it_runs_on_a_thread_of_the_given_name() {
+fn a_listener_runs_on_a_thread_of_the_given_name() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let (tell, told) = mpsc::channel();
@@ -70,7 +70,7 @@ fn it_runs_on_a_thread_of_the_given_name() {
 }
 
 #[test]
-fn it_outlives_the_subscriber_it_was_made_from_and_unsubscribes_at_its_end() {
+fn a_listener_outlives_its_subscriber_and_unsubscribes_at_its_end() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let (listener, told) = relay(&silent(&bus).subscribe("c").unwrap());
@@ -89,12 +89,12 @@ fn it_outlives_the_subscriber_it_was_made_from_and_unsubscribes_at_its_end() {
 }
 
 #[test]
-fn stop_ends_it_after_the_event_in_hand_and_leaves_what_is_queued() {
+fn stop_ends_a_listener_after_the_current_event_and_leaves_the_queue() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
         let gate = Gate::new();
-        let _open = gate.open_at_last();
+        let _open = gate.open_on_drop();
         let (tell, told) = mpsc::channel();
         let passing = gate.clone();
         let listener = sub.spawn("stopped", move |event: Event<u32>| {
@@ -105,7 +105,7 @@ fn stop_ends_it_after_the_event_in_hand_and_leaves_what_is_queued() {
             bus.publish("c", n);
         }
         gate.await_arrivals(1);
-        // It does not wait for the handler, and may be said twice.
+        // `stop` does not wait for the handler, and may be called twice.
         listener.stop();
         listener.stop();
         assert!(!listener.is_finished());
@@ -114,15 +114,15 @@ fn stop_ends_it_after_the_event_in_hand_and_leaves_what_is_queued() {
         assert_eq!(told.iter().collect::<Vec<_>>(), [1]);
         assert_eq!(sub.len(), 3);
         assert!(!sub.is_closed());
-        assert_eq!(drain(&sub), [2, 3, 4]);
+        assert_eq!(payloads(&sub), [2, 3, 4]);
         assert_eq!(bus.publish("c", 5u32).delivered, 1);
-        assert_eq!(drain(&sub), [5]);
+        assert_eq!(payloads(&sub), [5]);
         assert_books(&sub, 5);
     });
 }
 
 #[test]
-fn stop_wakes_one_that_waits() {
+fn stop_wakes_a_waiting_listener() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let nothing_subscribed = bus.subscriber();
@@ -143,7 +143,7 @@ fn stop_wakes_one_that_waits() {
 }
 
 #[test]
-fn stop_stops_no_other_listener_and_no_other_receive() {
+fn stop_leaves_other_listeners_and_receives_alone() {
     watched(|| {
         let bus: Bus<u32> = Bus::builder().overflow(Overflow::Block { timeout: None }).build();
         let sub = silent(&bus).subscribe("c").unwrap();
@@ -157,7 +157,7 @@ fn stop_stops_no_other_listener_and_no_other_receive() {
         assert!(told_stopped.recv().is_err());
         assert!(!other.is_finished());
         assert!(!blocked.is_finished());
-        // Each takes some, until the blocked one has had its message.
+        // Each receives some messages, until the blocked `recv` has got one.
         let mut sent = 0;
         while !blocked.is_finished() {
             bus.publish("c", sent);
@@ -174,10 +174,10 @@ fn stop_stops_no_other_listener_and_no_other_receive() {
     });
 }
 
-/// Hazard: a lost wake-up. A listener that is stopped in the very moment in which it is woken for
-/// something must not take that call with it: whoever else waits gets what is there.
+/// Hazard: a lost wake-up. A listener may be stopped just when it is woken for an event; then another waiting
+/// receive must get it.
 #[test]
-fn a_stopped_listener_takes_no_wake_up_with_it() {
+fn a_stopped_listener_loses_no_wake_up() {
     type Cause = fn(&Bus<u32>, &Subscriber<u32>);
     let causes: [(&str, Cause); 3] = [
         ("an event", |_, sub| _ = sub.subscribe("d")),
@@ -195,7 +195,7 @@ fn a_stopped_listener_takes_no_wake_up_with_it() {
                 sub.recv().unwrap();
                 sub.recv().unwrap();
                 let taken = Arc::new(AtomicUsize::new(0));
-                // Whoever waits longest is woken first: the listener, most likely.
+                // The longest waiter is woken first, which is most likely the listener.
                 let listener = sub.spawn("stopped", {
                     let taken = Arc::clone(&taken);
                     move |_| _ = taken.fetch_add(1, Ordering::SeqCst)
@@ -216,7 +216,7 @@ fn a_stopped_listener_takes_no_wake_up_with_it() {
                 }
                 listener.stop();
                 listener.join().unwrap();
-                // Somebody who waits for it gets it, though nothing else happens.
+                // A waiting receive gets it, though nothing else happens.
                 let deadline = std::time::Instant::now() + WATCHDOG;
                 while taken.load(Ordering::SeqCst) == 0 {
                     assert!(
@@ -233,12 +233,12 @@ fn a_stopped_listener_takes_no_wake_up_with_it() {
 }
 
 #[test]
-fn dropping_it_stops_it_without_waiting() {
+fn dropping_a_listener_stops_it_without_waiting() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
         let gate = Gate::new();
-        let _open = gate.open_at_last();
+        let _open = gate.open_on_drop();
         let (tell, told) = mpsc::channel();
         let passing = gate.clone();
         let listener = sub.spawn("dropped", move |event: Event<u32>| {
@@ -248,12 +248,12 @@ fn dropping_it_stops_it_without_waiting() {
         bus.publish("c", 1u32);
         bus.publish("c", 2u32);
         gate.await_arrivals(1);
-        // The gate is shut: waiting would be for ever.
+        // The gate is shut, so waiting would never end.
         drop(listener);
         gate.open();
         assert_eq!(told.iter().collect::<Vec<_>>(), [1]);
-        assert_eq!(drain(&sub), [2]);
-        // One that waits, too.
+        assert_eq!(payloads(&sub), [2]);
+        // A waiting listener is stopped, too.
         let (listener, told) = relay(&sub);
         let_it_wait();
         drop(listener);
@@ -262,7 +262,7 @@ fn dropping_it_stops_it_without_waiting() {
 }
 
 #[test]
-fn a_listener_without_another_holder_unsubscribes_when_it_is_dropped() {
+fn dropping_a_listener_that_alone_holds_its_subscriber_unsubscribes() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let (listener, told) = relay(&silent(&bus).subscribe("c").unwrap());
@@ -273,7 +273,7 @@ fn a_listener_without_another_holder_unsubscribes_when_it_is_dropped() {
 }
 
 #[test]
-fn a_detached_one_runs_on_until_closed_and_drained() {
+fn a_detached_listener_runs_until_closed_and_drained() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
@@ -291,7 +291,7 @@ fn a_detached_one_runs_on_until_closed_and_drained() {
 }
 
 #[test]
-fn is_finished_tells() {
+fn is_finished_reports_stopping_closing_and_panicking() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
@@ -314,8 +314,8 @@ fn is_finished_tells() {
     });
 }
 
-/// A listener in the hands of its own handler.
-fn handed_over(
+/// Spawns a listener whose handler owns it and passes it to `act` at the first event.
+fn spawn_owning_itself(
     bus: &Bus<u32>,
     mut act: impl FnMut(Listener) + Send + 'static,
 ) -> (Subscriber<u32>, mpsc::Receiver<u32>) {
@@ -336,37 +336,37 @@ fn handed_over(
 
 /// Hazard: a handler that joins its own thread waits for itself.
 #[test]
-fn join_from_its_own_handler_is_an_error_at_once() {
+fn join_in_its_own_handler_is_an_error_at_once() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let (tell, outcome) = mpsc::channel();
         let (sub, told) =
-            handed_over(&bus, move |listener| tell.send(listener.join().is_err()).unwrap());
+            spawn_owning_itself(&bus, move |listener| tell.send(listener.join().is_err()).unwrap());
         bus.publish("c", 1u32);
         assert!(outcome.recv().unwrap());
         assert_eq!(told.recv(), Ok(1));
         bus.publish("c", 2u32);
-        // The thread ends, by itself or with the bus.
+        // The thread ends by itself or with the bus.
         bus.close();
         told.iter().for_each(drop);
-        drain(&sub);
+        payloads(&sub);
         assert_books(&sub, 2);
     });
 }
 
 #[test]
-fn it_may_be_stopped_dropped_or_detached_by_its_own_handler() {
+fn a_handler_may_stop_drop_or_detach_its_own_listener() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
-        let (sub, told) = handed_over(&bus, drop);
+        let (sub, told) = spawn_owning_itself(&bus, drop);
         bus.publish("c", 1u32);
         assert_eq!(told.recv(), Ok(1));
         assert!(told.recv().is_err(), "dropped is stopped");
         bus.publish("c", 2u32);
-        assert_eq!(drain(&sub), [2]);
+        assert_eq!(payloads(&sub), [2]);
 
         let (keep, kept) = mpsc::channel();
-        let (sub, told) = handed_over(&bus, move |listener| {
+        let (sub, told) = spawn_owning_itself(&bus, move |listener| {
             listener.stop();
             assert!(!listener.is_finished());
             keep.send(listener).unwrap();
@@ -376,7 +376,7 @@ fn it_may_be_stopped_dropped_or_detached_by_its_own_handler() {
         assert_eq!(told.iter().collect::<Vec<_>>(), [3]);
         assert!(sub.is_empty());
 
-        let (sub, told) = handed_over(&bus, Listener::detach);
+        let (sub, told) = spawn_owning_itself(&bus, Listener::detach);
         bus.publish("c", 4u32);
         bus.publish("c", 5u32);
         sub.close();
@@ -385,7 +385,7 @@ fn it_may_be_stopped_dropped_or_detached_by_its_own_handler() {
 }
 
 #[test]
-fn another_listener_may_be_joined_by_a_handler() {
+fn a_handler_may_join_another_listener() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
@@ -436,12 +436,12 @@ fn listeners_on_clones_share_the_work() {
 }
 
 #[test]
-fn while_one_handler_is_busy_another_goes_on() {
+fn a_busy_handler_does_not_hold_up_another() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
         let gate = Gate::new();
-        let _open = gate.open_at_last();
+        let _open = gate.open_on_drop();
         let (tell, told) = mpsc::channel();
         let listeners: Vec<_> = (0..2)
             .map(|_| {
@@ -458,7 +458,7 @@ fn while_one_handler_is_busy_another_goes_on() {
         for n in 0..50u32 {
             bus.publish("c", n);
         }
-        // Whoever got 0 is held up; the other does all the rest.
+        // One handler is held up by 0, and the other handles the rest.
         for n in 1..50 {
             assert_eq!(told.recv(), Ok(n));
         }
@@ -470,7 +470,7 @@ fn while_one_handler_is_busy_another_goes_on() {
 }
 
 #[test]
-fn starting_and_stopping_again_and_again_loses_nothing() {
+fn starting_and_stopping_listeners_repeatedly_loses_nothing() {
     watched(|| {
         const MESSAGES: u64 = 2_000;
         let bus: Bus<u64> = Bus::builder().capacity(MESSAGES as usize).build();
@@ -499,14 +499,14 @@ fn starting_and_stopping_again_and_again_loses_nothing() {
             }
         });
         let mut all = std::mem::take(&mut *seen.lock().unwrap());
-        all.extend(drain(&sub));
+        all.extend(payloads(&sub));
         assert_eq!(all, (0..MESSAGES).collect::<Vec<_>>());
         assert_books(&sub, MESSAGES);
     });
 }
 
 #[test]
-fn on_a_closed_subscriber_it_drains_and_ends() {
+fn a_listener_on_a_closed_subscriber_drains_and_ends() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
@@ -544,10 +544,10 @@ fn a_handler_may_subscribe_and_unsubscribe_its_own_subscriber() {
     });
 }
 
-// ---- draining, and joining for a while -----------------------------------------------------------------
+// ---- drain and join_timeout -----------------------------------------------------------------
 
 #[test]
-fn draining_handles_what_is_queued_and_tells_of_every_subscription() {
+fn drain_handles_what_is_queued_and_emits_every_unsubscribe() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = bus.subscribe("c").unwrap();
@@ -584,7 +584,7 @@ fn draining_handles_what_is_queued_and_tells_of_every_subscription() {
                 Event::PUnsubscribe { pattern: "c*".into(), count: 0 },
             ]
         );
-        // Its clones share what it had subscribed, and stay open.
+        // Clones share its subscriptions and stay open.
         assert!(!sub.is_closed() && sub.is_empty());
         assert_eq!(sub.subscribe("c"), Ok(1));
         assert_eq!(bus.publish("c", 4u32).delivered, 1);
@@ -593,7 +593,7 @@ fn draining_handles_what_is_queued_and_tells_of_every_subscription() {
 }
 
 #[test]
-fn draining_loses_nothing_that_was_delivered_while_publishers_go_on() {
+fn drain_loses_nothing_that_was_delivered_while_publishers_go_on() {
     watched(|| {
         for _ in 0..200 {
             step();
@@ -604,12 +604,12 @@ fn draining_loses_nothing_that_was_delivered_while_publishers_go_on() {
             let listener = sub.spawn("drained", move |event| tell.send(event).unwrap());
             let stop = Stop::default();
             let delivered: usize = thread::scope(|scope| {
-                let _stop = stop.at_last();
+                let _stop = stop.set_on_drop();
                 let publishers = [1, 2].map(|n| {
                     let (bus, stop) = (&bus, &stop);
                     scope.spawn(move || {
                         let mut delivered = 0;
-                        while !stop.is_near() {
+                        while !stop.is_set() {
                             delivered += bus.publish("c", n as u32).delivered;
                         }
                         delivered
@@ -618,11 +618,11 @@ fn draining_loses_nothing_that_was_delivered_while_publishers_go_on() {
                 told.recv().unwrap();
                 listener.drain();
                 listener.join().unwrap();
-                stop.now();
+                stop.set();
                 publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum()
             });
-            // A publish that overlapped the call may have delivered behind the end of the listener. (What waited for
-            // room is refused, and told of.)
+            // A publish that overlapped the call may have delivered after the listener ended. What waited for
+            // room is refused and reported.
             let handled =
                 told.iter().filter(|event: &Event<u32>| event.message().is_some()).count();
             assert_eq!(handled + 1 + sub.try_messages().count(), delivered);
@@ -631,7 +631,7 @@ fn draining_loses_nothing_that_was_delivered_while_publishers_go_on() {
 }
 
 #[test]
-fn draining_may_be_asked_for_by_the_handler_itself_and_again() {
+fn drain_may_be_called_repeatedly_by_the_handler_itself() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
@@ -656,7 +656,7 @@ fn draining_may_be_asked_for_by_the_handler_itself_and_again() {
 }
 
 #[test]
-fn draining_one_that_has_ended_or_whose_bus_is_closed_does_nothing() {
+fn drain_on_an_ended_listener_does_nothing() {
     watched(|| {
         for close in [true, false] {
             let bus: Bus<u32> = Bus::new();
@@ -677,7 +677,7 @@ fn draining_one_that_has_ended_or_whose_bus_is_closed_does_nothing() {
 }
 
 #[test]
-fn stopping_one_that_drains_leaves_what_is_queued() {
+fn stop_while_draining_leaves_the_queue() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = silent(&bus).subscribe("c").unwrap();
@@ -701,7 +701,7 @@ fn stopping_one_that_drains_leaves_what_is_queued() {
 }
 
 #[test]
-fn joining_for_a_while_gives_the_listener_back_or_its_result() {
+fn join_timeout_returns_the_listener_or_its_result() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let (listener, _told) = relay(&silent(&bus).subscribe("c").unwrap());
@@ -709,7 +709,7 @@ fn joining_for_a_while_gives_the_listener_back_or_its_result() {
         let timeout = Duration::from_millis(20);
         let listener = listener.join_timeout(timeout).expect_err("it runs still");
         assert!(started.elapsed() >= timeout);
-        // It has not been stopped by that.
+        // That did not stop it.
         assert_eq!(bus.publish("c", 1u32).delivered, 1);
         listener.stop();
         listener.join_timeout(WATCHDOG).expect("it has been stopped").unwrap();
@@ -722,7 +722,7 @@ fn joining_for_a_while_gives_the_listener_back_or_its_result() {
 }
 
 #[test]
-fn joining_for_a_while_in_its_own_handler_is_an_error_at_once() {
+fn join_timeout_in_its_own_handler_is_an_error_at_once() {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let own: Arc<Mutex<Option<Listener>>> = Arc::default();
@@ -738,13 +738,13 @@ fn joining_for_a_while_in_its_own_handler_is_an_error_at_once() {
         *own.lock().unwrap() = Some(listener);
         bus.publish("c", 1u32);
         assert!(matches!(told.recv().unwrap(), Ok(true)));
-        // It is stopped by that.
+        // That stops it.
         assert!(told.recv().is_err());
     });
 }
 
 #[test]
-fn joining_for_a_while_does_not_wait_for_what_the_handler_drops() {
+fn join_timeout_does_not_wait_until_the_handler_is_dropped() {
     watched(|| {
         /// Waits at a gate when it is dropped.
         struct Slow(Gate);

@@ -1,5 +1,5 @@
-//! Order: messages of one publisher arrive in its order, and all inboxes get the messages of one channel
-//! in the same order, whichever threads published them and however.
+//! Order: messages of one publisher arrive in its order, and all inboxes get the messages of one channel in the
+//! same order, whichever threads published them and in whichever way.
 
 mod support;
 
@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use fanout::{Bus, Event, Overflow, Subscriber};
-use support::{Dice, Stop, assert_ascending, drain, is_subsequence, silent, steps, watched};
+use support::{Dice, Stop, assert_ascending, is_subsequence, payloads, silent, steps, watched};
 
-/// Which publisher sent it, and its how-manieth that was.
+/// A publisher and the number of its message.
 type Tag = (usize, u64);
 
-/// The ways to publish to a channel, in turns.
+/// Publishes in one of four ways, chosen by the number of the message.
 fn publish_somehow(bus: &Bus<Tag>, channel: &str, tag: Tag) {
     match tag.1 % 4 {
         0 => bus.publish(channel, tag),
@@ -27,13 +27,13 @@ fn of_publisher(tags: &[Tag], publisher: usize) -> Vec<u64> {
     tags.iter().filter(|tag| tag.0 == publisher).map(|tag| tag.1).collect()
 }
 
-/// What `sub` reads until it is closed and drained.
+/// Reads `sub` on a thread until it is closed and drained.
 fn read_on(sub: Subscriber<Tag>) -> thread::JoinHandle<Vec<Tag>> {
     thread::spawn(move || sub.messages().map(|message| message.payload).collect())
 }
 
 #[test]
-fn a_publisher_s_messages_arrive_in_its_order_across_channels_and_ways_to_publish() {
+fn messages_of_one_publisher_arrive_in_order_across_channels_and_methods() {
     watched(|| {
         const EACH: u64 = 3_000;
         let bus: Bus<Tag> = Bus::builder().capacity(20_000).build();
@@ -62,7 +62,7 @@ fn a_publisher_s_messages_arrive_in_its_order_across_channels_and_ways_to_publis
             }
         });
         for inbox in &inboxes {
-            let tags = drain(inbox);
+            let tags = payloads(inbox);
             assert_eq!(tags.len() as u64, 3 * EACH);
             for publisher in 0..3 {
                 assert_eq!(of_publisher(&tags, publisher), (0..EACH).collect::<Vec<_>>());
@@ -72,7 +72,7 @@ fn a_publisher_s_messages_arrive_in_its_order_across_channels_and_ways_to_publis
 }
 
 #[test]
-fn a_publisher_s_order_survives_every_policy() {
+fn every_overflow_policy_keeps_each_publishers_order() {
     for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Block { timeout: None }]
     {
         watched(move || {
@@ -117,7 +117,7 @@ fn a_publisher_s_order_survives_every_policy() {
 }
 
 #[test]
-fn a_blocked_publish_brings_the_exact_message_first_then_those_of_patterns_in_their_order() {
+fn a_blocked_publish_delivers_the_exact_message_first_then_patterns_in_order() {
     watched(|| {
         const EACH: u64 = 500;
         let bus: Bus<Tag> = Bus::new();
@@ -145,7 +145,7 @@ fn a_blocked_publish_brings_the_exact_message_first_then_those_of_patterns_in_th
 }
 
 #[test]
-fn what_happens_before_is_ordered_before_in_every_inbox() {
+fn a_publish_that_happens_before_another_comes_first_in_every_inbox() {
     watched(|| {
         const ROUNDS: u64 = 2_000;
         let bus: Bus<Tag> = Bus::builder().capacity(2 * ROUNDS as usize).build();
@@ -168,7 +168,7 @@ fn what_happens_before_is_ordered_before_in_every_inbox() {
             });
         });
         for inbox in &inboxes {
-            let tags = drain(inbox);
+            let tags = payloads(inbox);
             let mut told = 0;
             for (publisher, n) in tags {
                 match publisher {
@@ -181,7 +181,7 @@ fn what_happens_before_is_ordered_before_in_every_inbox() {
 }
 
 #[test]
-fn all_inboxes_get_a_channel_in_one_order() {
+fn all_inboxes_get_the_messages_of_a_channel_in_one_order() {
     watched(|| {
         const EACH: u64 = 2_000;
         const PUBLISHERS: usize = 4;
@@ -209,14 +209,14 @@ fn all_inboxes_get_a_channel_in_one_order() {
                 });
             }
         });
-        let order = drain(&exact[0]);
+        let order = payloads(&exact[0]);
         assert_eq!(order.len() as u64, PUBLISHERS as u64 * EACH);
-        assert_eq!(drain(&exact[1]), order);
-        assert_eq!(drain(&patterns[0]), order);
-        assert_eq!(drain(&patterns[1]), order);
-        assert_eq!(drain(&once), order);
+        assert_eq!(payloads(&exact[1]), order);
+        assert_eq!(payloads(&patterns[0]), order);
+        assert_eq!(payloads(&patterns[1]), order);
+        assert_eq!(payloads(&once), order);
         let twice: Vec<Tag> = order.iter().flat_map(|&tag| [tag, tag]).collect();
-        assert_eq!(drain(&both), twice);
+        assert_eq!(payloads(&both), twice);
     });
 }
 
@@ -252,9 +252,9 @@ fn inboxes_that_lose_messages_keep_the_common_order() {
             }
         });
         bus.close();
-        let order = drain(&whole);
+        let order = payloads(&whole);
         assert_eq!(order.len() as u64, PUBLISHERS as u64 * EACH);
-        assert_eq!(drain(&roomy), order, "an inbox that is never full keeps it under Block too");
+        assert_eq!(payloads(&roomy), order, "an inbox that is never full keeps it under Block too");
         for reader in lossy {
             let tags = reader.join().unwrap();
             assert!(!tags.is_empty());
@@ -263,16 +263,16 @@ fn inboxes_that_lose_messages_keep_the_common_order() {
     });
 }
 
-/// Hazard: a channel's entry is taken out and made anew while a publisher still holds the old one; the
-/// channel then has two turns, and two orders.
+/// Hazard: a channel's entry is pruned and recreated while a publisher still holds the old one. The channel
+/// would then have two turns, and two orders.
 #[test]
-fn a_channel_made_anew_again_and_again_keeps_one_order() {
+fn a_channel_that_is_pruned_and_recreated_keeps_one_order() {
     watched(|| {
         let publishes: u64 = if cfg!(debug_assertions) { 6_000 } else { 20_000 };
         const PUBLISHERS: usize = 3;
         let capacity = PUBLISHERS * publishes as usize;
         let bus: Bus<Tag> = Bus::builder().stripes(1).capacity(capacity).build();
-        // By patterns alone: the channel itself comes and goes.
+        // Only patterns stay subscribed: the channel itself comes and goes.
         let steady = [
             silent(&bus).psubscribe("hot*").unwrap(),
             silent(&bus).psubscribe("*t").unwrap(),
@@ -281,7 +281,7 @@ fn a_channel_made_anew_again_and_again_keeps_one_order() {
         let done = Stop::default();
         let visits = thread::scope(|scope| {
             let (bus, done) = (&bus, &done);
-            let _done = done.at_last();
+            let _done = done.set_on_drop();
             let publishers: Vec<_> = (0..PUBLISHERS)
                 .map(|publisher| {
                     let steps = steps();
@@ -290,34 +290,34 @@ fn a_channel_made_anew_again_and_again_keeps_one_order() {
                             steps.step();
                             publish_somehow(bus, "hot", (publisher, n));
                             if n % 64 == 0 {
-                                // So that the entry is left alone for a while, too.
+                                // The entry must be unused for a while, too.
                                 thread::yield_now();
                             }
                         }
                     })
                 })
                 .collect();
-            // Subscribers whose leaving prunes the entry.
+            // Subscribers that prune the entry when they leave.
             let visitors = scope.spawn(move || {
                 let mut visits = Vec::new();
                 let mut dice = Dice::new(7);
-                while !done.is_near() {
+                while !done.is_set() {
                     let visit = silent(bus).capacity(64).subscribe("hot").unwrap();
                     for _ in 0..dice.roll(20) {
                         thread::yield_now();
                     }
                     visit.unsubscribe("hot");
-                    visits.push(drain(&visit));
+                    visits.push(payloads(&visit));
                 }
                 visits
             });
-            // Topics that let go, patterns that spoil the route, and names so long that they push all
-            // recent names out.
+            // Topics that are dropped, patterns that invalidate the route, and names so long that they displace
+            // all recent names.
             scope.spawn(move || {
                 let long: Vec<String> =
                     (0..20).map(|n| format!("{n}{}", "x".repeat(1 << 20))).collect();
                 for n in 0.. {
-                    if done.is_near() {
+                    if done.is_set() {
                         break;
                     }
                     drop(bus.topic("hot"));
@@ -327,13 +327,13 @@ fn a_channel_made_anew_again_and_again_keeps_one_order() {
                 }
             });
             publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
-            done.now();
+            done.set();
             visitors.join().unwrap()
         });
-        let order = drain(&steady[0]);
+        let order = payloads(&steady[0]);
         assert_eq!(order.len(), capacity, "none was lost");
         for inbox in &steady[1..] {
-            assert_eq!(drain(inbox), order);
+            assert_eq!(payloads(inbox), order);
         }
         for publisher in 0..PUBLISHERS {
             assert_eq!(of_publisher(&order, publisher), (0..publishes).collect::<Vec<_>>());
@@ -345,7 +345,7 @@ fn a_channel_made_anew_again_and_again_keeps_one_order() {
     });
 }
 
-/// A payload whose `Clone` gives other threads a chance to come between, in the turn.
+/// A payload whose `Clone` lets other threads run during the turn.
 struct Slow(Tag);
 
 impl Clone for Slow {
@@ -355,9 +355,9 @@ impl Clone for Slow {
     }
 }
 
-/// The same with publishers that stand in line for the turn of an entry that is taken out meanwhile.
+/// Publishers wait for the turn of an entry that is pruned and recreated meanwhile.
 #[test]
-fn a_channel_made_anew_while_publishers_wait_for_its_turn_keeps_one_order() {
+fn a_channel_recreated_while_publishers_wait_for_its_turn_keeps_one_order() {
     watched(|| {
         let each: u64 = if cfg!(debug_assertions) { 800 } else { 2_000 };
         const PUBLISHERS: usize = 4;
@@ -367,7 +367,7 @@ fn a_channel_made_anew_while_publishers_wait_for_its_turn_keeps_one_order() {
         let done = Stop::default();
         thread::scope(|scope| {
             let (bus, done) = (&bus, &done);
-            let _done = done.at_last();
+            let _done = done.set_on_drop();
             let publishers: Vec<_> = (0..PUBLISHERS)
                 .map(|publisher| {
                     let steps = steps();
@@ -381,7 +381,7 @@ fn a_channel_made_anew_while_publishers_wait_for_its_turn_keeps_one_order() {
                 .collect();
             for _ in 0..2 {
                 scope.spawn(|| {
-                    while !done.is_near() {
+                    while !done.is_set() {
                         drop(silent(bus).capacity(1).subscribe("hot").unwrap());
                         drop(bus.topic("hot"));
                     }
@@ -389,8 +389,8 @@ fn a_channel_made_anew_while_publishers_wait_for_its_turn_keeps_one_order() {
             }
             publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
         });
-        let [order, others @ ..] =
-            steady.map(|sub| -> Vec<Tag> { drain(&sub).iter().map(|payload| payload.0).collect() });
+        let [order, others @ ..] = steady
+            .map(|sub| -> Vec<Tag> { payloads(&sub).iter().map(|payload| payload.0).collect() });
         assert_eq!(order.len(), capacity, "none was lost");
         for other in others {
             assert_eq!(other, order);
@@ -401,13 +401,13 @@ fn a_channel_made_anew_while_publishers_wait_for_its_turn_keeps_one_order() {
     });
 }
 
-/// The same with entries that are made and pruned by every single publish.
+/// Every single publish makes an entry and prunes it.
 #[test]
-fn a_channel_without_subscribers_of_its_own_keeps_one_order() {
+fn a_channel_too_long_to_be_remembered_keeps_one_order() {
     watched(|| {
         const EACH: u64 = 30;
         let bus: Bus<Tag> = Bus::builder().stripes(1).build();
-        // Longer than all the memory for recent names: it is never remembered.
+        // Larger than the memory of recent names, so it is never remembered.
         let name = "n".repeat(17 << 20);
         let steady = [
             silent(&bus).dedupe(true).psubscribe("n*").unwrap(),
@@ -425,9 +425,9 @@ fn a_channel_without_subscribers_of_its_own_keeps_one_order() {
                 });
             }
         });
-        let order = drain(&steady[0]);
+        let order = payloads(&steady[0]);
         assert_eq!(order.len() as u64, 2 * EACH);
-        assert_eq!(drain(&steady[1]), order);
+        assert_eq!(payloads(&steady[1]), order);
         for publisher in 0..2 {
             assert_eq!(of_publisher(&order, publisher), (0..EACH).collect::<Vec<_>>());
         }
@@ -435,8 +435,8 @@ fn a_channel_without_subscribers_of_its_own_keeps_one_order() {
 }
 
 #[test]
-fn a_publisher_waits_for_its_channel_s_turn_alone() {
-    // While one publish has the turn of `busy`, others of this thread's reach their channels.
+fn a_publisher_waits_only_for_the_turn_of_its_own_channel() {
+    // While one publish has the turn of `busy`, publishes of this thread to other channels go on.
     watched(|| {
         let bus: Bus<support::Hooked> = Bus::builder().stripes(1).build();
         let _first = silent(&bus).subscribe("busy").unwrap();
@@ -444,7 +444,7 @@ fn a_publisher_waits_for_its_channel_s_turn_alone() {
         let other = silent(&bus).subscribe("other").unwrap();
         let pattern = silent(&bus).psubscribe("o*").unwrap();
         let gate = support::Gate::new();
-        let _open = gate.open_at_last();
+        let _open = gate.open_on_drop();
         let publisher = thread::spawn({
             let (bus, gate) = (bus.clone(), gate.clone());
             move || bus.publish("busy", support::Hooked::on_clone(1, move || gate.pass()))
@@ -459,7 +459,7 @@ fn a_publisher_waits_for_its_channel_s_turn_alone() {
 }
 
 #[test]
-fn a_single_reader_sees_events_and_messages_in_the_order_of_the_publisher() {
+fn a_single_reader_sees_events_and_messages_in_the_order_of_the_calls() {
     watched(|| {
         let bus: Bus<Tag> = Bus::new();
         let sub = bus.subscriber();

@@ -1,4 +1,5 @@
-//! Payloads whose `Drop` panics: what they were queued with is dropped all the same, and closing closes everyone.
+//! Payloads whose `Drop` panics: other messages of the inbox are dropped nevertheless, and closing closes
+//! everyone.
 
 mod support;
 
@@ -9,7 +10,8 @@ use std::thread;
 use fanout::{Bus, CloseReason, Overflow, Subscriber, TryRecvError};
 use support::{Census, Tracked, panic_of, silent, step, watched};
 
-/// Counted while it lives; some panic when they are dropped, and are no longer counted then either.
+/// A payload that is counted while it lives. Some panic when they are dropped, and are not counted afterwards
+/// either.
 #[derive(Clone)]
 struct Brittle {
     _tracked: Tracked,
@@ -27,7 +29,7 @@ fn brittle(census: &Census, panics: bool) -> Brittle {
 }
 
 #[test]
-fn an_inbox_drops_every_unread_message_whichever_of_them_panic() {
+fn an_inbox_drops_every_unread_message_even_if_some_drops_panic() {
     for panicking in [vec![0], vec![99], vec![3, 50, 98], (0..100).collect()] {
         let census = Census::new();
         let bus: Bus<Brittle> = Bus::new();
@@ -44,7 +46,7 @@ fn an_inbox_drops_every_unread_message_whichever_of_them_panic() {
 }
 
 #[test]
-fn an_inbox_drops_every_unread_message_when_its_bus_closed_before() {
+fn an_inbox_of_a_closed_bus_drops_every_unread_message_even_if_some_drops_panic() {
     let census = Census::new();
     let bus: Bus<Brittle> = Bus::new();
     let subs: Vec<Subscriber<Brittle>> =
@@ -58,8 +60,8 @@ fn an_inbox_drops_every_unread_message_when_its_bus_closed_before() {
     assert_eq!(bus.stats().discarded, 100);
 }
 
-/// One thread drops subscribers whose unread messages panic; another, at the same time, the last handle to the bus.
-/// Whoever of the two comes to drop an inbox: those that are left are closed, and unsubscribed.
+/// One thread drops subscribers whose unread messages panic while another drops the last handle to the bus.
+/// Whichever of the two drops an inbox, all remaining ones must be closed and unsubscribed.
 #[test]
 fn closing_closes_every_subscriber_while_others_are_dropped_and_panic() {
     const TRIALS: usize = 3_000;
@@ -102,10 +104,10 @@ fn closing_closes_every_subscriber_while_others_are_dropped_and_panic() {
     });
 }
 
-/// A publish that was under way when the bus closed takes its channel's entry apart at its end, with the last
-/// handle to several inboxes, under every pattern too.
+/// A publish that was running when the bus closed takes its channel's entry apart at its end, and with it the
+/// last handles to several inboxes, of channels and of patterns.
 #[test]
-fn a_publish_that_outlives_the_bus_lets_go_of_every_inbox_though_their_messages_panic() {
+fn a_publish_that_outlives_the_bus_releases_every_inbox_even_if_some_drops_panic() {
     watched(|| {
         for _ in 0..200 {
             step();
@@ -145,7 +147,7 @@ fn a_publish_that_outlives_the_bus_lets_go_of_every_inbox_though_their_messages_
     });
 }
 
-/// What a panic was thrown with, whose own drop panics.
+/// A panic payload whose drop panics.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -153,7 +155,7 @@ impl Drop for Bomb {
         if !thread::panicking() {
             panic!("what it panicked with");
         }
-        // While the thread unwinds, this is the second panic.
+        // If the thread is unwinding, this is the second panic.
         std::panic::resume_unwind(Box::new("what it panicked with"));
     }
 }
@@ -167,9 +169,9 @@ impl Drop for Bombed {
     }
 }
 
-/// A panic that is thrown while the thread unwinds already is dropped; if that panics in turn, the process goes on.
+/// A panic thrown while the thread unwinds is dropped. If that drop panics in turn, the process must go on.
 #[test]
-fn a_panic_whose_own_drop_panics_does_not_abort() {
+fn a_panic_payload_whose_drop_panics_does_not_abort() {
     let bus: Bus<Bombed> = Bus::new();
     let sub = silent(&bus).subscribe("c").unwrap();
     (0..3).for_each(|_| _ = bus.publish("c", Bombed));

@@ -1,5 +1,5 @@
-//! What a subscribed pattern costs in memory: at most 32 bytes for each byte of its text, of whatever shape, and nothing
-//! once it has been unsubscribed.
+//! The memory of a subscribed pattern: at most 32 bytes for each byte of its text, whatever its shape, and
+//! nothing after it has been unsubscribed.
 //!
 //! A global allocator counts the bytes in use. `--nocapture` prints the table.
 
@@ -14,7 +14,7 @@ struct Counting;
 static IN_USE: AtomicIsize = AtomicIsize::new(0);
 
 fn count(bytes: isize) {
-    // Relaxed: tests take turns, and read it on the thread that allocates.
+    // Relaxed: tests take turns, and each reads it on the thread that allocates.
     IN_USE.fetch_add(bytes, Ordering::Relaxed);
 }
 
@@ -37,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Held by the test that measures: the count is the whole process's.
+/// Held by the test that measures, because the whole process is counted.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn turn() -> MutexGuard<'static, ()> {
@@ -53,10 +53,11 @@ const SHAPES: [&str; 14] = [
     "?[a",
 ];
 
-/// How many patterns are subscribed together.
+/// The number of patterns that are subscribed together.
 const PATTERNS: usize = 20;
 
-/// A name for what patterns have in common, and what makes the text of pattern `i`, given what most of it is.
+/// A name for what the patterns have in common, and a function that makes the text of pattern `i` from its long
+/// part.
 type Sharing = (&'static str, fn(usize, String) -> String);
 
 const SHARING: [Sharing; 2] = [
@@ -65,10 +66,10 @@ const SHARING: [Sharing; 2] = [
 ];
 
 #[test]
-fn the_counter_counts() {
+fn the_counter_counts_bytes_in_use() {
     let _turn = turn();
     let before = in_use();
-    // So much that what the harness's own threads allocate and free meanwhile does not matter.
+    // So large that allocations of the harness's own threads do not matter.
     let block = std::hint::black_box(vec![1_u8; 10_000_000]);
     assert!(in_use() - before > 9_000_000);
     drop(block);
@@ -76,7 +77,7 @@ fn the_counter_counts() {
 }
 
 #[test]
-fn a_pattern_costs_at_most_32_bytes_a_byte_of_text() {
+fn a_pattern_costs_at_most_32_bytes_per_byte_of_text() {
     let _turn = turn();
     println!("{:>10} {:>7} {:>16} {:>8}", "shape", "bytes", "shared", "a byte");
     for (shape, length) in SHAPES.iter().flat_map(|shape| [(shape, 1 << 10), (shape, 1 << 16)]) {
@@ -85,7 +86,7 @@ fn a_pattern_costs_at_most_32_bytes_a_byte_of_text() {
             let bus: Bus<()> = Bus::new();
             let subscriber = bus.subscriber_builder().lifecycle_events(false).build();
             let subscribe = |text: &str| subscriber.psubscribe(text).unwrap();
-            // What the first pattern has made is not the pattern's.
+            // Memory that the first pattern allocates for all is not counted.
             subscribe("x");
             let before = in_use();
             let mut texts = 0;
@@ -103,7 +104,7 @@ fn a_pattern_costs_at_most_32_bytes_a_byte_of_text() {
 }
 
 #[test]
-fn unsubscribing_gives_the_memory_back() {
+fn unsubscribing_frees_the_memory_of_patterns() {
     let _turn = turn();
     for (shape, (what, text)) in SHAPES.iter().flat_map(|shape| SHARING.map(|how| (shape, how))) {
         let long = shape.repeat((1 << 12) / shape.len());
@@ -114,13 +115,13 @@ fn unsubscribing_gives_the_memory_back() {
             for text in &texts {
                 subscriber.psubscribe(text).unwrap();
             }
-            // Neither in the order in which they came nor in the opposite one.
+            // Neither in the order of subscription nor in the reverse order.
             for i in 0..PATTERNS {
                 subscriber.punsubscribe(&texts[7 * i % PATTERNS]);
             }
             in_use()
         };
-        // What stays is what the first round has made for all that come after, far less than the patterns took.
+        // The first round may leave buffers for later rounds, far smaller than the patterns were.
         let before = in_use();
         let first = round();
         assert!((1..5).all(|_| round() <= first), "{shape}, {what} shared");
@@ -130,7 +131,7 @@ fn unsubscribing_gives_the_memory_back() {
 }
 
 #[test]
-fn patterns_that_have_come_and_gone_leave_nothing() {
+fn unsubscribed_patterns_leave_no_memory_behind() {
     let _turn = turn();
     let bus: Bus<()> = Bus::new();
     let subscriber = bus.subscriber_builder().lifecycle_events(false).build();

@@ -1,9 +1,9 @@
-//! Patterns: the corners of Redis's rules, a matcher written straight from them, shell globs as
-//! `globset` reads them, and the type's own promises.
+//! Patterns: corner cases of Redis's rules, a matcher written straight from these rules, shell globs as
+//! `globset` reads them, and the traits of the type.
 
 #![cfg_attr(not(feature = "glob"), allow(unused_imports))]
 
-mod common;
+mod support;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -18,8 +18,8 @@ use proptest::sample::select;
 
 // ---- Redis patterns --------------------------------------------------------------------------------
 
-/// Asserts a verdict of the matcher and of the trie, both ways that the trie has: a name that nobody
-/// knows, and an entry that was there before the pattern.
+/// Asserts a verdict of the matcher, and of the trie for a name that was never published and for an entry that
+/// existed before the pattern.
 #[track_caller]
 fn assert_verdict(pattern: &Pattern, channel: &str, expected: bool) {
     assert_eq!(pattern.is_match(channel), expected, "{pattern:?} on {channel:?}");
@@ -35,11 +35,11 @@ fn assert_verdict(pattern: &Pattern, channel: &str, expected: bool) {
     assert_eq!(bus.publish(channel, 2u32).matched, usize::from(expected));
 }
 
-/// Pattern, channels that match, channels that do not.
+/// Pattern, channels that match, channels that do not match.
 type Corner = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const CORNERS: &[Corner] = &[
-    // Anchored at both ends; no separator; nothing but * ? [ \ means anything.
+    // Both ends are anchored; there is no separator; only * ? [ \ have a meaning.
     ("news", &["news"], &["news.uk", "the news", "New", "new", ""]),
     ("user:*", &["user:", "user:1", "user:1:posts", "user:/a.b"], &["user", "xuser:1"]),
     ("*:events", &[":events", "a:b:events"], &["a:events:", "events"]),
@@ -47,7 +47,7 @@ const CORNERS: &[Corner] = &[
     ("{a,b}", &["{a,b}"], &["a", "b", "{a}"]),
     ("a,b!", &["a,b!"], &["a", "b"]),
     ("!a", &["!a"], &["b", "a"]),
-    // ? is a byte, and so is what a class takes.
+    // ? matches one byte, and so does a class.
     ("h?llo", &["hallo", "h?llo", "h/llo"], &["héllo", "hllo", "haallo"]),
     ("h??llo", &["héllo", "haallo"], &["hallo", "h€llo"]),
     ("h???llo", &["h€llo"], &["héllo"]),
@@ -114,7 +114,7 @@ const CORNERS: &[Corner] = &[
     ("[[-a]", &["[", "\\", "]", "`", "a"], &["b", "-", "Z"]),
     ("[?]", &["?"], &["a"]),
     ("[*]", &["*"], &["a", ""]),
-    // The empty channel is matched by the empty pattern alone.
+    // Only the empty pattern matches the empty channel.
     ("", &[""], &["a", " "]),
     ("*", &["a", "é", "*", "user:1", " "], &[""]),
     ("*?", &["a", "ab"], &[""]),
@@ -123,7 +123,7 @@ const CORNERS: &[Corner] = &[
 ];
 
 #[test]
-fn redis_corners() {
+fn redis_patterns_match_as_redis_does_in_corner_cases() {
     for &(text, matching, others) in CORNERS {
         let pattern = Pattern::redis(text);
         for channel in matching {
@@ -135,10 +135,10 @@ fn redis_corners() {
     }
 }
 
-/// Bytes compare as signed, on every target, as redis-server does on x86-64: `[~-é]`, whose last byte is 0xC3, runs
-/// from -61 to 0x7E. (Its own verdicts: `tests/redis_differential.rs`.)
+/// Bytes compare as signed, on every target, as redis-server does on x86-64: `[~-é]`, whose last byte is 0xC3,
+/// ranges from -61 to 0x7E. Its own verdicts are in `tests/redis_differential.rs`.
 #[test]
-fn ranges_compare_bytes_as_redis_server_does() {
+fn ranges_compare_bytes_as_signed_numbers() {
     for (text, channel, expected) in [
         ("[~-é]", "~", true),
         ("[~-é]", "a", true),
@@ -152,7 +152,7 @@ fn ranges_compare_bytes_as_redis_server_does() {
 }
 
 #[test]
-fn every_corner_agrees_with_the_rules_as_written() {
+fn corner_cases_agree_with_the_rules_as_written() {
     let channels = CORNERS.iter().flat_map(|(_, matching, others)| [*matching, *others].concat());
     let channels: BTreeSet<&str> = channels.collect();
     for (text, ..) in CORNERS {
@@ -180,7 +180,7 @@ fn every_string_is_a_redis_pattern() {
 }
 
 #[test]
-fn a_pattern_without_wildcards_is_a_pattern_still() -> Result<(), Box<dyn Error>> {
+fn a_pattern_without_wildcards_is_still_a_pattern() -> Result<(), Box<dyn Error>> {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.psubscribe("news")?;
     assert_eq!((bus.subscriber_count("news"), bus.match_count("news")), (0, 1));
@@ -288,10 +288,10 @@ fn channel_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(common::cases(1_000))]
+    #![proptest_config(support::cases(1_000))]
 
     #[test]
-    fn the_matcher_follows_the_rules(
+    fn the_matcher_agrees_with_the_rules_as_written(
         pattern in pattern_text(),
         channels in prop::collection::vec(channel_text(), 8),
     ) {
@@ -303,7 +303,7 @@ proptest! {
     }
 
     #[test]
-    fn an_escaped_text_matches_itself_alone(
+    fn an_escaped_text_matches_only_itself(
         text in pattern_text(),
         others in prop::collection::vec(pattern_text(), 4),
         change in any::<(prop::sample::Index, char)>(),
@@ -332,7 +332,7 @@ proptest! {
 
 #[cfg(feature = "glob")]
 #[test]
-fn glob_basics() -> Result<(), PatternError> {
+fn globs_match_as_documented() -> Result<(), PatternError> {
     const GLOBS: &[Corner] = &[
         ("sensors/*/temp", &["sensors/a/temp"], &["sensors/a/b/temp", "sensors/temp"]),
         ("a?c", &["abc", "a.c"], &["a/c", "ac"]),
@@ -369,7 +369,7 @@ fn glob_basics() -> Result<(), PatternError> {
 
 #[cfg(feature = "glob")]
 #[test]
-fn a_glob_that_does_not_parse_tells_what_and_where() {
+fn a_glob_error_names_the_pattern_and_the_offset() {
     for (text, offset) in [
         ("ab[c", 2),
         ("a{b,c", 1),
@@ -384,12 +384,12 @@ fn a_glob_that_does_not_parse_tells_what_and_where() {
         let shown = error.to_string();
         assert!(shown.contains(&format!("{text:?}")), "{shown}");
         assert!(shown.contains(&offset.to_string()), "{shown}");
-        // It is an error like others.
+        // It behaves like other errors.
         assert_eq!(error.clone(), error);
         let wrapped = SubscribeError::from(error.clone());
         assert_eq!(wrapped, SubscribeError::Pattern(error.clone()));
         assert!(wrapped.source().is_some_and(|source| source.to_string() == shown));
-        // The source's text is not repeated: who prints a chain of errors prints both.
+        // The text of the source is not repeated: a report of the error chain prints both.
         assert_eq!(wrapped.to_string(), "invalid pattern");
     }
 }
@@ -412,10 +412,10 @@ fn path_text() -> impl Strategy<Value = String> {
 
 #[cfg(feature = "glob")]
 proptest! {
-    #![proptest_config(common::cases(300))]
+    #![proptest_config(support::cases(300))]
 
     #[test]
-    fn globs_are_read_as_globset_reads_them(
+    fn globs_agree_with_globset(
         text in glob_text(),
         channels in prop::collection::vec(path_text(), 8),
     ) {
@@ -448,12 +448,12 @@ proptest! {
 #[cfg(feature = "glob")]
 #[test]
 #[allow(clippy::mutable_key_type)] // A glob's regex has a cache inside; dialect and text have not.
-fn identity_is_dialect_and_text() -> Result<(), PatternError> {
+fn patterns_are_equal_when_dialect_and_text_are() -> Result<(), PatternError> {
     let (redis, glob) = (Pattern::redis("a*"), Pattern::glob("a*")?);
     assert_eq!(redis, Pattern::redis("a*"));
     assert_eq!(glob, Pattern::glob("a*")?);
     assert_ne!(redis, glob);
-    // Equal in what they match, not in text.
+    // These match the same, but their texts differ.
     assert_ne!(Pattern::redis("a*"), Pattern::redis("a**"));
     assert_ne!(Pattern::redis("a"), Pattern::redis("\\a"));
 
@@ -474,7 +474,7 @@ fn identity_is_dialect_and_text() -> Result<(), PatternError> {
     let sorted: BTreeSet<Pattern> = all.iter().cloned().collect();
     let distinct: HashSet<Pattern> = all.iter().cloned().collect();
     assert_eq!((sorted.len(), distinct.len()), (4, 4));
-    // Within a dialect by text; and the order agrees with equality.
+    // Patterns of one dialect are ordered by text, and the order agrees with equality.
     assert!(Pattern::redis("a") < Pattern::redis("b"));
     assert!(Pattern::glob("a")? < Pattern::glob("b")?);
     for left in &all {
@@ -513,7 +513,7 @@ fn every_kind_of_string_becomes_a_redis_pattern() {
     let parsed: Result<Pattern, Infallible> = Pattern::from_str("[");
     assert_eq!(parsed, Ok(Pattern::redis("[")));
 
-    // Whatever becomes a pattern can be subscribed.
+    // Every type that converts into a pattern can be subscribed.
     let bus: Bus<u32> = Bus::new();
     let sub = bus.psubscribe(text).unwrap();
     for held in [
@@ -536,7 +536,7 @@ fn every_kind_of_string_becomes_a_redis_pattern() {
 
 #[cfg(feature = "glob")]
 #[test]
-fn a_pattern_from_another_glob_keeps_its_dialect() -> Result<(), PatternError> {
+fn converting_a_glob_keeps_its_dialect() -> Result<(), PatternError> {
     let glob = Pattern::glob("a/*")?;
     assert_eq!(Pattern::from(&glob), glob);
     assert!(!Pattern::from(&glob).is_match("a/b/c"));
@@ -545,7 +545,7 @@ fn a_pattern_from_another_glob_keeps_its_dialect() -> Result<(), PatternError> {
 
 #[cfg(feature = "glob")]
 #[test]
-fn a_pattern_shows_its_text() -> Result<(), PatternError> {
+fn display_and_debug_show_the_text_of_a_pattern() -> Result<(), PatternError> {
     for text in ["", "a*", "[^a]\\", "é/{x}"] {
         for pattern in [Pattern::redis(text), Pattern::glob(&text.replace('\\', ""))?] {
             let reference: &str = pattern.as_ref();
@@ -560,20 +560,21 @@ fn a_pattern_shows_its_text() -> Result<(), PatternError> {
 }
 
 #[test]
-fn escape_changes_nothing_else() {
+fn escape_changes_only_special_characters() {
     assert_eq!(Pattern::escape(""), "");
     assert_eq!(Pattern::escape("user:42/é{a,b}!^-"), "user:42/é{a,b}!^-");
     assert_eq!(Pattern::escape("*?[\\"), "\\*\\?\\[\\\\");
 }
 
-#[cfg(feature = "glob")]
-/// One row of the README's table of pattern syntax, by its first cell: what shows it in each dialect, as
-/// pattern, a channel that matches and one that does not.
+#![cfg_attr(not(feature = "glob"), allow(unused_imports))]
+
+/// The first cell of a row in the README's table of pattern syntax, and an example of it: a pattern, a channel
+/// that matches and one that does not.
 type Shown = (&'static str, [&'static str; 3]);
 
 #[cfg(feature = "glob")]
 #[test]
-fn every_row_of_the_readmes_table_is_so() {
+fn every_row_of_the_readmes_table_is_true() {
     const REDIS: [Shown; 9] = [
         ("any run of bytes", ["sensors/*/temp", "sensors/eu/attic/temp", "sensors/temp"]),
         ("one byte (`é` is two)", ["level/?", "level//", "level/12"]),
@@ -609,14 +610,14 @@ fn every_row_of_the_readmes_table_is_so() {
         assert!(pattern.is_match(matching), "{row}: {pattern:?} on {matching}");
         assert!(!pattern.is_match(other), "{row}: {pattern:?} on {other}");
     }
-    // What stands below the table.
+    // The statements below the table.
     for pattern in [Pattern::redis("game:*:events"), Pattern::glob("game:*:events").unwrap()] {
         assert!(pattern.is_match("game:7:x:events"), "{pattern:?}");
     }
     assert!(Pattern::redis("").is_match("") && !Pattern::redis("*").is_match(""));
     assert!(Pattern::glob("**").unwrap().is_match(""));
     assert_ne!(Pattern::redis("sensors/*"), Pattern::glob("sensors/*").unwrap());
-    // "a text that does not parse".
+    // The row "a text that does not parse".
     assert_eq!(Pattern::glob("a[b").unwrap_err().offset(), Some(1));
 
     let readme = include_str!("../README.md");
@@ -636,13 +637,13 @@ fn every_row_of_the_readmes_table_is_so() {
 
 #[cfg(feature = "glob")]
 #[test]
-fn a_message_says_which_of_two_dialects_of_one_text_brought_it() -> Result<(), Box<dyn Error>> {
+fn matched_by_distinguishes_two_dialects_of_one_text() -> Result<(), Box<dyn Error>> {
     let bus: Bus<u32> = Bus::new();
     let (redis, glob) = (Pattern::redis("a/*"), Pattern::glob("a/*")?);
     let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("a/b")?;
     sub.psubscribe(&glob)?;
     sub.psubscribe(&redis)?;
-    // By name and by topic; a name that has been published to before, and one that has not.
+    // By name and by topic; the name is new at first, and has been published to later.
     let topic = bus.topic("a/b");
     for _ in 0..3 {
         for publish in
@@ -660,7 +661,7 @@ fn a_message_says_which_of_two_dialects_of_one_text_brought_it() -> Result<(), B
     bus.publish("a/e", 1_u32);
     let message = sub.recv_message()?;
     assert_eq!((message.matched_by(), message.pattern()), (Some(&glob), Some("a/*")));
-    // A message that was made by hand; the dialect is part of what is compared.
+    // A message made by hand: the dialect takes part in the comparison.
     let made = Message::new("a/e", 1).with_pattern(&glob);
     assert_eq!(made, message);
     assert_ne!(Message::new("a/e", 1).with_pattern("a/*"), message);
@@ -669,7 +670,7 @@ fn a_message_says_which_of_two_dialects_of_one_text_brought_it() -> Result<(), B
 
 #[test]
 #[allow(clippy::needless_borrows_for_generic_args, clippy::useless_format)] // They are what is tested.
-fn every_text_that_can_be_subscribed_as_a_channel_can_be_a_pattern() {
+fn every_text_type_accepted_as_a_channel_is_accepted_as_a_pattern() {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscriber();
     let (string, boxed, shared): (String, Box<str>, Arc<str>) =

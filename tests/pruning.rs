@@ -1,8 +1,8 @@
-//! Nothing stays that nobody holds: channels, names, topics, patterns, subscribers and whole buses come
-//! and go by the million without growth, and what they held is given back.
+//! Nothing stays that nobody holds: channels, names, topics, patterns, subscribers and whole buses come and go
+//! by the million without growth, and their memory is freed.
 //!
-//! Counts are asserted exactly. Memory is what the system says that the process has resident, where it
-//! says so: each test repeats its round until memory has settled, and then must not grow any more.
+//! Counts are asserted exactly. Memory is the process's resident set, if the system reports it: each test
+//! repeats its round until that has settled, and then asserts that it grows no further.
 
 mod support;
 
@@ -10,38 +10,38 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use fanout::{Bus, Overflow, Pattern, Receipt};
-use support::{Census, Tracked, drain, silent};
+use support::{Census, Tracked, payloads, silent};
 
-/// A million, or as many as a build without optimisation does in a few seconds: a fifth.
+/// A million, or a fifth of that in a build without optimisation, which takes a few seconds.
 const MILLION: usize = if cfg!(debug_assertions) { 200_000 } else { 1_000_000 };
 
 const MIB: usize = 1 << 20;
 
-/// What may be resident more than before though nothing leaks: the allocator's own affairs.
+/// Growth that is not a leak: the allocator keeps some memory.
 const SLACK: usize = 6 * MIB;
 
-/// One test at a time: they share the process whose memory is looked at.
+/// Runs one test at a time, because they measure the memory of the process that they share.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes of this process that are in memory, where the system tells.
+/// Returns the resident memory of this process in bytes, if the system reports it.
 fn resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib << 10)
 }
 
-/// How much more is resident than `before`.
+/// Returns by how many bytes the resident memory has grown since `before`.
 fn growth(before: Option<usize>) -> usize {
     before.zip(resident()).map_or(0, |(before, now)| now.saturating_sub(before))
 }
 
-/// Does `total` of something in eight rounds, of which the last five must not need more memory than the
+/// Runs `round` eight times with parts of `total`, and asserts that the last five need no more memory than the
 /// first three have left behind.
 #[track_caller]
-fn without_growth(total: usize, mut round: impl FnMut(std::ops::Range<usize>)) {
+fn assert_no_growth(total: usize, mut round: impl FnMut(std::ops::Range<usize>)) {
     const ROUNDS: usize = 8;
     let size = total.div_ceil(ROUNDS);
     let mut settled = None;
@@ -64,9 +64,9 @@ fn assert_empty<P: Clone + Send + 'static>(bus: &Bus<P>) {
     assert!(bus.subscribers().is_empty());
 }
 
-/// The tests below see growth: one that does not would pass whatever happens.
+/// A measurement that misses growth would pass every test below.
 #[test]
-fn growth_is_seen() {
+fn the_measurement_detects_growth() {
     let _alone = alone();
     let before = resident();
     let held: Vec<String> = (0..MILLION).map(|n| format!("channel number {n} of many")).collect();
@@ -77,10 +77,10 @@ fn growth_is_seen() {
 }
 
 #[test]
-fn a_million_channels_come_and_go() {
+fn a_million_channels_come_and_go_without_growth() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::builder().capacity(1).build();
-    without_growth(MILLION, |numbers| {
+    assert_no_growth(MILLION, |numbers| {
         for n in numbers {
             let name = format!("user:{n}:notifications");
             let sub = silent(&bus).subscribe(&name).unwrap();
@@ -103,10 +103,10 @@ fn a_million_channels_come_and_go() {
 }
 
 #[test]
-fn channels_of_many_subscribers_at_once_come_and_go() {
+fn channels_of_many_subscribers_come_and_go_without_growth() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::builder().capacity(1).build();
-    without_growth(MILLION / 2, |numbers| {
+    assert_no_growth(MILLION / 2, |numbers| {
         for batch in numbers.collect::<Vec<_>>().chunks(5_000) {
             let mut subs: Vec<_> = batch
                 .iter()
@@ -118,7 +118,7 @@ fn channels_of_many_subscribers_at_once_come_and_go() {
                 .collect();
             assert_eq!(bus.subscriber_count("shared"), batch.len());
             assert_eq!(bus.stats().channels, batch.len() + 1);
-            // In an order that is not that of their coming.
+            // In another order than they were made.
             let mut step = 0;
             while !subs.is_empty() {
                 step += 7_919;
@@ -131,12 +131,12 @@ fn channels_of_many_subscribers_at_once_come_and_go() {
 }
 
 #[test]
-fn channels_of_one_subscriber_that_stays_come_and_go() {
+fn channels_of_one_lasting_subscriber_come_and_go_without_growth() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::new();
-    // With its events, which are read.
+    // With lifecycle events, which are read.
     let sub = bus.subscriber();
-    without_growth(MILLION, |numbers| {
+    assert_no_growth(MILLION, |numbers| {
         for n in numbers {
             let name = format!("c{n}");
             sub.subscribe(&name).unwrap();
@@ -155,7 +155,7 @@ fn channels_of_one_subscriber_that_stays_come_and_go() {
     });
 }
 
-/// The names most recently published to are remembered, up to 2 MiB of them.
+/// Names published to recently are remembered, up to 2 MiB of them.
 #[test]
 fn a_million_names_published_once_each_take_bounded_memory() {
     let _alone = alone();
@@ -167,7 +167,7 @@ fn a_million_names_published_once_each_take_bounded_memory() {
         let subs: Vec<_> = (0..if with_patterns { 4 } else { 0 })
             .map(|n| silent(&bus).psubscribe(format!("session*{}", "*".repeat(n))).unwrap())
             .collect();
-        // Unbounded, they would take several times as much.
+        // Without a bound, they would take several times as much.
         let tail = "x".repeat(400);
         for n in 0..names {
             assert_eq!(bus.publish(&format!("session:{n}:{tail}"), 1u32).matched, subs.len());
@@ -177,14 +177,14 @@ fn a_million_names_published_once_each_take_bounded_memory() {
         let bound = 2 * MIB + 6 * MIB;
         let grown = growth(before);
         assert!(grown < bound, "{what}: {} KiB for names that nobody holds", grown >> 10);
-        // And no more for twice as many.
+        // Twice as many names take no more.
         let before = resident();
         for n in 0..names {
             bus.publish(&format!("other:{n}:{tail}"), 1u32);
         }
         let grown = growth(before);
         assert!(grown < SLACK, "{what}: {} KiB more for as many again", grown >> 10);
-        // Long ones, of which hardly any fit.
+        // Long names, of which hardly any fit.
         let before = resident();
         for n in 0..100 {
             bus.publish(&format!("long:{n}:{}", "x".repeat(MIB)), 1u32);
@@ -202,7 +202,7 @@ fn assert_empty_but_for(bus: &Bus<u32>, patterns: usize) {
 }
 
 #[test]
-fn looking_at_a_million_names_remembers_none() {
+fn counting_matches_of_a_million_names_remembers_none() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::new();
     let _sub = silent(&bus).psubscribe("c*").unwrap();
@@ -217,10 +217,10 @@ fn looking_at_a_million_names_remembers_none() {
 }
 
 #[test]
-fn a_million_topics_come_and_go() {
+fn a_million_topics_come_and_go_without_growth() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::new();
-    without_growth(MILLION, |numbers| {
+    assert_no_growth(MILLION, |numbers| {
         for batch in numbers.collect::<Vec<_>>().chunks(1_000) {
             let topics: Vec<_> = batch.iter().map(|n| bus.topic(&format!("t{n}"))).collect();
             for topic in &topics {
@@ -236,7 +236,7 @@ fn a_million_topics_come_and_go() {
 }
 
 #[test]
-fn a_hundred_thousand_patterns_come_and_go() {
+fn a_hundred_thousand_patterns_come_and_go_without_growth() {
     let _alone = alone();
     let total = if cfg!(debug_assertions) { 32_000 } else { 100_000 };
     let bus: Bus<u32> = Bus::builder().capacity(1).build();
@@ -249,7 +249,7 @@ fn a_hundred_thousand_patterns_come_and_go() {
         #[cfg(feature = "glob")]
         |n| Pattern::glob(&format!("{{a,b}}/{n}/**")).unwrap(),
     ];
-    without_growth(total, |numbers| {
+    assert_no_growth(total, |numbers| {
         for batch in numbers.collect::<Vec<_>>().chunks(2_000) {
             let subs: Vec<_> = batch
                 .iter()
@@ -265,12 +265,12 @@ fn a_hundred_thousand_patterns_come_and_go() {
 }
 
 #[test]
-fn patterns_of_one_subscriber_that_stays_come_and_go_under_hot_channels() {
+fn patterns_of_one_lasting_subscriber_come_and_go_without_growth_under_hot_channels() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::builder().capacity(1).build();
     let topics: Vec<_> = (0..50).map(|n| bus.topic(&format!("hot:{n}"))).collect();
     let sub = silent(&bus).build();
-    without_growth(40_000, |numbers| {
+    assert_no_growth(40_000, |numbers| {
         for n in numbers {
             let pattern = format!("hot:*{}", "*".repeat(1 + n % 50));
             sub.psubscribe(pattern.as_str()).unwrap();
@@ -282,9 +282,9 @@ fn patterns_of_one_subscriber_that_stays_come_and_go_under_hot_channels() {
     });
 }
 
-/// What a hot channel remembers of a pattern must not hold on to the inboxes of those who left it.
+/// A hot channel caches its route, which must not keep the inboxes of former subscribers.
 #[test]
-fn routes_do_not_pin_the_inboxes_of_those_who_left() {
+fn cached_routes_do_not_keep_the_inboxes_of_former_subscribers() {
     let _alone = alone();
     let census = Census::new();
     let bus: Bus<Tracked> = Bus::new();
@@ -292,7 +292,7 @@ fn routes_do_not_pin_the_inboxes_of_those_who_left() {
     let stays = silent(&bus).capacity(1).psubscribe("hot:*").unwrap();
     // An inbox of a megabyte, of which every byte is touched when it is made.
     let capacity = MIB / 32;
-    without_growth(800, |numbers| {
+    assert_no_growth(800, |numbers| {
         for n in numbers {
             let big = || silent(&bus).capacity(capacity);
             let leaving = match n % 4 {
@@ -324,19 +324,19 @@ fn routes_do_not_pin_the_inboxes_of_those_who_left() {
                     drop(leaving);
                 }
             }
-            // At once, with no further publish: only what `stays` holds is left.
+            // At once, without a further publish, only the message that `stays` holds is left.
             assert_eq!(census.live(), 1);
         }
     });
-    drain(&stays);
+    payloads(&stays);
     assert_eq!(census.live(), 0);
 }
 
 #[test]
-fn clones_closed_subscribers_and_listeners_leave_nothing() {
+fn clones_closed_subscribers_and_listeners_leave_nothing_behind() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::builder().capacity(64).build();
-    without_growth(8_000, |numbers| {
+    assert_no_growth(8_000, |numbers| {
         for n in numbers {
             let sub = bus.subscribe("c").unwrap();
             sub.psubscribe("c*").unwrap();
@@ -366,13 +366,13 @@ fn clones_closed_subscribers_and_listeners_leave_nothing() {
 }
 
 #[test]
-fn threads_that_publish_once_leave_nothing() {
+fn threads_that_publish_once_leave_nothing_behind() {
     let _alone = alone();
     let bus: Bus<u32> = Bus::builder().capacity(1).build();
     let _subs = [silent(&bus).psubscribe("c*").unwrap(), silent(&bus).subscribe("c").unwrap()];
-    without_growth(2_400, |numbers| {
+    assert_no_growth(2_400, |numbers| {
         for _ in numbers {
-            // Full inboxes and patterns: with all the buffers that a thread keeps.
+            // Full inboxes and patterns make the thread use all of its buffers.
             thread::scope(|scope| {
                 _ = scope.spawn(|| assert_eq!(bus.publish("c", 1u32).delivered, 2))
             });
@@ -380,12 +380,12 @@ fn threads_that_publish_once_leave_nothing() {
     });
 }
 
-/// Whole buses, by every way in which they end: nothing holds itself in a circle.
+/// Whole buses end in every possible way; no reference cycle keeps one alive.
 #[test]
-fn buses_come_and_go() {
+fn buses_come_and_go_without_growth() {
     let _alone = alone();
     let census = Census::new();
-    without_growth(if cfg!(debug_assertions) { 4_000 } else { 16_000 }, |numbers| {
+    assert_no_growth(if cfg!(debug_assertions) { 4_000 } else { 16_000 }, |numbers| {
         for n in numbers {
             let bus: Bus<Tracked> = Bus::builder().stripes(8).build();
             let sub = bus.subscribe("c").unwrap();
@@ -428,9 +428,9 @@ fn buses_come_and_go() {
     });
 }
 
-/// Names beyond what a stripe spends on recent ones do not stay, whichever way they were published to.
+/// Names larger than a stripe's memory of recent names do not stay, in whichever way they were published to.
 #[test]
-fn names_too_long_to_be_remembered_leave_nothing() {
+fn names_too_long_to_be_remembered_leave_nothing_behind() {
     let _alone = alone();
     let tail = "x".repeat(20_000);
     let names = |round: usize| (0..2_000).map(move |n| (round, n));
@@ -455,7 +455,7 @@ fn names_too_long_to_be_remembered_leave_nothing() {
                 for (round, n) in names(round) {
                     publish(&bus, &format!("{round}:{n}:{tail}"));
                 }
-                // The first round brings the allocator to its size.
+                // The first round lets the allocator reach its size.
                 before = before.or_else(|| Some(resident()));
             }
             let grown = growth(before.unwrap());

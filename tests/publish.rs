@@ -1,7 +1,7 @@
-//! Publishing: what a name is, whom a publish reaches and when, what its payload costs nobody, and what
-//! a message carries.
+//! Publishing: what a name is, whom a publish reaches and when, how payloads are made, and what a message
+//! carries.
 
-mod common;
+mod support;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -12,11 +12,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use common::{WATCHDOG, assert_books, cases, drain, payloads, step, watched};
 use fanout::{
     Bus, Event, Message, Pattern, Receipt, Stats, SubscribeError, Subscriber, Topic, TryRecvError,
 };
 use proptest::prelude::*;
+use support::{WATCHDOG, assert_books, cases, drain, payloads, step, watched};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -26,7 +26,7 @@ fn receipt(delivered: usize) -> Receipt {
 
 // ---- channels --------------------------------------------------------------------------------------
 
-/// Names that some trimming, folding, splitting or normalising would make one of two.
+/// Names that trimming, case folding, splitting or normalising would confuse.
 const NAMES: &[&str] = &[
     "",
     " ",
@@ -85,7 +85,7 @@ fn a_channel_is_any_text_compared_as_bytes() -> Outcome {
 }
 
 #[test]
-fn a_channel_is_subscribed_by_text_of_any_type() -> Outcome {
+fn a_channel_can_be_given_as_any_text_type() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     let user = 42;
     let made = bus.subscribe(format!("user:{user}"))?;
@@ -108,7 +108,7 @@ fn a_channel_is_subscribed_by_text_of_any_type() -> Outcome {
 }
 
 #[test]
-fn a_payload_of_any_type_is_published_from_its_own_arc() -> Outcome {
+fn an_arc_of_any_type_is_published_without_copying() -> Outcome {
     type Payload = Arc<dyn Any + Send + Sync>;
     let bus: Bus<Payload> = Bus::new();
     let sub = bus.subscribe("c")?;
@@ -144,7 +144,7 @@ fn the_empty_channel_is_a_channel() -> Outcome {
 }
 
 #[test]
-fn long_names_are_names() -> Outcome {
+fn a_channel_name_may_be_long() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     let long = "x".repeat(100_000);
     let longer = format!("{long}y");
@@ -160,7 +160,7 @@ proptest! {
     #![proptest_config(cases(300))]
 
     #[test]
-    fn a_name_reaches_its_own_subscriber_alone(left in any::<String>(), right in any::<String>()) {
+    fn a_publish_reaches_only_subscribers_of_its_own_name(left in any::<String>(), right in any::<String>()) {
         let bus: Bus<u32> = Bus::builder().stripes(1).build();
         let (a, b) = (bus.subscribe(&left).unwrap(), bus.subscribe(&right).unwrap());
         let same = usize::from(left == right);
@@ -170,10 +170,10 @@ proptest! {
     }
 }
 
-// ---- whom it reaches, and when ---------------------------------------------------------------------
+// ---- recipients ---------------------------------------------------------------------
 
 #[test]
-fn one_message_for_each_subscription_that_matches() -> Outcome {
+fn an_inbox_gets_one_message_per_matching_subscription() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscriber_builder().lifecycle_events(false).build();
     sub.psubscribe("*:7")?;
@@ -205,18 +205,18 @@ fn subscribing_twice_is_one_subscription() -> Outcome {
     assert_eq!((sub.psubscribe("a")?, sub.psubscribe_many(["a", "a"])?), (2, 2));
     assert_eq!((bus.subscriber_count("a"), bus.match_count("a")), (1, 2));
     assert_eq!(bus.publish("a", 1u32), receipt(2));
-    // And given up at once.
+    // One call gives the subscription up.
     assert_eq!((sub.unsubscribe("a"), sub.punsubscribe("a")), (1, 0));
     assert_eq!(bus.publish("a", 2u32), receipt(0));
     Ok(())
 }
 
 #[test]
-fn nobody_listening_is_a_receipt_of_zeros() -> Outcome {
+fn publishing_to_nobody_returns_a_receipt_of_zeros() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     assert_eq!(bus.publish("a", 1u32), Receipt::default());
     assert_eq!(bus.topic("a").publish(1u32), Receipt::default());
-    // What was published while nobody listened is gone.
+    // Messages that were published while nobody listened are gone.
     let sub = bus.subscribe("a")?;
     assert_eq!(drain(&sub), ["subscribe a 1"]);
     bus.close();
@@ -226,7 +226,7 @@ fn nobody_listening_is_a_receipt_of_zeros() -> Outcome {
     Ok(())
 }
 
-/// Subscribes and unsubscribes here, publishes there, each after the other has returned.
+/// One thread subscribes and unsubscribes, another publishes, each after the other's call has returned.
 #[test]
 fn a_subscription_is_live_when_subscribe_returns_and_gone_when_unsubscribe_does() {
     watched(|| {
@@ -262,7 +262,7 @@ fn a_subscription_is_live_when_subscribe_returns_and_gone_when_unsubscribe_does(
             assert_eq!(publish(how, 4 * round + 2), receipt(1));
             sub.punsubscribe("a*");
             assert_eq!(publish(how, 4 * round + 3), receipt(0));
-            // When publish returns, what it delivered can be read.
+            // When a publish returns, what it delivered can be read.
             assert_eq!(payloads(&sub), [0, 1, 1, 2].map(|n| 4 * round + n));
         }
         drop(ask);
@@ -271,7 +271,7 @@ fn a_subscription_is_live_when_subscribe_returns_and_gone_when_unsubscribe_does(
 }
 
 #[test]
-fn a_subscriber_dropped_is_reached_no_more() -> Outcome {
+fn a_dropped_subscriber_is_no_longer_reached() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscribe("a")?;
     let clone = sub.clone();
@@ -282,7 +282,7 @@ fn a_subscriber_dropped_is_reached_no_more() -> Outcome {
     Ok(())
 }
 
-/// A payload that asks another thread something each time it is copied, and waits for the answer.
+/// A payload that asks another thread a question each time it is cloned, and waits for the answer.
 struct Asking {
     number: u32,
     ask: Option<mpsc::Sender<()>>,
@@ -299,10 +299,9 @@ impl Clone for Asking {
     }
 }
 
-/// The bus is closed while a publish is on its way, and a reader drains its inbox to the end before the
-/// message is there.
+/// The bus is closed during a publish, and a reader drains its inbox to the end before the message enters.
 #[test]
-fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
+fn delivered_messages_can_be_read_after_the_bus_closed_during_the_publish() {
     let (before, after, receipt) = watched(|| {
         let bus: Bus<Asking> = Bus::new();
         let quiet = || bus.subscriber_builder().lifecycle_events(false);
@@ -316,7 +315,7 @@ fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
             thread::spawn(move || bus.publish("a", payload))
         };
         asked.recv_timeout(WATCHDOG).unwrap();
-        // Closing waits for no publish.
+        // Closing does not wait for the publish.
         bus.close();
         let read = || -> Vec<u32> {
             let numbers = |sub| payloads(sub).into_iter().map(|payload: Asking| payload.number);
@@ -327,14 +326,14 @@ fn what_publish_delivered_can_be_read_although_the_bus_closed_meanwhile() {
         let receipt = publisher.join().unwrap();
         (before, read(), receipt)
     });
-    // Who has read the end is not reached any more.
+    // An inbox whose end has been read is no longer reached.
     assert_eq!(receipt.matched, receipt.delivered + receipt.dropped);
     assert_eq!(before.len() + after.len(), receipt.delivered, "{receipt:?}");
 }
 
 // ---- payloads --------------------------------------------------------------------------------------
 
-/// Converts into a payload and tells that it did.
+/// Converts into a payload and counts its conversions.
 struct Counting<'a>(&'a Cell<u32>);
 
 impl From<Counting<'_>> for u32 {
@@ -354,7 +353,7 @@ fn into_runs_even_if_nothing_matches() -> Outcome {
     assert_eq!(runs.get(), 2);
     let _left = bus.subscribe("a")?;
     let sub = bus.subscribe("a")?;
-    // Once, whatever the number of receivers.
+    // It runs once, whatever the number of receivers.
     bus.publish("a", Counting(&runs));
     topic.publish(Counting(&runs));
     assert_eq!(payloads(&sub), [3, 4]);
@@ -366,7 +365,7 @@ fn into_runs_even_if_nothing_matches() -> Outcome {
 }
 
 #[test]
-fn whatever_converts_can_be_published() -> Outcome {
+fn whatever_converts_into_the_payload_can_be_published() -> Outcome {
     let bus: Bus = Bus::new();
     let sub = bus.subscribe("a")?;
     bus.publish("a", "text");
@@ -375,7 +374,7 @@ fn whatever_converts_can_be_published() -> Outcome {
     bus.publish("a", Box::from("boxed"));
     assert_eq!(payloads(&sub).join(" "), "text string shared boxed");
 
-    // A payload without Debug, Eq or Sync.
+    // A payload that is neither Debug nor Eq nor Sync.
     #[derive(Clone)]
     struct Opaque(Cell<u8>);
     let bus: Bus<Opaque> = Bus::new();
@@ -385,7 +384,7 @@ fn whatever_converts_can_be_published() -> Outcome {
     Ok(())
 }
 
-/// One call of `publish_with`, by any of its four ways; how often the closure ran.
+/// Calls `publish_with` in one of its four ways. Returns the receipt and how often the closure ran.
 fn with(bus: &Bus<u32>, topic: &Topic<u32>, way: usize, payload: u32) -> (Receipt, u32) {
     let mut runs = 0;
     let f = || {
@@ -460,9 +459,10 @@ fn try_publish_with_publishes_nothing_on_an_error() -> Outcome {
     Ok(())
 }
 
-/// The closure runs outside every turn: what it publishes comes first, and what it changes counts.
+/// The closure runs outside every turn: messages that it publishes come first, and subscriptions that it
+/// changes count.
 #[test]
-fn a_closure_may_use_the_bus() -> Outcome {
+fn a_publish_with_closure_may_use_the_bus() -> Outcome {
     watched(|| {
         let bus: Bus<u32> = Bus::new();
         let sub = bus.subscribe("a").unwrap();
@@ -480,7 +480,7 @@ fn a_closure_may_use_the_bus() -> Outcome {
         assert_eq!(done, receipt(2));
         assert_eq!(payloads(&sub), [1, 2, 3, 4]);
         assert_eq!(payloads(&late.take().unwrap()), [4]);
-        // All gone by then: a publish that matches nothing.
+        // The closure drops the only subscriber, so the publish matches nothing.
         let gone = Cell::new(Some(sub));
         let nothing = topic.publish_with(|| {
             drop(gone.take());
@@ -525,7 +525,7 @@ fn a_topic_publishes_as_the_bus_does() -> Outcome {
 }
 
 #[test]
-fn a_topic_is_no_subscriber() -> Outcome {
+fn a_topic_counts_neither_as_a_subscriber_nor_as_a_channel() -> Outcome {
     let limits = fanout::Limits::default().max_channels(1).max_subscribers(1);
     let bus: Bus<u32> = Bus::builder().limits(limits).build();
     let topics: Vec<Topic<u32>> = (0..10).map(|n| bus.topic(&format!("t{n}"))).collect();
@@ -545,7 +545,7 @@ fn a_topic_is_no_subscriber() -> Outcome {
 }
 
 #[test]
-fn a_topic_makes_subscribers_of_its_channel() -> Outcome {
+fn a_topic_creates_subscribers_of_its_channel() -> Outcome {
     let limits = fanout::Limits::default().max_subscribers(1);
     let bus: Bus<u32> = Bus::builder().capacity(3).limits(limits).build();
     let topic = bus.topic("game:7");
@@ -577,7 +577,7 @@ fn a_topic_keeps_its_bus_open() -> Outcome {
 // ---- messages --------------------------------------------------------------------------------------
 
 #[test]
-fn a_message_knows_where_it_came_from() -> Outcome {
+fn a_message_carries_its_channel_and_pattern() -> Outcome {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscribe("a:b")?;
     sub.psubscribe("a:*")?;
@@ -599,7 +599,7 @@ fn a_message_knows_where_it_came_from() -> Outcome {
 }
 
 #[test]
-fn a_message_can_be_made_for_a_mock() {
+fn a_message_can_be_constructed_for_a_mock() {
     let message = Message::new("a", "payload");
     assert_eq!((message.channel(), message.pattern(), message.payload), ("a", None, "payload"));
     let message = message.with_pattern("a*");
@@ -623,7 +623,7 @@ fn messages_and_events_are_equal_by_text() -> Outcome {
     bus.publish("a", 1u32);
     let (exact, by_pattern) = (left.recv_message()?, right.recv_message()?);
     let made = Message::new("a", 1);
-    // Not by pointer: this one has never met the bus.
+    // Not equal by pointer: this one never was on the bus.
     assert_eq!(exact, made);
     assert_eq!(by_pattern, made.clone().with_pattern("a"));
     assert_ne!(exact, by_pattern, "a pattern of the channel's text is no channel");
@@ -672,7 +672,7 @@ fn messages_and_events_are_equal_by_text() -> Outcome {
 }
 
 #[test]
-fn an_event_gives_its_message_whichever_way_it_came() {
+fn an_event_returns_its_message_however_it_matched() {
     let exact = Message::new("a", 1);
     let by_pattern = Message::new("a", 1).with_pattern("*");
     let event = Event::Message(exact.clone());
@@ -696,7 +696,7 @@ fn an_event_gives_its_message_whichever_way_it_came() {
 }
 
 #[test]
-fn messages_and_events_show_what_they_hold() {
+fn debug_shows_what_messages_and_events_hold() {
     let message = Message::new("chan", 42).with_pattern("pat*");
     for shown in [format!("{message:?}"), format!("{:?}", Event::PMessage(message.clone()))] {
         assert!(["chan", "pat*", "42"].iter().all(|part| shown.contains(part)), "{shown}");

@@ -17,7 +17,7 @@ use fanout::{Bus, Event, Pattern, Subscriber};
 use redis::{Connection, RedisResult, Value, cmd};
 use support::eventually;
 
-/// A redis-server of our own, ended when dropped.
+/// A redis-server of our own, stopped when dropped.
 struct Server {
     process: Child,
     port: u16,
@@ -46,12 +46,11 @@ impl Server {
         server
     }
 
-    /// Waits until the server has forgotten what connections that are closed had subscribed: it learns of that
-    /// after they are.
+    /// Waits until the server has forgotten the subscriptions of closed connections, which takes it a moment.
     fn await_no_subscriptions(&self) {
         let mut asking = self.connect();
         eventually("redis-server has forgotten all subscriptions", || {
-            // Without a pattern it lists all channels, the empty one too.
+            // Without a pattern it lists all channels, including the empty one.
             let channels: Vec<String> = cmd("PUBSUB").arg("CHANNELS").query(&mut asking).unwrap();
             let patterns: usize = cmd("PUBSUB").arg("NUMPAT").query(&mut asking).unwrap();
             channels.is_empty() && patterns == 0
@@ -111,12 +110,12 @@ impl Random {
     }
 }
 
-/// What names are made of: few letters, so that patterns match, the bytes that mean something in
-/// patterns, and characters of two, three and four bytes, some with bytes in common.
+/// Pieces of names: few letters, so that patterns match, bytes that have a meaning in patterns, and characters
+/// of two, three and four bytes, some with common bytes.
 const LETTERS: [&str; 16] =
     ["a", "b", "c", "a", "b", "-", "]", "[", "^", "\\", "*", "?", "é", "è", "€", "𝄞"];
 
-/// What patterns are made of besides: above all what opens, closes and negates classes.
+/// Pieces of patterns: mostly wildcards, and the beginnings, ends and negations of classes.
 const PATTERN_PIECES: [&str; 30] = [
     "a", "b", "c", "-", "é", "€", "*", "*", "*", "?", "?", "[", "[", "[^", "]", "]", "]", "^",
     "\\", "a-c", "c-a", "[^a", "[a-", "[]", "[^]", "[\\]", "\\*", "\\\\", "[é-", "𝄞",
@@ -124,7 +123,7 @@ const PATTERN_PIECES: [&str; 30] = [
 
 /// Names subscribed on the server and on the bus.
 const NAMES: usize = 500;
-/// Patterns that lie on one bus together.
+/// Patterns that are subscribed on one bus together.
 const TOGETHER: usize = 500;
 const ROUNDS: usize = 5;
 
@@ -157,7 +156,7 @@ fn patterns_agree_with_redis_server() {
         let holder = bus.subscriber_builder().lifecycle_events(false).capacity(1).build();
         holder.subscribe_many(&names).unwrap();
 
-        // All patterns on one bus: a subscriber each, so that what it gets tells which pattern matched.
+        // All patterns on one bus, each with its own subscriber, whose messages show what the pattern matched.
         let crowd: Bus<()> = Bus::builder().capacity(NAMES).build();
         let crowded: BTreeMap<&str, Subscriber<()>> =
             patterns.iter().map(|text| (&text[..], crowd.psubscribe(text).unwrap())).collect();
@@ -207,7 +206,7 @@ fn patterns_agree_with_redis_server() {
         "{verdicts} verdicts of redis-server ({matches} matches), each compared three ways: none different"
     );
     assert!(verdicts >= 1_000_000);
-    // Neither nearly all nor nearly none: else the names and patterns have little to say.
+    // If nearly all or nearly no pairs matched, the test would show little.
     assert!(matches > verdicts / 100 && matches < verdicts / 2, "{matches} of {verdicts}");
 }
 
@@ -226,8 +225,8 @@ fn channels(connection: &mut Connection, pattern: &str) -> BTreeSet<String> {
     cmd("PUBSUB").arg("CHANNELS").arg(pattern).query(connection).unwrap()
 }
 
-/// Fails where `ours` differ from `theirs`, with the smallest pair that shows it. `verdict` tells ours for
-/// any pair.
+/// Fails if `ours` differ from `theirs`, and reports the smallest pair that shows it. `verdict` returns our
+/// answer for any pair.
 fn compare(
     server: &Server,
     what: &str,
@@ -255,7 +254,7 @@ fn compare(
     panic!("{what}: redis-server says {server_says} to {pattern:?} matching {name:?}");
 }
 
-/// The pairs with one character less.
+/// Returns the pairs with one character removed.
 fn shorter(pattern: &str, name: &str) -> impl Iterator<Item = (String, String)> + use<> {
     let without = |text: &str| -> Vec<String> {
         text.char_indices()
@@ -279,7 +278,7 @@ enum Seen {
     PMessage(String, String, String),
 }
 
-/// Call of a script.
+/// A call of a script.
 #[derive(Clone, Debug)]
 enum Call {
     Subscribe(String),
@@ -291,7 +290,7 @@ enum Call {
     Publish(String, String),
 }
 
-/// What a script's names and patterns are chosen from.
+/// The channels and patterns that scripts choose from.
 const CHANNELS: [&str; 6] = ["game:1:events", "game:2:events", "user:1", "user:é", "", "*"];
 const PATTERNS: [&str; 8] =
     ["game:*", "game:?:events", "*", "user:[1-9]", "user:1", "[^g]*", "user:??", ""];
@@ -339,14 +338,14 @@ impl Theirs {
         (self.events(), 0)
     }
 
-    /// What has come: all that precedes the answer to a ping.
+    /// Returns the events that precede the answer to a ping.
     fn events(&mut self) -> Vec<Seen> {
         self.subscribed.send_packed_command(&cmd("PING").arg("now").get_packed_command()).unwrap();
         let mut events = Vec::new();
         loop {
             let fields = match self.subscribed.recv_response().unwrap() {
                 Value::Array(fields) => fields,
-                // Outside of subscribed mode the answer is the word alone.
+                // Outside subscribed mode, the answer is only the word.
                 _ => return events,
             };
             let text = |at: usize| redis::from_redis_value_ref::<String>(&fields[at]).unwrap();
@@ -367,8 +366,8 @@ impl Theirs {
                 "punsubscribe" => "punsubscribe",
                 other => panic!("an answer of another kind: {other}"),
             };
-            // Unsubscribing from all where nothing is held: the server answers with no name, to have
-            // answered; the bus has nothing to tell.
+            // If nothing is held, the server answers an UNSUBSCRIBE from all with an event without a name; the
+            // bus emits nothing.
             if fields[1] != Value::Nil {
                 events.push(Seen::Lifecycle(kind, text(1), count()));
             }
@@ -383,7 +382,7 @@ struct Ours {
 }
 
 impl Ours {
-    /// Makes a call; how many messages a publish made comes back.
+    /// Makes a call. Returns the number of messages of a publish.
     fn call(&self, call: &Call) -> usize {
         let sub = &self.subscriber;
         match call {
@@ -400,7 +399,7 @@ impl Ours {
         0
     }
 
-    /// What can be read now.
+    /// Returns the events that can be read now.
     fn events(&self) -> impl Iterator<Item = Seen> {
         self.subscriber.try_iter().map(|event| match event {
             Event::Subscribe { channel, count } => lifecycle("subscribe", &channel, count),
@@ -428,15 +427,14 @@ fn lifecycle(kind: &'static str, name: &str, count: usize) -> Seen {
     Seen::Lifecycle(kind, name.to_owned(), count)
 }
 
-/// Puts what one call yields in an order of its own, where the server's is that of its hash tables:
-/// which pattern's message comes first, and which name goes first when all are unsubscribed. The counts
-/// stay where they are.
+/// Sorts the events of one call where the server's order is that of its hash tables: the messages of several
+/// patterns, and the names when all are unsubscribed. The counts stay in place.
 fn in_one_order(call: &Call, mut events: Vec<Seen>) -> Vec<Seen> {
     match call {
         Call::UnsubscribeAll | Call::PUnsubscribeAll => {
             let name_and_count = |event: &Seen| match event {
                 Seen::Lifecycle(kind, name, count) => (*kind, name.clone(), *count),
-                // Not what unsubscribing yields: it is told by the comparison.
+                // Unsubscribing does not yield messages: the comparison will fail.
                 Seen::Message(..) | Seen::PMessage(..) => ("message", String::new(), 0),
             };
             let all: Vec<_> = events.iter().map(name_and_count).collect();
@@ -461,8 +459,8 @@ fn in_one_order(call: &Call, mut events: Vec<Seen>) -> Vec<Seen> {
 
 const SCRIPTS: usize = 3_000;
 
-/// Random scripts of one subscriber, which reads a random part of what there is after each call: the whole stream
-/// is the server's, event for event, wherever it was read.
+/// Random scripts of one subscriber, which reads a random number of events after each call. The whole stream
+/// must equal the server's, event for event.
 #[test]
 fn events_agree_with_redis_server() {
     let server = Server::start();
@@ -473,7 +471,7 @@ fn events_agree_with_redis_server() {
         let bus: Bus = Bus::new();
         let ours = Ours { subscriber: bus.subscriber(), bus };
         let (mut calls, mut expected, mut stream) = (Vec::new(), Vec::new(), Vec::new());
-        // From scripts that are read to the end after every call to those that are read when all is over.
+        // Some scripts read everything after every call, some only at the end.
         let eagerness = random.below(5);
         for serial in 0..10 + random.below(40) {
             let call = random_call(&mut random, serial);
@@ -498,7 +496,7 @@ fn events_agree_with_redis_server() {
             );
         }
         assert_eq!(rest, [], "script {script}: {calls:#?}");
-        // On the same connection: when the answers are here, the server has forgotten the script.
+        // On the same connection: once the answers have arrived, the server has forgotten the script.
         theirs.call(&Call::UnsubscribeAll);
         theirs.call(&Call::PUnsubscribeAll);
     }
@@ -506,12 +504,12 @@ fn events_agree_with_redis_server() {
     assert!(compared > 20 * SCRIPTS && read_late > SCRIPTS, "{compared}, {read_late}");
 }
 
-/// The differential test is only as good as the comparison is able to fail.
+/// The comparison itself must be able to fail.
 #[test]
-fn a_difference_is_shrunk_before_it_is_reported() {
+fn a_difference_from_redis_server_is_shrunk_before_it_is_reported() {
     let server = Server::start();
     let wrong = |pattern: &str, name: &str| {
-        // A matcher that takes `[^` for a literal.
+        // A matcher that takes `[^` literally.
         if pattern.contains("[^") { false } else { Pattern::redis(pattern).is_match(name) }
     };
     let theirs = BTreeSet::from(["xxbyy"]);
@@ -520,6 +518,6 @@ fn a_difference_is_shrunk_before_it_is_reported() {
     });
     let message = *reported.unwrap_err().downcast::<String>().unwrap();
     assert!(message.contains("says true"), "{message}");
-    // Nothing can be left out of a pattern of three characters: `[^` is one of any byte.
+    // The smallest such pattern is `[^`, which matches any byte.
     assert!(message.contains("\"[^\" matching \""), "{message}");
 }

@@ -1,4 +1,4 @@
-//! Redis patterns match what a real redis-server matched, verdict by verdict, alone and in the trie.
+//! Redis patterns match what a real redis-server matched, in the matcher and in the trie.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -32,12 +32,12 @@ fn vectors() -> Vec<Vector> {
         .collect()
 }
 
-/// Distinct values of one column.
+/// Returns the distinct values of one column.
 fn column(vectors: &[Vector], of: impl Fn(&Vector) -> &str) -> BTreeSet<String> {
     vectors.iter().map(|vector| of(vector).to_owned()).collect()
 }
 
-/// A subscriber for each pattern.
+/// Subscribes to each pattern with a subscriber of its own.
 fn subscribe_all(bus: &Bus<u32>, patterns: &BTreeSet<String>) -> Vec<(String, Subscriber<u32>)> {
     patterns
         .iter()
@@ -48,8 +48,8 @@ fn subscribe_all(bus: &Bus<u32>, patterns: &BTreeSet<String>) -> Vec<(String, Su
         .collect()
 }
 
-/// Publishes to every channel and asserts that just the right subscribers got it; how many verdicts
-/// that were.
+/// Publishes to every channel and asserts that exactly the right subscribers receive it. Returns the number of
+/// verdicts.
 fn compare_on_the_bus(
     vectors: &[Vector],
     subscribers: &[(String, Subscriber<u32>)],
@@ -83,7 +83,7 @@ fn compare_on_the_bus(
 }
 
 #[test]
-fn redis_vectors() {
+fn the_matcher_and_the_trie_agree_with_the_recorded_verdicts() {
     let vectors = vectors();
     let mut matcher = 0;
     for Vector { pattern, channel, matches } in &vectors {
@@ -99,9 +99,10 @@ fn redis_vectors() {
     assert_eq!((matcher, trie), (VERDICTS, VERDICTS));
 }
 
-/// The same through entries that were there before the patterns, and after half of those have gone.
+/// The channels have entries before the patterns are subscribed, and keep them when half of the patterns are
+/// gone.
 #[test]
-fn redis_vectors_on_channels_that_were_there_first() {
+fn channels_made_before_the_patterns_agree_with_the_recorded_verdicts() {
     let vectors = vectors();
     let bus: Bus<u32> = Bus::new();
     let topics: Vec<_> =

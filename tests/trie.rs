@@ -1,20 +1,20 @@
-//! The topic trie gives every subscriber what a linear list of subscriptions would, in that order.
+//! The trie of patterns gives every subscriber what a linear list of subscriptions would, in the same order.
 
-mod common;
+mod support;
 
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 
-use common::cases;
 use fanout::{Bus, Pattern, Receipt, Subscriber, Topic, TryRecvError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use support::cases;
 
 // ---- names and patterns ----------------------------------------------------------------------------
 
-/// Names with many common beginnings and endings.
+/// Returns names with many common prefixes and suffixes.
 fn channel() -> impl Strategy<Value = String> {
     let pieces = select(vec!["a", "a", "b", "ab", ":", ":", "/", "é", "a:b", "user:", ":end", "*"]);
     vec(pieces, 0..6).prop_map(|pieces| pieces.concat())
@@ -28,7 +28,7 @@ fn redis() -> impl Strategy<Value = Pattern> {
     vec(pieces, 0..7).prop_map(|pieces| Pattern::redis(&pieces.concat()))
 }
 
-/// A shell glob, or a Redis pattern of that text where it is none.
+/// Returns a shell glob, or a Redis pattern if the text is not a valid glob.
 fn glob() -> impl Strategy<Value = Pattern> {
     let pieces = select(vec![
         "*",
@@ -72,11 +72,11 @@ fn pattern() -> impl Strategy<Value = Pattern> {
 /// Channel, pattern and payload, as received.
 type Seen = (String, Option<String>, u32);
 
-/// A subscriber, and what a list says of it.
+/// A subscriber, and the list of what it subscribed.
 struct Listed {
     sub: Subscriber<u32>,
     dedupe: bool,
-    /// Both in the order subscribed.
+    /// Both in the order of subscription.
     channels: Vec<String>,
     patterns: Vec<Pattern>,
     expected: Vec<Seen>,
@@ -94,7 +94,7 @@ impl Listed {
         self.channels.len() + self.patterns.len()
     }
 
-    /// By what a message on `channel` comes: the channel itself first, then the patterns.
+    /// Returns how a message on `channel` matches: by the channel itself first, then by patterns.
     fn matching(&self, channel: &str) -> Vec<Option<String>> {
         let exact = self.channels.iter().any(|held| held == channel).then_some(None);
         let patterns = self.patterns.iter().filter(|pattern| pattern.is_match(channel));
@@ -109,7 +109,7 @@ impl Listed {
         matched
     }
 
-    /// Reads all there is and compares.
+    /// Reads all messages and compares.
     fn check(&mut self) -> Result<(), TestCaseError> {
         let mut seen: Vec<Seen> = Vec::new();
         while let Ok(message) = self.sub.try_recv_message() {
@@ -133,7 +133,7 @@ impl Listed {
 struct Model {
     bus: Bus<u32>,
     subs: Vec<Listed>,
-    /// Handles to some of the channels, kept to the end.
+    /// Handles to some of the channels, kept until the end.
     topics: Vec<Topic<u32>>,
     published: u64,
     matched: u64,
@@ -141,7 +141,7 @@ struct Model {
 
 impl Model {
     fn new(stripes: usize, dedupe: &[bool]) -> Self {
-        // No inbox may overflow: what is lost is another test's matter.
+        // No inbox may overflow; other tests cover losses.
         let bus: Bus<u32> = Bus::builder().capacity(4_096).stripes(stripes).build();
         let subs = dedupe.iter().map(|&dedupe| Listed::new(&bus, dedupe)).collect();
         Self { bus, subs, topics: Vec::new(), published: 0, matched: 0 }
@@ -176,7 +176,7 @@ impl Model {
         Ok(())
     }
 
-    /// Compares all that can be asked, for these names and patterns.
+    /// Compares everything that can be asked about these names and patterns.
     fn check(&mut self, channels: &[String], patterns: &[Pattern]) -> Result<(), TestCaseError> {
         for listed in &mut self.subs {
             listed.check()?;
@@ -226,7 +226,7 @@ enum How {
     Topic,
 }
 
-/// One call, its subscriber, channel and pattern to be taken from those of the case.
+/// A call. Its subscriber, channel and pattern are chosen from those of the case.
 #[derive(Clone, Debug)]
 enum Call {
     Subscribe(Index, Index),
@@ -239,7 +239,7 @@ enum Call {
     PUnsubscribeAll(Index),
     /// Drops the subscriber and makes another.
     Replace(Index),
-    /// The same by `resubscribe`.
+    /// Replaces the subscriber by its `resubscribe`.
     Resubscribe(Index),
     Publish(Index, How),
     DropTopics,
@@ -266,7 +266,7 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// Adds what is not held yet; how many are held then.
+/// Adds `new` unless it is held.
 fn add<T: PartialEq + Clone>(held: &mut Vec<T>, new: &T) {
     if !held.contains(new) {
         held.push(new.clone());
@@ -277,7 +277,7 @@ proptest! {
     #![proptest_config(cases(400))]
 
     #[test]
-    fn a_bus_does_what_a_list_would(
+    fn a_bus_agrees_with_a_list_of_subscriptions(
         stripes in 1..4usize,
         dedupe in vec(any::<bool>(), 1..4),
         channels in vec(channel(), 2..10),
@@ -359,9 +359,9 @@ proptest! {
 proptest! {
     #![proptest_config(cases(60))]
 
-    /// Many patterns at once, and the trie taken down again in another order.
+    /// Many patterns at once, which leave the trie in another order than they came.
     #[test]
-    fn many_patterns_come_and_go(
+    fn many_patterns_agree_with_a_list_while_they_come_and_go(
         patterns in vec((pattern(), any::<u32>()), 100..300),
         channels in vec(channel(), 10..30),
     ) {
@@ -403,8 +403,8 @@ proptest! {
 
 // ---- by example ------------------------------------------------------------------------------------
 
-/// What one publish brings: `None` for the channel itself, else the pattern.
-fn by(sub: &Subscriber<u32>) -> Vec<Option<String>> {
+/// Receives all messages and returns how each matched: `None` for the channel itself, else the pattern.
+fn matched_by(sub: &Subscriber<u32>) -> Vec<Option<String>> {
     let mut all = Vec::new();
     loop {
         match sub.try_recv_message() {
@@ -433,23 +433,23 @@ fn each_subscriber_has_its_own_order_of_the_same_patterns() -> Result<(), Box<dy
     right.subscribe("ab")?;
     for _ in 0..2 {
         assert_eq!(bus.publish("ab", 1u32).delivered, 9);
-        assert_eq!(by(&left), names(&["a*", "*b", "?b"]));
-        assert_eq!(by(&right), names(&["", "*b", "a*"]));
-        assert_eq!(by(&third), names(&["?b", "*b", "a*"]));
+        assert_eq!(matched_by(&left), names(&["a*", "*b", "?b"]));
+        assert_eq!(matched_by(&right), names(&["", "*b", "a*"]));
+        assert_eq!(matched_by(&third), names(&["?b", "*b", "a*"]));
     }
-    // Subscribing again to what is held moves nothing; giving up and taking again does.
+    // Subscribing again to a held name keeps the order; unsubscribing first changes it.
     left.psubscribe("a*")?;
     right.punsubscribe("*b");
     right.psubscribe("*b")?;
     bus.publish("ab", 2u32);
-    assert_eq!(by(&left), names(&["a*", "*b", "?b"]));
-    assert_eq!(by(&right), names(&["", "a*", "*b"]));
-    assert_eq!(by(&third), names(&["?b", "*b", "a*"]));
+    assert_eq!(matched_by(&left), names(&["a*", "*b", "?b"]));
+    assert_eq!(matched_by(&right), names(&["", "a*", "*b"]));
+    assert_eq!(matched_by(&third), names(&["?b", "*b", "a*"]));
     Ok(())
 }
 
 #[test]
-fn dedupe_takes_the_first_of_them() -> Result<(), Box<dyn Error>> {
+fn dedupe_delivers_only_the_first_matching_subscription() -> Result<(), Box<dyn Error>> {
     let bus: Bus<u32> = Bus::new();
     let once = || bus.subscriber_builder().dedupe(true);
     let (left, right) = (once().psubscribe("a*")?, once().psubscribe("*b")?);
@@ -459,27 +459,27 @@ fn dedupe_takes_the_first_of_them() -> Result<(), Box<dyn Error>> {
     all.psubscribe("*b")?;
     let receipt = bus.publish("ab", 1u32);
     assert_eq!(receipt, Receipt { matched: 4, delivered: 4, dropped: 0 });
-    assert_eq!(by(&left), names(&["a*"]));
-    assert_eq!(by(&right), names(&["*b"]));
-    assert_eq!(by(&all), names(&["a*", "*b"]));
+    assert_eq!(matched_by(&left), names(&["a*"]));
+    assert_eq!(matched_by(&right), names(&["*b"]));
+    assert_eq!(matched_by(&all), names(&["a*", "*b"]));
     right.subscribe("ab")?;
     left.punsubscribe("a*");
     assert_eq!(bus.match_count("ab"), 4);
     assert_eq!(bus.publish("ab", 2u32).matched, 4);
-    assert_eq!(by(&left), names(&["*b"]));
-    assert_eq!(by(&right), names(&[""]));
+    assert_eq!(matched_by(&left), names(&["*b"]));
+    assert_eq!(matched_by(&right), names(&[""]));
     Ok(())
 }
 
 #[test]
-fn a_name_that_is_a_pattern_text_is_a_name() -> Result<(), Box<dyn Error>> {
+fn a_channel_named_like_a_pattern_is_a_channel() -> Result<(), Box<dyn Error>> {
     let bus: Bus<u32> = Bus::new();
     let sub = bus.subscribe("a*")?;
     assert_eq!(sub.psubscribe("a*")?, 2);
     assert_eq!(bus.publish("ab", 1u32).matched, 1);
-    assert_eq!(by(&sub), names(&["a*"]));
+    assert_eq!(matched_by(&sub), names(&["a*"]));
     assert_eq!(bus.publish("a*", 2u32).matched, 2);
-    assert_eq!(by(&sub), names(&["", "a*"]));
+    assert_eq!(matched_by(&sub), names(&["", "a*"]));
     assert_eq!(sub.unsubscribe("a*"), 1);
     assert_eq!((sub.channels().len(), sub.patterns().len()), (0, 1));
     Ok(())

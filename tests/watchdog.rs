@@ -1,4 +1,4 @@
-//! The watchdog of the other tests tells a test that hangs from one that is slow.
+//! The watchdog of the other tests distinguishes a test that hangs from one that is slow.
 
 mod support;
 
@@ -16,9 +16,9 @@ fn a_test_that_stands_still_fails() {
 }
 
 #[test]
-fn a_test_that_goes_on_may_take_longer_than_the_patience() {
+fn a_test_that_makes_steps_may_take_longer_than_the_patience() {
     let steps = watched_for(Duration::from_secs(1), || {
-        // Twice as long, in all.
+        // Twice the patience in all.
         (0..40).fold(0, |steps, _| {
             step();
             thread::sleep(Duration::from_millis(50));

@@ -1,7 +1,7 @@
-//! How tests wait on a machine of any speed. The watchdog fails a test that would hang, and none that is slow:
-//! what counts is how long nothing has moved, not how long the test takes.
+//! How tests wait, on a machine of any speed. The watchdog fails tests that hang, but not those that are slow:
+//! it measures how long nothing has moved, not how long the test takes.
 
-// Every test binary uses some of it.
+// Each test binary uses only some of it.
 #![allow(dead_code)]
 
 use std::cell::RefCell;
@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long nothing may move before it counts as a deadlock: far longer than a step of any test takes on a
-/// machine that is twenty times slower, and busy.
+/// After this long without a step, a test counts as deadlocked: far longer than any step takes on a busy
+/// machine that is twenty times slower.
 pub const WATCHDOG: Duration = Duration::from_secs(120);
 
-/// How often the watchdog looks. It counts its own looks rather than reading a clock, so that time in which the
+/// How often the watchdog checks. It counts its checks instead of reading a clock, so that time in which the
 /// whole process stands still does not count.
 const LOOK: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// Steps of the test that this thread runs under [`watched`].
+    /// The steps of the test that this thread runs under [`watched`].
     static STEPS: RefCell<Steps> = const { RefCell::new(Steps(None)) };
 }
 
@@ -44,13 +44,13 @@ pub fn steps() -> Steps {
     STEPS.with_borrow(Steps::clone)
 }
 
-/// Tells the watchdog that the test goes on: to be called once a round by tests of many rounds, on the thread
-/// that [`watched`] runs them on. On other threads it does nothing; they get [`steps`].
+/// Tells the watchdog that the test goes on. Tests of many rounds call it once a round, on the thread that
+/// [`watched`] runs them on. On other threads it does nothing; they use [`steps`].
 pub fn step() {
     STEPS.with_borrow(Steps::step);
 }
 
-/// Runs `test` on a thread of its own. Fails, where it would hang otherwise, when it has made no [`step`] for
+/// Runs `test` on a thread of its own. Fails, instead of hanging, when it has made no [`step`] for
 /// [`WATCHDOG`].
 #[track_caller]
 pub fn watched<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
@@ -67,7 +67,7 @@ pub fn watched_for<T: Send + 'static>(
     let steps = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&steps);
     let thread = thread::spawn(move || {
-        // Dropped by unwinding too.
+        // Unwinding drops it, too.
         let _done = done;
         STEPS.set(Steps(Some(counted)));
         test()
@@ -82,11 +82,25 @@ pub fn watched_for<T: Send + 'static>(
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Lets a little time pass, so that other threads get further with what they do meanwhile: more of it for a greater
-/// `amount`. It is work, rather than yielding: beside busy processes, a thread that yields is back only after the
-/// time slices of all of them.
+/// Spends some time, more for a greater `amount`, so that other threads advance meanwhile. It spins instead of
+/// yielding: beside busy processes, a thread that yields is back only after the time slices of all of them.
 pub fn linger(amount: usize) {
     for _ in 0..amount * 1_000 {
         std::hint::spin_loop();
     }
+}
+
+/// Waits until `done` returns `true`. Fails if that takes too long.
+#[track_caller]
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WATCHDOG;
+    while !done() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        thread::yield_now();
+    }
+}
+
+/// Makes it likelier that a thread that is about to wait does wait. Nothing may depend on it.
+pub fn let_it_wait() {
+    thread::sleep(Duration::from_millis(15));
 }

@@ -1,5 +1,5 @@
-//! Names that are published to once, or for the first time: no entry is made for them where one recipient at most
-//! is reached, and nothing else may differ by that.
+//! Publishes to names that nobody has subscribed: the first publish to a name, and later ones, treat
+//! subscribers of matching patterns alike.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ fn receipt(delivered: usize, dropped: usize) -> Receipt {
     Receipt { matched: delivered + dropped, delivered, dropped }
 }
 
-/// A subscriber of `user:*`, silent.
+/// Returns a subscriber of `user:*` without lifecycle events.
 fn monitor(bus: &Bus<u64>, capacity: usize, overflow: Overflow) -> Subscriber<u64> {
     let builder = bus.subscriber_builder().capacity(capacity).overflow(overflow);
     builder.lifecycle_events(false).psubscribe("user:*").unwrap()
 }
 
-/// The books of one inbox and those of the bus, whose every message was for it.
+/// Asserts the books of a bus and of its only inbox.
 fn assert_books(sub: &Subscriber<u64>, stats: Stats, receipts: &[Receipt]) {
     let info = sub.info();
     let sum = |part: fn(&Receipt) -> usize| receipts.iter().map(part).sum::<usize>() as u64;
@@ -37,7 +37,7 @@ fn assert_books(sub: &Subscriber<u64>, stats: Stats, receipts: &[Receipt]) {
 }
 
 #[test]
-fn nobody_listens() {
+fn a_publish_to_a_name_that_nobody_subscribed_matches_nothing() {
     let bus: Bus<u64> = Bus::new();
     for n in 0..1_000_u64 {
         assert_eq!(bus.publish(&format!("user:{n}"), n), Receipt::default());
@@ -46,7 +46,7 @@ fn nobody_listens() {
 }
 
 #[test]
-fn one_pattern_gets_each_with_its_name() {
+fn a_pattern_receives_each_message_with_its_channel_name() {
     let bus: Bus<u64> = Bus::new();
     let sub = monitor(&bus, 10_000, Overflow::default());
     let receipts: Vec<_> = (0..5_000_u64).map(|n| bus.publish(&format!("user:{n}"), n)).collect();
@@ -59,9 +59,9 @@ fn one_pattern_gets_each_with_its_name() {
     assert_books(&sub, bus.stats(), &receipts);
 }
 
-/// Names as long as those that are kept in place, and longer ones; of several bytes a letter.
+/// Names short enough to be stored inline, and longer ones; of one and two bytes a letter.
 #[test]
-fn names_of_every_length() {
+fn names_of_every_length_arrive_unchanged() {
     let bus: Bus<u64> = Bus::new();
     let sub = monitor(&bus, 1_000, Overflow::default());
     for n in 0..60 {
@@ -77,9 +77,9 @@ fn names_of_every_length() {
     }
 }
 
-/// What each policy does with a full inbox does not depend on whether the name has been seen.
+/// A full inbox is treated alike whether or not the name has been published to before.
 #[test]
-fn a_full_inbox() {
+fn overflow_policies_treat_new_and_known_names_alike() {
     let at_once = Overflow::Block { timeout: Some(Duration::ZERO) };
     let policies = [Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect, at_once];
     for overflow in policies {
@@ -110,7 +110,7 @@ fn a_full_inbox() {
 }
 
 #[test]
-fn a_publish_waits_for_room() {
+fn block_waits_for_room_on_a_new_name() {
     let bus: Bus<u64> = Bus::new();
     let sub = monitor(&bus, 1, Overflow::Block { timeout: None });
     let mut receipts = vec![bus.publish("user:0", 0_u64)];
@@ -122,7 +122,7 @@ fn a_publish_waits_for_room() {
         receipts.push(waiting.join().unwrap());
     });
     assert_eq!(sub.recv_message().unwrap().channel(), "user:1");
-    // And not for ever, if it is not to.
+    // With a timeout, it does not wait for ever.
     let bus: Bus<u64> = Bus::new();
     let timeout = Duration::from_millis(30);
     let sub = monitor(&bus, 1, Overflow::Block { timeout: Some(timeout) });
@@ -136,7 +136,7 @@ fn a_publish_waits_for_room() {
 
 #[cfg(feature = "glob")]
 #[test]
-fn who_comes_and_goes_between_two_publishes() {
+fn each_publish_sees_the_subscriptions_of_its_moment() {
     let bus: Bus<u64> = Bus::new();
     let names: Vec<_> = (0..200).map(|n| format!("user:{n}")).collect();
     let all = |matched: usize| {
@@ -167,7 +167,7 @@ fn who_comes_and_goes_between_two_publishes() {
         assert_eq!(bus.publish(name, 0_u64).matched, matched, "{name}");
     }
     drop(glob);
-    // A pattern whose first recipient has gone, and whose second is alone.
+    // A pattern whose first subscriber has left, so that the second is alone.
     let [first, second] = [(); 2].map(|()| monitor(&bus, 1_000, Overflow::default()));
     first.punsubscribe("user:*");
     for n in 0..100_u64 {
@@ -176,9 +176,9 @@ fn who_comes_and_goes_between_two_publishes() {
     assert_eq!(second.len(), 100);
 }
 
-/// With `publish_with`, too, which asks first.
+/// `publish_with` must find the matches before it makes the payload.
 #[test]
-fn a_payload_made_on_demand() {
+fn publish_with_makes_the_payload_only_if_somebody_listens() {
     let bus: Bus<u64> = Bus::new();
     for n in 0..10 {
         bus.publish_with(&format!("user:{n}"), || unreachable!("nobody listens"));
@@ -194,7 +194,7 @@ fn a_payload_made_on_demand() {
 }
 
 #[test]
-fn a_closed_bus_counts_them() {
+fn a_closed_bus_counts_publishes_to_new_names() {
     let bus: Bus<u64> = Bus::new();
     let sub = monitor(&bus, 100, Overflow::default());
     bus.publish("user:1", 1_u64);
@@ -205,9 +205,10 @@ fn a_closed_bus_counts_them() {
     assert_eq!(sub.iter().count(), 1);
 }
 
-/// Messages of many threads, each in its order, while recipients come and go; all books are right at the end.
+/// Messages of several threads arrive in their order while subscribers come and go, and all counts are right in
+/// the end.
 #[test]
-fn many_publishers_while_recipients_come_and_go() {
+fn order_and_counts_hold_while_recipients_come_and_go() {
     for overflow in [Overflow::DropOldest, Overflow::DropNewest] {
         let bus: Bus<u64> = Bus::builder().stripes(2).build();
         let sub = monitor(&bus, 64, overflow);
@@ -224,7 +225,7 @@ fn many_publishers_while_recipients_come_and_go() {
                     ) = (&bus, &published, &delivered, &dropped);
                     scope.spawn(move || {
                         for n in 0..20_000_u64 {
-                            // Some of the names come twice, some in several threads.
+                            // Some names come twice, some from several threads.
                             let name = match n % 4 {
                                 0 => format!("user:{n}"),
                                 1 => format!("user:{}", n - 1),
@@ -277,10 +278,10 @@ fn many_publishers_while_recipients_come_and_go() {
     }
 }
 
-/// All inboxes that get two messages of one name get them in the same order, also when it is new and its publishers
-/// find one recipient now and two then.
+/// All inboxes that get two messages of one name get them in the same order, even when the name is new and its
+/// publishers find one subscriber now and two later.
 #[test]
-fn one_order_for_a_name_whose_recipients_change() {
+fn inboxes_share_one_order_while_recipients_change() {
     for round in 0..300 {
         let bus: Bus<u64> = Bus::new();
         let first = monitor(&bus, 64, Overflow::default());
@@ -304,9 +305,9 @@ fn one_order_for_a_name_whose_recipients_change() {
     }
 }
 
-/// What names once published leave behind is bounded, and goes with the bus.
+/// Names that were published to once keep no payload alive, and nothing survives the bus.
 #[test]
-fn payloads_do_not_stay_behind() {
+fn payloads_are_freed_once_received() {
     let bus: Bus<Arc<u64>> = Bus::new();
     let sub = bus.subscriber_builder().lifecycle_events(false).psubscribe("user:*").unwrap();
     let payload = Arc::new(1);
@@ -321,9 +322,9 @@ fn payloads_do_not_stay_behind() {
     assert_eq!(Arc::strong_count(&payload), 1);
 }
 
-/// Counters only grow, also where a full inbox refuses.
+/// Counters only grow, even while a full inbox refuses.
 #[test]
-fn counters_do_not_fall() {
+fn counters_never_decrease() {
     let bus: Bus<u64> = Bus::builder().stripes(1).build();
     let _sub = monitor(&bus, 1, Overflow::DropNewest);
     thread::scope(|scope| {
@@ -343,15 +344,15 @@ fn counters_do_not_fall() {
     assert_eq!((stats.published, stats.delivered, stats.dropped), (20_000, 1, 19_999));
 }
 
-/// Long patterns are not kept for messages that may point to them again.
+/// A long pattern is not kept for later messages.
 #[test]
-fn long_patterns_go_with_their_subscribers() {
+fn long_patterns_are_freed_with_their_subscribers() {
     let bus: Bus<u64> = Bus::new();
     let pattern: Arc<str> = format!("user:{}", "*".repeat(1_000)).into();
     let sub = bus.subscriber_builder().psubscribe(&pattern).unwrap();
     assert_eq!(bus.publish("user:1", 1_u64), receipt(1, 0));
     drop(sub);
-    // What the entry of the name had is let go at the next publish.
+    // The route of the name releases its patterns at the next publish.
     bus.publish("user:1", 1_u64);
     assert_eq!(Arc::strong_count(&pattern), 1);
 }
