@@ -5,7 +5,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::pattern::Pattern;
-use crate::source::{Source, SourceRef, Text};
+use crate::small_str::SmallStr;
+use crate::source::{Source, SourceRef};
 
 /// A published payload, with the channel it was published to and the pattern that matched, if any.
 ///
@@ -56,7 +57,7 @@ impl<P> Message<P> {
     /// assert_eq!((message.channel(), message.pattern()), ("user:1", Some("user:*")));
     /// ```
     pub fn new(channel: &str, payload: P) -> Self {
-        Self { payload, source: SourceRef::new(Source::new(Text::new(channel), None)) }
+        Self { payload, source: SourceRef::new(Source::new(SmallStr::new(channel), None)) }
     }
 
     /// Returns the message as if a subscription to `pattern` had brought it.

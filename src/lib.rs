@@ -160,6 +160,7 @@
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]
 
+mod batch_arc;
 mod bus;
 #[cfg(any(doc, doctest))]
 pub mod docs;

@@ -1,19 +1,21 @@
-//! A few bytes, kept in place. A leaf.
+//! Short texts and byte strings, kept in place. A leaf.
 
-/// A copy of bytes that are few enough to lie where this lies.
+use std::str;
+use std::sync::Arc;
+
+/// A copy of at most `N` bytes, kept in place.
 #[derive(Clone, Copy)]
-pub(crate) struct Inline<const ROOM: usize> {
-    /// How many of the bytes are meant.
+pub(crate) struct InlineBytes<const N: usize> {
     len: u8,
-    bytes: [u8; ROOM],
+    bytes: [u8; N],
 }
 
-impl<const ROOM: usize> Inline<ROOM> {
-    /// A copy of `bytes`, if there is room for them.
+impl<const N: usize> InlineBytes<N> {
+    /// Returns a copy of `bytes`, or `None` if there are more than `N`.
     #[inline]
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
-        const { assert!(ROOM <= u8::MAX as usize) };
-        let mut inline = Self { len: bytes.len() as u8, bytes: [0; ROOM] };
+        const { assert!(N <= u8::MAX as usize) };
+        let mut inline = Self { len: bytes.len() as u8, bytes: [0; N] };
         inline.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(inline)
     }
@@ -24,17 +26,90 @@ impl<const ROOM: usize> Inline<ROOM> {
     }
 }
 
+/// A text of at most [`InlineStr::MAX`] bytes, kept in place.
+#[derive(Clone, Copy)]
+pub(crate) struct InlineStr(InlineBytes<{ Self::MAX }>);
+
+impl InlineStr {
+    /// The longest text, in bytes. With this, a [`SmallStr`] takes four words, and has room for the names of half a million
+    /// `user:{id}:notifications`.
+    pub(crate) const MAX: usize = 30;
+
+    /// Returns a copy of `text`, or `None` if it is longer than [`Self::MAX`].
+    #[inline]
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        InlineBytes::new(text.as_bytes()).map(Self)
+    }
+
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    #[inline]
+    pub(crate) fn as_str(&self) -> &str {
+        match str::from_utf8(self.as_bytes()) {
+            Ok(text) => text,
+            Err(_) => unreachable!("a copy of a `str`"),
+        }
+    }
+}
+
+/// An immutable text, in place if it is short and shared otherwise.
+#[derive(Clone)]
+pub(crate) enum SmallStr {
+    Inline(InlineStr),
+    Shared(Arc<str>),
+}
+
+impl SmallStr {
+    #[inline]
+    pub(crate) fn new(text: &str) -> Self {
+        match InlineStr::new(text) {
+            Some(text) => Self::Inline(text),
+            None => Self::Shared(Arc::from(text)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Inline(text) => text.as_str(),
+            Self::Shared(text) => text,
+        }
+    }
+
+    /// Returns the text, shared. Copies it if it is in place.
+    pub(crate) fn to_shared(&self) -> Arc<str> {
+        match self {
+            Self::Inline(text) => Arc::from(text.as_str()),
+            Self::Shared(text) => Arc::clone(text),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_is_kept_whole() {
+    fn bytes_that_fit_are_copied_whole() {
         for len in [0, 1, 21, 22, 23, 255, 256, 278, 300] {
             let bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
-            let inline = Inline::<22>::new(&bytes);
+            let inline = InlineBytes::<22>::new(&bytes);
             assert_eq!(inline.is_some(), len <= 22);
             assert!(inline.is_none_or(|inline| inline.as_bytes() == bytes));
         }
+    }
+
+    #[test]
+    fn short_texts_lie_in_place_and_long_ones_are_shared() {
+        for text in ["", "a", "héllo", &"é".repeat(15), &"é".repeat(16), &"x".repeat(31)] {
+            let small = SmallStr::new(text);
+            assert_eq!((small.as_str(), &*small.to_shared()), (text, text));
+            assert_eq!(matches!(small, SmallStr::Inline(_)), text.len() <= 30, "{text}");
+            assert_eq!(small.clone().as_str(), text);
+        }
+        assert_eq!(size_of::<SmallStr>(), 32);
     }
 }

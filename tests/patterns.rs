@@ -566,8 +566,6 @@ fn escape_changes_only_special_characters() {
     assert_eq!(Pattern::escape("*?[\\"), "\\*\\?\\[\\\\");
 }
 
-#![cfg_attr(not(feature = "glob"), allow(unused_imports))]
-
 /// The first cell of a row in the README's table of pattern syntax, and an example of it: a pattern, a channel
 /// that matches and one that does not.
 type Shown = (&'static str, [&'static str; 3]);

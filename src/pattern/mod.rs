@@ -258,10 +258,6 @@ impl Pattern {
         }
     }
 
-    pub(crate) fn is_shell_glob(&self) -> bool {
-        !matches!(self.0.compiled, Compiled::Redis { .. })
-    }
-
     /// Returns the literal prefixes of the pattern, cut to a maximum length. Every matching channel begins with
     /// exactly one of them.
     pub(crate) fn prefixes(&self) -> SmallVec<[&[u8]; 1]> {

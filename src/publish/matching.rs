@@ -21,7 +21,7 @@ pub(crate) fn match_count_by_name<P: Send + 'static>(engine: &Engine<P>, name: &
     }
     let route = engine.trie.derive(name);
     let matched = count(&route);
-    route.patterns.iter().for_each(|known| engine.trie.shut_if_closed(known.pattern()));
+    route.patterns.iter().for_each(|known| engine.trie.shut_if_closed(known.entry()));
     matched
 }
 

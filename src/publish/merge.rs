@@ -10,7 +10,8 @@ use std::mem;
 
 use super::after_turn::AfterTurn;
 use super::scratch::Scratch;
-use crate::source::{PatternSource, Prepaid};
+use crate::batch_arc::BatchArc;
+use crate::source::{PatternSource, Source};
 use crate::sync::RwLockReadGuard;
 use crate::trie::{PatternEntry, Recipient, Recipients, Totals};
 
@@ -19,13 +20,17 @@ pub(super) struct Segment<'a, P> {
     pub(super) slots: &'a [Option<Recipient<P>>],
     /// The ids of their subscriptions.
     pub(super) ids: &'a [u64],
-    pub(super) source: &'a Prepaid,
+    pub(super) source: &'a BatchArc<Source>,
     /// Publishes on other channels deliver by the same subscriptions at the same time.
     pub(super) is_shared: bool,
 }
 
 impl<'a, P> Segment<'a, P> {
-    pub(super) fn new(recipients: &'a Recipients<P>, source: &'a Prepaid, is_shared: bool) -> Self {
+    pub(super) fn new(
+        recipients: &'a Recipients<P>,
+        source: &'a BatchArc<Source>,
+        is_shared: bool,
+    ) -> Self {
         Self { slots: recipients.slots(), ids: recipients.ids(), source, is_shared }
     }
 }
@@ -38,7 +43,7 @@ type Guard<'a, P> = RwLockReadGuard<'a, Recipients<P>>;
 pub(super) enum PatternSegments<'a, P> {
     None,
     /// One pattern is served as it is, without the buffers that several need.
-    One(Guard<'a, P>, &'a Prepaid),
+    One(Guard<'a, P>, &'a BatchArc<Source>),
     Several(Merge<'a, P>, &'a [Known<P>]),
 }
 
@@ -48,7 +53,7 @@ impl<'a, P: 'static> PatternSegments<'a, P> {
     pub(super) fn lock(patterns: &'a [Known<P>], after: &mut AfterTurn<'_, P>) -> Self {
         match patterns {
             [] => Self::None,
-            [known] => Self::One(known.pattern().read(), known.prepaid()),
+            [known] => Self::One(known.entry().read(), known.source()),
             _ => Self::lock_several(patterns, after.scratch()),
         }
     }
@@ -131,7 +136,7 @@ impl<'a, P> Merge<'a, P> {
     /// Locks the recipients of `patterns`, which come in the order in which such locks are taken.
     fn lock(&mut self, patterns: &'a [Known<P>]) {
         for (at, known) in patterns.iter().enumerate() {
-            let guard = known.pattern().read();
+            let guard = known.entry().read();
             if let Some(&first) = guard.ids().first() {
                 self.heads.push(Reverse((first, at)));
             }
@@ -160,7 +165,7 @@ impl<'a, P> Merge<'a, P> {
         Some(Segment {
             slots: &self.guards[at].slots()[from..to],
             ids: &ids[from..to],
-            source: patterns[at].prepaid(),
+            source: patterns[at].source(),
             is_shared: true,
         })
     }

@@ -12,7 +12,9 @@ use smallvec::SmallVec;
 use super::patterns::{Generation, PatternEntry, Patterns};
 use super::recent::clock;
 use super::recipients::{Recipient, Recipients};
-use crate::source::{Label, PatternSource, Prepaid, Source, Text};
+use crate::batch_arc::BatchArc;
+use crate::small_str::{InlineStr, SmallStr};
+use crate::source::{PatternSource, Source};
 use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
 };
@@ -26,7 +28,7 @@ pub(crate) struct Channel<P> {
     /// Under the bus's seed.
     pub(crate) hash: u64,
     /// The name, if it is short: where it is looked up, one kept elsewhere would be one more cache miss.
-    label: Option<Label>,
+    label: Option<InlineStr>,
     /// Where it lies among recent names. Written under the stripe's lock.
     position: AtomicU32,
     /// What the entry costs has changed, or it may not stay.
@@ -119,7 +121,7 @@ pub(crate) struct Route<P> {
     /// The generation that `patterns` was derived from.
     generation: Generation,
     /// What messages of exact subscriptions point to; made for the first of them.
-    pub(crate) source: Option<Prepaid>,
+    pub(crate) source: Option<BatchArc<Source>>,
     /// The patterns that match, by ascending id.
     pub(crate) patterns: Matching<P>,
     pub(crate) exact: Recipients<P>,
@@ -138,7 +140,7 @@ impl<P> Route<P> {
     }
 
     /// Derives the route of a channel that nobody has subscribed.
-    pub(super) fn derive(name: &Text, patterns: &Patterns<P>) -> Self
+    pub(super) fn derive(name: &SmallStr, patterns: &Patterns<P>) -> Self
     where
         P: Send + 'static,
     {
@@ -148,7 +150,7 @@ impl<P> Route<P> {
             route.patterns.push(PatternSource::new(name.clone(), Arc::clone(entry)));
         });
         if route.patterns.len() > 1 {
-            route.patterns.sort_unstable_by_key(|known| known.pattern().id);
+            route.patterns.sort_unstable_by_key(|known| known.entry().id);
         }
         route
     }
@@ -201,7 +203,7 @@ impl<P> Route<P> {
         // New ones join those that are here. One that is here and no longer matches is dead: it was removed from the trie.
         // Mostly there is neither: a pattern that only begins like the name.
         let mut found = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
-        let id = |known: &PatternSource<PatternEntry<P>>| known.pattern().id;
+        let id = |known: &PatternSource<PatternEntry<P>>| known.entry().id;
         patterns.matching(name, |entry| {
             if self.patterns.binary_search_by_key(&entry.id, id).is_err() {
                 found.push(Arc::clone(entry));
@@ -220,8 +222,8 @@ impl<P> Route<P> {
     /// Removes patterns that nobody holds any more.
     #[inline]
     pub(crate) fn remove_dead(&mut self, channel: &Channel<P>) {
-        if self.patterns.iter().any(|known| known.pattern().is_dead()) {
-            self.patterns.retain(|known| !known.pattern().is_dead());
+        if self.patterns.iter().any(|known| known.entry().is_dead()) {
+            self.patterns.retain(|known| !known.entry().is_dead());
             self.patterns.shrink_to_fit();
             channel.request_reaccount();
         }
@@ -260,10 +262,10 @@ impl Position {
 
 impl<P> Channel<P> {
     /// The entry of a name, in no stripe yet.
-    pub(super) fn new(name: Text, hash: u64, route: Route<P>) -> Self {
+    pub(super) fn new(name: SmallStr, hash: u64, route: Route<P>) -> Self {
         let (label, name) = match name {
-            Text::Short(label) => (Some(label), OnceLock::new()),
-            Text::Shared(name) => (None, OnceLock::from(name)),
+            SmallStr::Inline(label) => (Some(label), OnceLock::new()),
+            SmallStr::Shared(name) => (None, OnceLock::from(name)),
         };
         Self {
             label,
@@ -281,7 +283,7 @@ impl<P> Channel<P> {
 
     /// An entry in no stripe, pinned: for a topic of a closed bus.
     pub(super) fn detached(name: &str, hash: u64) -> Self {
-        let channel = Self::new(Text::new(name), hash, Route::ended());
+        let channel = Self::new(SmallStr::new(name), hash, Route::ended());
         // Relaxed: nobody else has it yet.
         channel.pins.store(1, Ordering::Relaxed);
         channel
@@ -305,10 +307,10 @@ impl<P> Channel<P> {
     }
 
     /// Returns the name for messages to point to.
-    fn text(&self) -> Text {
+    fn text(&self) -> SmallStr {
         match (self.name.get(), self.label) {
-            (None, Some(label)) => Text::Short(label),
-            _ => Text::Shared(Arc::clone(self.shared_name())),
+            (None, Some(label)) => SmallStr::Inline(label),
+            _ => SmallStr::Shared(Arc::clone(self.shared_name())),
         }
     }
 
@@ -383,7 +385,7 @@ impl<P> Channel<P> {
     /// Adds an exact subscriber; `route` is this channel's. Returns `true` if it is the first.
     pub(crate) fn join(&self, route: &mut Route<P>, number: u64, recipient: Recipient<P>) -> bool {
         route.source.get_or_insert_with(|| {
-            Prepaid::new(Source::new(Text::Shared(Arc::clone(self.shared_name())), None))
+            BatchArc::new(Source::new(SmallStr::Shared(Arc::clone(self.shared_name())), None))
         });
         route.exact.push(number, recipient);
         // Relaxed: written in the turn.
@@ -428,7 +430,7 @@ mod tests {
     fn an_entry_is_told_by_its_whole_name() {
         for len in [0, 1, 30, 31, 32, 254, 255, 256, 300] {
             let name = "n".repeat(len);
-            let entry = Channel::<u32>::new(Text::new(&name), 7, Route::empty());
+            let entry = Channel::<u32>::new(SmallStr::new(&name), 7, Route::empty());
             assert!(entry.is(&name, 7));
             assert!(!entry.is(&name, 8));
             assert!(!entry.is(&"n".repeat(len + 1), 7));

@@ -41,7 +41,7 @@ pub(crate) use subscription::{Subscribable, Subscription};
 
 use crate::pattern::Pattern;
 use crate::reentrancy::{self, for_each_then_resume};
-use crate::source::Text;
+use crate::small_str::SmallStr;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use patterns::Patterns;
 use stripe::{Purpose, Stripes};
@@ -232,7 +232,7 @@ impl<P> Trie<P> {
         }
         route.exact.slots().iter().flatten().for_each(Recipient::settle);
         taken.push(mem::take(&mut route.exact));
-        taken.extend(route.patterns.iter().filter_map(|known| self.shut(known.pattern())));
+        taken.extend(route.patterns.iter().filter_map(|known| self.shut(known.entry())));
     }
 
     /// Takes a pattern's recipients and drops them, if the trie has been closed.
@@ -274,7 +274,7 @@ impl<P> Trie<P> {
     where
         P: Send + 'static,
     {
-        Route::derive(&Text::new(name), &self.patterns)
+        Route::derive(&SmallStr::new(name), &self.patterns)
     }
 
     /// Whether anyone holds `pattern`.
@@ -361,11 +361,11 @@ pub(crate) mod fuzzing {
         }
         let mut matched = vec![false; patterns.len()];
         let mut confirming = 0;
-        let effort = tree.matches(channel.as_bytes(), |end, unconfirmed| {
+        let steps = tree.matches(channel.as_bytes(), |end, unconfirmed| {
             assert!(!matched[end.0], "found twice");
             matched[end.0] = !unconfirmed || end.1.is_match_counting(channel, &mut confirming);
         });
-        (matched, effort.steps + confirming)
+        (matched, steps + confirming)
     }
 
     /// Whether `glob` matches `channel`, and whether the tree finds it by its literal beginning.

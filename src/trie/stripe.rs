@@ -22,7 +22,9 @@ use super::probe_table::{Hashed, ProbeTable};
 use super::recent::clock::Clock;
 use super::recent::ghosts::Ghosts;
 use super::recent::probation::{self, Probation};
-use crate::source::{PatternSource, Prepaid, Text};
+use crate::batch_arc::BatchArc;
+use crate::small_str::SmallStr;
+use crate::source::{PatternSource, Source};
 use crate::sync::{Ordering, RwLock};
 
 /// What a bus spends on names that were published to and that nobody subscribed, in bytes.
@@ -149,7 +151,7 @@ impl<P> Stripes<P> {
             return Some(channel);
         }
         // Before locking: matching takes its time, and the locks of the pattern trie.
-        let text = Text::new(name);
+        let text = SmallStr::new(name);
         let route = Route::derive(&text, patterns);
         self.insert(Channel::new(text, hash, route), purpose)
     }
@@ -552,7 +554,7 @@ impl<P> Channel<P> {
         const PLACES: usize = 4 * size_of::<usize>();
         const COUNTS: usize = 2 * size_of::<usize>();
         let entry = size_of::<Self>() + 2 * COUNTS + name.len();
-        let pattern = size_of::<PatternSource<PatternEntry<P>>>() + Prepaid::BYTES;
+        let pattern = size_of::<PatternSource<PatternEntry<P>>>() + BatchArc::<Source>::BYTES;
         entry + PLACES + patterns * pattern
     }
 }
@@ -572,7 +574,7 @@ mod tests {
                 let name = format!("{i}:{j}");
                 let hash = stripes.hash(&name);
                 let entry = || {
-                    let text = Text::new(&name);
+                    let text = SmallStr::new(&name);
                     let route = Route::derive(&text, &patterns);
                     Channel::new(text, hash, route)
                 };

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 
 use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
-use crate::small_str::Inline;
+use crate::small_str::InlineBytes;
 use crate::source::Named;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::trie::probe_table::{Hashed, ProbeTable};
@@ -39,7 +39,7 @@ const MAX_SHORT_TEXT: usize = 256;
 /// Maximum length of a program that is copied into its pattern's entry, in bytes. The copy takes three words.
 const MAX_INLINE_PROGRAM: usize = 22;
 
-const _: () = assert!(size_of::<Option<Inline<MAX_INLINE_PROGRAM>>>() == 24);
+const _: () = assert!(size_of::<Option<InlineBytes<MAX_INLINE_PROGRAM>>>() == 24);
 
 /// `true` if the text of `pattern` is longer than [`MAX_SHORT_TEXT`].
 fn is_long(pattern: &Pattern) -> bool {
@@ -53,7 +53,7 @@ fn is_long(pattern: &Pattern) -> bool {
 #[repr(C)]
 pub(crate) struct PatternEntry<P> {
     /// A copy of the pattern's program, if it is short: what the pattern points to is one cache miss further away.
-    program: Option<Inline<MAX_INLINE_PROGRAM>>,
+    program: Option<InlineBytes<MAX_INLINE_PROGRAM>>,
     recipients: RwLock<Recipients<P>>,
     /// The number of subscriptions. Incremented under the lock of the pattern's part, decremented under its lock for
     /// writing. At 0 the part no longer holds the entry.
@@ -308,7 +308,7 @@ impl<P> Patterns<P> {
             return acquire(entry);
         }
         let entry = Arc::new(PatternEntry {
-            program: Inline::new(pattern.program()),
+            program: InlineBytes::new(pattern.program()),
             pattern: pattern.clone(),
             text: Arc::clone(pattern.text()),
             hash,

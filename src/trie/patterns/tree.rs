@@ -33,7 +33,8 @@ use smallvec::SmallVec;
 
 use super::literals::{Child, LiteralEdges, LiteralSlot, hash_literal, split_literal};
 #[cfg(any(test, fuzzing))]
-use super::walk::{Cost, Walk};
+#[cfg(any(test, fuzzing))]
+use super::walk::Walk;
 use crate::pattern::program::{self, Op, Ops};
 use crate::pattern::{ByteSet, Pattern};
 
@@ -404,12 +405,14 @@ impl<E: Entry> PatternTree<E> {
         }
     }
 
-    /// Calls `found` once for each pattern that matches `channel`; with `true` if it is unconfirmed. See [`Walk`].
+    /// Calls `found` once for each pattern that matches `channel`, with `true` if it is unconfirmed. Returns the steps of the
+    /// [`Walk`].
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn matches(&self, channel: &[u8], mut found: impl FnMut(&E, bool)) -> Cost {
+    pub(crate) fn matches(&self, channel: &[u8], mut found: impl FnMut(&E, bool)) -> usize {
         let mut walk = Walk::new(channel, &self.hasher);
         walk.collect(self, &mut found);
-        walk.verify(&mut found)
+        walk.verify(&mut found);
+        walk.steps()
     }
 
     #[cfg(test)]

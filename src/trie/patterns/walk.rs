@@ -39,16 +39,6 @@ use crate::pattern::program::{self, Op, Ops};
 /// allocation.
 const MAX_CANDIDATES: usize = 4;
 
-/// What a walk took.
-#[derive(Clone, Copy)]
-pub(crate) struct Cost {
-    /// Visits of a node, and bytes of literals compared.
-    #[cfg_attr(not(any(test, fuzzing)), expect(dead_code, reason = "a bound that tests look at"))]
-    pub(crate) steps: usize,
-    /// `true` if the walk's own memory had to be allocated.
-    pub(crate) allocated: bool,
-}
-
 enum Visit<'a, E> {
     Branch {
         branch: &'a Branch<E>,
@@ -158,15 +148,9 @@ impl<'a, E: Entry> Walk<'a, E> {
         }
     }
 
-    /// Returns how many candidates are kept. Some may not match, and one pattern may be counted twice.
-    #[inline]
-    pub(crate) fn leads(&self) -> usize {
-        self.candidates_len
-    }
-
     /// Matches the candidates that `collect` has kept.
     #[inline]
-    pub(crate) fn verify(&mut self, found: &mut impl FnMut(&E, bool)) -> Cost {
+    pub(crate) fn verify(&mut self, found: &mut impl FnMut(&E, bool)) {
         for index in 0..mem::take(&mut self.candidates_len) {
             let Some(Candidate { entry, offset, literal, at, after_star }) = self.candidates[index]
             else {
@@ -177,8 +161,12 @@ impl<'a, E: Entry> Walk<'a, E> {
                 self.visit_single_pattern(entry, rest, at, after_star, found);
             }
         }
-        let allocated = self.stack.spilled() || self.seen.many.is_some();
-        Cost { steps: self.steps, allocated }
+    }
+
+    /// Returns what the walk took: visits of a node, and bytes of literals compared.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn steps(&self) -> usize {
+        self.steps
     }
 
     #[inline]

@@ -46,13 +46,13 @@ fn remove(tree: &mut Tree, pattern: &str) -> Option<Pattern> {
 fn matches(tree: &Tree, channel: &str) -> (Vec<String>, usize) {
     let mut found = Vec::new();
     let mut confirming = 0;
-    let cost = tree.matches(channel.as_bytes(), |pattern, unconfirmed| {
+    let steps = tree.matches(channel.as_bytes(), |pattern, unconfirmed| {
         if !unconfirmed || pattern.is_match_counting(channel, &mut confirming) {
             found.push(pattern.as_str().to_owned());
         }
     });
     found.sort();
-    (found, cost.steps + confirming)
+    (found, steps + confirming)
 }
 
 /// Returns what [`matches`] must find, by asking each of `patterns`.
