@@ -7,16 +7,15 @@
 use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
 
-use smallvec::SmallVec;
-
-use super::patterns::{Generation, PatternEntry, Patterns};
 use super::recent::clock;
-use super::recipients::{Recipient, Recipients};
+use super::recipients::Recipient;
+use super::route::{Route, Turn};
+use super::stripe::Purpose;
 use crate::batch_arc::BatchArc;
 use crate::small_str::{InlineStr, SmallStr};
-use crate::source::{PatternSource, Source};
+use crate::source::Source;
 use crate::sync::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, add_exclusively,
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, add_exclusively,
 };
 
 /// See the module's documentation.
@@ -44,9 +43,6 @@ pub(crate) struct Channel<P> {
     /// The name; where it is short, only when somebody has wanted it so.
     name: OnceLock<Arc<str>>,
 }
-
-/// The turn of a channel, held.
-pub(crate) type Turn<'a, P> = MutexGuard<'a, Route<P>>;
 
 /// Counters of publishes and messages. Written in the turn of the channel that they belong to, or under
 /// the lock of the stripe.
@@ -103,129 +99,6 @@ impl Counters {
             delivered: self.delivered.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
             evicted: self.evicted.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Patterns that match a channel, each with what its messages on that channel point to.
-pub(crate) type Matching<P> = SmallVec<[PatternSource<PatternEntry<P>>; 1]>;
-
-/// Whom a publish on the channel reaches. Protected by the channel's turn.
-#[repr(C)]
-pub(crate) struct Route<P> {
-    /// The entry is out of its stripe: a publish must look the name up again.
-    detached: bool,
-    /// Publishes since the CLOCK's hand last passed: 0, 1, or 2 for more. The one that made the entry counts, so that a
-    /// name published once does not pass for one in use.
-    uses: u8,
-    /// The generation that `patterns` was derived from.
-    generation: Generation,
-    /// What messages of exact subscriptions point to; made for the first of them.
-    pub(crate) source: Option<BatchArc<Source>>,
-    /// The patterns that match, by ascending id.
-    pub(crate) patterns: Matching<P>,
-    pub(crate) exact: Recipients<P>,
-}
-
-impl<P> Route<P> {
-    fn empty() -> Self {
-        Self {
-            detached: false,
-            uses: 0,
-            generation: Generation::default(),
-            exact: Recipients::default(),
-            source: None,
-            patterns: SmallVec::new(),
-        }
-    }
-
-    /// Derives the route of a channel that nobody has subscribed.
-    pub(super) fn derive(name: &SmallStr, patterns: &Patterns<P>) -> Self
-    where
-        P: Send + 'static,
-    {
-        let mut route =
-            Self { generation: patterns.generation(name.as_str().as_bytes()), ..Self::empty() };
-        patterns.matching(name.as_str(), |entry| {
-            route.patterns.push(PatternSource::new(name.clone(), Arc::clone(entry)));
-        });
-        if route.patterns.len() > 1 {
-            route.patterns.sort_unstable_by_key(|known| known.entry().id);
-        }
-        route
-    }
-
-    fn ended() -> Self {
-        Self { detached: true, ..Self::empty() }
-    }
-
-    pub(crate) fn is_detached(&self) -> bool {
-        self.detached
-    }
-
-    /// Ends an entry that nobody needs. What it holds goes with it.
-    pub(super) fn mark_detached(&mut self) {
-        self.detached = true;
-    }
-
-    /// Brings `patterns` up to date for a publish.
-    #[inline]
-    pub(crate) fn refresh(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
-    where
-        P: Send + 'static,
-    {
-        self.uses = 2.min(self.uses + 1);
-        self.update(channel, patterns);
-    }
-
-    /// Brings `patterns` up to date.
-    #[inline]
-    pub(crate) fn update(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
-    where
-        P: Send + 'static,
-    {
-        if !patterns.unchanged_since(self.generation) {
-            self.derive_again(channel, patterns);
-        }
-    }
-
-    #[cold]
-    fn derive_again(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
-    where
-        P: Send + 'static,
-    {
-        let name = channel.name();
-        let now = patterns.generation(name.as_bytes());
-        if self.generation.is_valid_in(now) {
-            self.generation = now;
-            return;
-        }
-        // New ones join those that are here. One that is here and no longer matches is dead: it was removed from the trie.
-        // Mostly there is neither: a pattern that only begins like the name.
-        let mut found = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
-        let id = |known: &PatternSource<PatternEntry<P>>| known.entry().id;
-        patterns.matching(name, |entry| {
-            if self.patterns.binary_search_by_key(&entry.id, id).is_err() {
-                found.push(Arc::clone(entry));
-            }
-        });
-        self.generation = now;
-        self.remove_dead(channel);
-        if !found.is_empty() {
-            let new = |entry| PatternSource::new(channel.text(), entry);
-            self.patterns.extend(found.into_iter().map(new));
-            self.patterns.sort_unstable_by_key(id);
-            channel.request_reaccount();
-        }
-    }
-
-    /// Removes patterns that nobody holds any more.
-    #[inline]
-    pub(crate) fn remove_dead(&mut self, channel: &Channel<P>) {
-        if self.patterns.iter().any(|known| known.entry().is_dead()) {
-            self.patterns.retain(|known| !known.entry().is_dead());
-            self.patterns.shrink_to_fit();
-            channel.request_reaccount();
         }
     }
 }
@@ -307,7 +180,7 @@ impl<P> Channel<P> {
     }
 
     /// Returns the name for messages to point to.
-    fn text(&self) -> SmallStr {
+    pub(super) fn text(&self) -> SmallStr {
         match (self.name.get(), self.label) {
             (None, Some(label)) => SmallStr::Inline(label),
             _ => SmallStr::Shared(Arc::clone(self.shared_name())),
@@ -338,10 +211,7 @@ impl<P> Channel<P> {
 
     /// `true` if the CLOCK may evict the entry; one in use gets a second chance.
     pub(super) fn cool(&mut self) -> bool {
-        let route = self.turn.get_mut();
-        let is_cool = route.uses < 2;
-        route.uses = 1;
-        is_cool
+        self.turn.get_mut().cool()
     }
 
     /// Has the next [`EntryGuard`](super::EntryGuard) that is dropped ask the stripe to account for the entry again.
@@ -368,6 +238,20 @@ impl<P> Channel<P> {
     pub(crate) fn subscribers(&self) -> usize {
         // A count at some recent moment. Acquire: who sees that there is none sees what came before that.
         self.subscribers.load(Ordering::Acquire)
+    }
+
+    /// Keeps the entry for a topic. The caller holds the stripe's lock.
+    pub(super) fn pin_for(&self, purpose: Purpose) {
+        if purpose == Purpose::Topic {
+            // Relaxed: under the stripe's lock. Who prunes holds it for writing.
+            self.pins.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// `true` if a topic or a subscription holds the entry.
+    pub(super) fn is_needed(&self) -> bool {
+        // Relaxed: written under the stripe's lock.
+        self.pins.load(Ordering::Relaxed) > 0 || self.subscribers() > 0
     }
 
     /// Waits for the channel's turn.

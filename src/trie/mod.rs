@@ -20,29 +20,35 @@
 //! ([`assert_not_in_clone`](reentrancy::assert_not_in_clone)).
 
 mod channel;
+mod closing;
+mod entry_guard;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 
 mod patterns;
 mod probe_table;
 mod recent;
 mod recipients;
+mod route;
 mod stripe;
 mod subscription;
 
-use std::mem;
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
-pub(crate) use channel::{Channel, Counters, Counts, Route, Turn};
+pub(crate) use channel::{Channel, Counters, Counts};
+pub(crate) use entry_guard::EntryGuard;
 pub(crate) use patterns::PatternEntry;
 pub(crate) use recipients::{Recipient, Recipients, Totals};
+pub(crate) use route::{Route, Turn};
 pub(crate) use subscription::{Subscribable, Subscription};
 
 use crate::pattern::Pattern;
-use crate::reentrancy::{self, for_each_then_resume};
+use crate::reentrancy;
 use crate::small_str::SmallStr;
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use patterns::Patterns;
 use stripe::{Purpose, Stripes};
 
@@ -62,38 +68,6 @@ struct Subscribing {
     next_id: AtomicU64,
     /// Channels that have an exact subscriber.
     channels: AtomicUsize,
-}
-
-/// An entry in use: whoever takes its turn has one of these, and drops it after the turn.
-///
-/// It does what had to wait until the turn was free, by unwinding too: on a bus that was closed meanwhile, it takes the entry
-/// apart, since closing does not wait for turns; and it has the stripe account for a recent name whose cost has changed.
-pub(crate) struct EntryGuard<'a, P> {
-    trie: &'a Trie<P>,
-    channel: &'a Arc<Channel<P>>,
-}
-
-impl<P> EntryGuard<'_, P> {
-    /// Waits for the channel's turn. Its route may be detached.
-    pub(crate) fn turn(&self) -> Turn<'_, P> {
-        reentrancy::assert_not_in_clone();
-        self.channel.turn()
-    }
-
-    /// Returns the channel's turn, unless it is taken.
-    #[inline(always)]
-    pub(crate) fn try_turn(&self) -> Option<Turn<'_, P>> {
-        self.channel.try_turn()
-    }
-}
-
-impl<P> Drop for EntryGuard<'_, P> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if self.channel.needs_reaccount() || self.trie.is_closed() {
-            self.trie.settle(self.channel);
-        }
-    }
 }
 
 impl<P> Trie<P> {
@@ -128,21 +102,6 @@ impl<P> Trie<P> {
         match self.stripes.find(name, hash, Purpose::Publish) {
             Some(channel) => Some(channel),
             None => self.stripes.entry(name, hash, Purpose::Publish, &self.patterns),
-        }
-    }
-
-    /// Begins to use an entry.
-    #[inline(always)]
-    pub(crate) fn guard<'a>(&'a self, channel: &'a Arc<Channel<P>>) -> EntryGuard<'a, P> {
-        EntryGuard { trie: self, channel }
-    }
-
-    #[cold]
-    fn settle(&self, channel: &Arc<Channel<P>>) {
-        if self.is_closed() {
-            self.retire(channel);
-        } else {
-            self.stripes.reaccount(channel);
         }
     }
 
@@ -196,63 +155,6 @@ impl<P> Trie<P> {
         self.stripes.unpin(channel);
     }
 
-    // ---- closing -------------------------------------------------------------------------------
-
-    /// Closes the trie to publishing and subscribing.
-    pub(crate) fn shut_down(&self) {
-        // SeqCst: see `is_closed`.
-        self.closed.store(true, Ordering::SeqCst);
-        // A lock that is then tried and found taken is no SeqCst operation: the fence keeps that look behind
-        // the store.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Lets go of all that a closed trie held, and of what publishes hold as soon as they are done. Waits
-    /// for none of them. The recipients come back, to be dropped when everything is closed.
-    pub(crate) fn take_down(&self) -> Vec<Recipients<P>> {
-        let mut taken = Vec::new();
-        self.stripes.close(|route| self.take_apart(route, &mut taken));
-        self.patterns.close(|entry| taken.extend(self.shut(entry)));
-        taken
-    }
-
-    fn retire(&self, channel: &Arc<Channel<P>>) {
-        if let Some(route) = self.stripes.retire(channel) {
-            let mut taken = Vec::new();
-            self.take_apart(route, &mut taken);
-            for_each_then_resume(taken, drop);
-        }
-    }
-
-    /// Takes the recipients of a route that is out of the trie, to `taken`.
-    fn take_apart(&self, mut route: Route<P>, taken: &mut Vec<Recipients<P>>) {
-        if route.exact.len() > 0 {
-            // Relaxed: a mere count.
-            self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
-        }
-        route.exact.slots().iter().flatten().for_each(Recipient::settle);
-        taken.push(mem::take(&mut route.exact));
-        taken.extend(route.patterns.iter().filter_map(|known| self.shut(known.entry())));
-    }
-
-    /// Takes a pattern's recipients and drops them, if the trie has been closed.
-    ///
-    /// Whoever has held the lock of the recipients outside of a turn must call this after unlocking it: a thread that closed
-    /// the trie meanwhile has found the lock taken. (The end of a turn does it for the locks that were held in it.)
-    #[inline]
-    pub(crate) fn shut_if_closed(&self, entry: &PatternEntry<P>) {
-        if self.is_closed() {
-            drop(self.shut(entry));
-        }
-    }
-
-    /// Takes a pattern's recipients, unless someone holds them: then they do this at their end.
-    fn shut(&self, entry: &PatternEntry<P>) -> Option<Recipients<P>> {
-        let taken = mem::take(&mut *entry.try_write()?);
-        taken.slots().iter().flatten().for_each(Recipient::settle);
-        Some(taken)
-    }
-
     // ---- looking in ----------------------------------------------------------------------------
 
     /// The entry of a name, if it has one.
@@ -277,7 +179,7 @@ impl<P> Trie<P> {
         Route::derive(&SmallStr::new(name), &self.patterns)
     }
 
-    /// Whether anyone holds `pattern`.
+    /// `true` if `pattern` has a subscriber.
     pub(crate) fn has_pattern(&self, pattern: &Pattern) -> bool {
         self.patterns.contains(pattern)
     }
@@ -329,53 +231,6 @@ impl<P> Trie<P> {
         let mut sum = Counts::default();
         self.stripes.counts(|counts| sum += counts);
         sum
-    }
-}
-
-/// The pattern tree alone, with its steps counted.
-#[cfg(fuzzing)]
-pub(crate) mod fuzzing {
-    use super::patterns::tree::{Entry, PatternTree};
-    use crate::pattern::Pattern;
-
-    /// A pattern, and which it is.
-    #[derive(Clone)]
-    struct Numbered(usize, Pattern);
-
-    impl Entry for Numbered {
-        fn program(&self) -> &[u8] {
-            self.1.program()
-        }
-
-        fn text_len(&self) -> usize {
-            self.1.as_str().len()
-        }
-    }
-
-    /// Returns which of the Redis globs match `channel`, and how many steps that took.
-    pub fn matches(patterns: &[&str], channel: &str) -> (Vec<bool>, usize) {
-        let mut tree = PatternTree::new(Default::default());
-        for (at, text) in patterns.iter().enumerate() {
-            let pattern = Pattern::redis(text);
-            tree.insert(&pattern, &Numbered(at, pattern.clone()));
-        }
-        let mut matched = vec![false; patterns.len()];
-        let mut confirming = 0;
-        let steps = tree.matches(channel.as_bytes(), |end, unconfirmed| {
-            assert!(!matched[end.0], "found twice");
-            matched[end.0] = !unconfirmed || end.1.is_match_counting(channel, &mut confirming);
-        });
-        (matched, steps + confirming)
-    }
-
-    /// Whether `glob` matches `channel`, and whether the tree finds it by its literal beginning.
-    pub fn finds_glob(glob: &Pattern, channel: &str) -> (bool, bool) {
-        let mut tree = PatternTree::new(Default::default());
-        tree.insert(glob, &Numbered(0, glob.clone()));
-        let mut found = 0;
-        tree.matches(channel.as_bytes(), |_, _| found += 1);
-        assert!(found <= 1, "found twice");
-        (glob.is_match(channel), found == 1)
     }
 }
 

@@ -74,7 +74,7 @@ fn a_route_that_changes_is_accounted_for_when_its_publish_ends_or_unwinds() {
 #[test]
 fn recent_names_are_bounded_in_bytes() {
     let trie = Trie::new(4);
-    let most = stripe::RECENT_BYTES;
+    let most = recent::BYTES;
     for i in 0..100_000 {
         publish(&trie, &format!("once:{i}"));
     }
@@ -140,7 +140,7 @@ fn names_in_use_stay_though_each_comes_late() {
 #[test]
 fn a_name_whose_room_is_taken_by_a_publish_under_way_is_published_to_at_once() {
     let trie = Trie::<u32>::new(1);
-    let long = |c: char| c.to_string().repeat(stripe::RECENT_BYTES * 2 / 3);
+    let long = |c: char| c.to_string().repeat(recent::BYTES * 2 / 3);
     let first = publish(&trie, &long('a'));
     let entry = trie.guard(&first);
     let under_way = entry.turn();
@@ -151,7 +151,7 @@ fn a_name_whose_room_is_taken_by_a_publish_under_way_is_published_to_at_once() {
     drop(second);
     // The memory is within bounds again when another name comes.
     publish(&trie, "c");
-    assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    assert!(trie.stripes.census().1 <= recent::BYTES);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn names_that_are_all_published_to_at_once_have_their_entries() {
     drop(entries);
     assert_eq!(trie.stripes.census().0, names.len());
     (0..100_000).for_each(|i| drop(publish(&trie, &format!("once:{i}"))));
-    assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    assert!(trie.stripes.census().1 <= recent::BYTES);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn closing_takes_fresh_names_too() {
 #[test]
 fn a_name_beyond_the_budget_does_not_stay() {
     let trie = Trie::new(1);
-    let name = "n".repeat(stripe::RECENT_BYTES + 1);
+    let name = "n".repeat(recent::BYTES + 1);
     publish(&trie, &name);
     assert_eq!(trie.stripes.census(), (0, 0));
 }
@@ -219,7 +219,7 @@ fn a_route_that_outgrows_the_budget_does_not_stay() {
         hold(&trie, &format!("n*{}", "*".repeat(i)));
     }
     names.iter().for_each(|name| drop(publish(&trie, name)));
-    assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    assert!(trie.stripes.census().1 <= recent::BYTES);
 }
 
 /// Recent names, many patterns that match them all, and `grow` for each: within bounds after that.
@@ -234,8 +234,8 @@ fn names_with_routes_that_grow(grow: impl Fn(&Trie<u32>, &str)) {
         .filter_map(|name| trie.find(name))
         .map(|channel| channel.turn().patterns.len())
         .sum();
-    assert!(routes > 0 && routes * size_of::<usize>() * 6 <= stripe::RECENT_BYTES, "{routes}");
-    assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    assert!(routes > 0 && routes * size_of::<usize>() * 6 <= recent::BYTES, "{routes}");
+    assert!(trie.stripes.census().1 <= recent::BYTES);
 }
 
 #[test]
@@ -294,10 +294,10 @@ fn entries_whose_turn_is_taken_when_they_are_given_up_are_bounded_too() {
         drop(turn);
     };
     (0..20_000).for_each(|i| give_up(&format!("topic:{i}")));
-    assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    assert!(trie.stripes.census().1 <= recent::BYTES);
     // The last of those that are too large stays until another name comes, no more of them; one that is held
     // drives out nobody either.
-    let long = "n".repeat(stripe::RECENT_BYTES);
+    let long = "n".repeat(recent::BYTES);
     // Names in use, which are past the ring of the new ones.
     let names: Vec<_> = (0..100).map(|i| format!("name:{i}")).collect();
     (0..2).for_each(|_| names.iter().for_each(|name| drop(publish(&trie, name))));
@@ -312,7 +312,7 @@ fn entries_whose_turn_is_taken_when_they_are_given_up_are_bounded_too() {
     assert!(names.iter().all(|name| trie.find(name).is_some()), "driven out by one that is held");
     drop(held);
     publish(&trie, "another");
-    assert!(trie.stripes.census().1 <= stripe::RECENT_BYTES);
+    assert!(trie.stripes.census().1 <= recent::BYTES);
 }
 
 #[test]
@@ -526,4 +526,30 @@ fn whoever_has_the_turn_when_the_bus_is_closed_takes_the_entry_apart_at_its_end(
     drop(entry);
     assert!(is_disconnected());
     assert_eq!(trie.stripes.census(), (0, 0));
+}
+
+#[test]
+fn two_that_both_found_no_entry_come_to_one() {
+    let hasher = RandomState::default();
+    let stripes = Stripes::<u32>::new(1, hasher.clone());
+    let patterns = Patterns::new(hasher);
+    let purposes = [Purpose::Publish, Purpose::Topic, Purpose::Subscribe];
+    for (i, first) in purposes.into_iter().enumerate() {
+        for (j, second) in purposes.into_iter().enumerate() {
+            let name = format!("{i}:{j}");
+            let hash = stripes.hash(&name);
+            let entry = || {
+                let text = SmallStr::new(&name);
+                let route = Route::derive(&text, &patterns);
+                Channel::new(text, hash, route)
+            };
+            let [one, other] =
+                [first, second].map(|purpose| stripes.insert(entry(), purpose).unwrap());
+            assert!(Arc::ptr_eq(&one, &other));
+            let topics =
+                usize::from(first == Purpose::Topic) + usize::from(second == Purpose::Topic);
+            assert_eq!(one.pins.load(Ordering::Relaxed), topics);
+        }
+    }
+    assert_eq!(stripes.census().0, 9);
 }
