@@ -163,7 +163,7 @@ impl<'a, P> AfterTurn<'a, P> {
                 None
             };
             match wait.finish(deadline, send) {
-                None => recipient.settle(),
+                None => recipient.hand_over_count(),
                 Some((message, is_lost)) => {
                     dead.push(message);
                     waited.dropped += u64::from(is_lost);

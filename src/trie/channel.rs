@@ -1,8 +1,7 @@
-//! A channel's entry: its subscribers, the patterns that match it, its counters, and its turn.
+//! A channel's entry: its name, its turn, and its counters.
 //!
-//! The turn is the lock of a channel's route. One publish at a time has it, which gives every inbox the
-//! same order. Whoever holds it takes only the locks of patterns' recipients (in the order of their
-//! numbers) and an inbox's mailbox.
+//! The turn is the lock of the channel's route. One publish at a time has it, which gives every inbox the same order. Whoever has it
+//! takes only the locks of patterns' recipients, in the order of the patterns' ids, and an inbox's lock.
 
 use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
@@ -20,13 +19,13 @@ use crate::sync::{
 
 /// See the module's documentation.
 ///
-/// In this order, so that of half a million channels, of which a publish finds nothing in a cache, it touches the
-/// first part alone, what it needs to find the entry beside what it needs then.
+/// The order of the fields matters: of half a million channels, none is in a cache, and a publish touches only the first fields, what
+/// finds the entry beside what it needs then.
 #[repr(C)]
 pub(crate) struct Channel<P> {
-    /// Under the bus's seed.
+    /// The hash of the name, under the bus's seed.
     pub(crate) hash: u64,
-    /// The name, if it is short: where it is looked up, one kept elsewhere would be one more cache miss.
+    /// The name, if it is short. Elsewhere, it would cost a look-up one more cache miss.
     label: Option<InlineStr>,
     /// Where it lies among recent names. Written under the stripe's lock.
     position: AtomicU32,
@@ -40,7 +39,7 @@ pub(crate) struct Channel<P> {
     pub(super) accounted: AtomicUsize,
     /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
     pub(super) pins: AtomicUsize,
-    /// The name; where it is short, only when somebody has wanted it so.
+    /// The name, shared. A short one is copied here when it is first needed.
     name: OnceLock<Arc<str>>,
 }
 
@@ -267,11 +266,11 @@ impl<P> Channel<P> {
     }
 
     /// Adds an exact subscriber; `route` is this channel's. Returns `true` if it is the first.
-    pub(crate) fn join(&self, route: &mut Route<P>, number: u64, recipient: Recipient<P>) -> bool {
+    pub(crate) fn join(&self, route: &mut Route<P>, id: u64, recipient: Recipient<P>) -> bool {
         route.source.get_or_insert_with(|| {
             BatchArc::new(Source::new(SmallStr::Shared(Arc::clone(self.shared_name())), None))
         });
-        route.exact.push(number, recipient);
+        route.exact.push(id, recipient);
         // Relaxed: written in the turn.
         self.subscribers.store(route.exact.len(), Ordering::Relaxed);
         route.exact.len() == 1
@@ -282,10 +281,10 @@ impl<P> Channel<P> {
     pub(crate) fn leave(
         &self,
         route: &mut Route<P>,
-        number: u64,
+        id: u64,
         emptied: impl FnOnce(),
     ) -> Option<(Recipient<P>, bool)> {
-        let recipient = route.exact.remove(number)?;
+        let recipient = route.exact.remove(id)?;
         let is_last = route.exact.len() == 0;
         if is_last {
             emptied();

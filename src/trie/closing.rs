@@ -40,7 +40,7 @@ impl<P> Trie<P> {
             // Relaxed: a mere count.
             self.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
         }
-        route.exact.slots().iter().flatten().for_each(Recipient::settle);
+        route.exact.slots().iter().flatten().for_each(Recipient::hand_over_count);
         taken.push(mem::take(&mut route.exact));
         taken.extend(route.patterns.iter().filter_map(|known| self.shut(known.entry())));
     }
@@ -59,7 +59,7 @@ impl<P> Trie<P> {
     /// Takes a pattern's recipients, unless someone holds them: then they do this at their end.
     fn shut(&self, entry: &PatternEntry<P>) -> Option<Recipients<P>> {
         let taken = mem::take(&mut *entry.try_write()?);
-        taken.slots().iter().flatten().for_each(Recipient::settle);
+        taken.slots().iter().flatten().for_each(Recipient::hand_over_count);
         Some(taken)
     }
 }

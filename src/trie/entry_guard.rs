@@ -32,7 +32,7 @@ impl<P> Drop for EntryGuard<'_, P> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.channel.needs_reaccount() || self.trie.is_closed() {
-            self.trie.settle(self.channel);
+            self.trie.after_turn(self.channel);
         }
     }
 }
@@ -45,7 +45,7 @@ impl<P> Trie<P> {
     }
 
     #[cold]
-    fn settle(&self, channel: &Arc<Channel<P>>) {
+    fn after_turn(&self, channel: &Arc<Channel<P>>) {
         if self.is_closed() {
             self.retire(channel);
         } else {

@@ -1,4 +1,4 @@
-//! The subscribers of one channel, or of one pattern: what a publish runs through. It takes no lock.
+//! The recipients of one channel, or of one pattern: what a publish iterates over. It takes no lock.
 
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ impl<P> Recipient<P> {
         Self { to, inbox, entered: AtomicU64::new(0) }
     }
 
-    /// Hands its count to the inbox: for a recipient that is no longer in a list.
-    pub(crate) fn settle(&self) {
+    /// Adds its count to the inbox's: for a recipient that is no longer in a list.
+    pub(crate) fn hand_over_count(&self) {
         // Relaxed: the lock of the list that it was in orders it after the last delivery.
         self.inbox.add_entered(self.entered.load(Ordering::Relaxed));
     }
@@ -34,20 +34,20 @@ impl<P> Recipient<P> {
 
 /// A list of recipients, in the order they subscribed.
 ///
-/// Joining is O(1) and leaving O(log n), both amortised: a place that was left stays empty until half
-/// of them are, and a subscription is found by its number, by which the list is sorted.
+/// Joining is O(1) and leaving O(log n), both amortised: a slot that was left stays empty until half of them are, and a
+/// subscription is found by its id, by which the list is sorted.
 ///
-/// In the order in which a publish comes to them; the ids it mostly does not need.
+/// The fields are in the order in which a publish reads them.
 #[repr(C)]
 pub(crate) struct Recipients<P> {
     slots: SmallVec<[Option<Recipient<P>>; 1]>,
     live: u32,
-    /// How many of the inboxes take a message once, by whichever subscription comes first.
+    /// Recipients whose inboxes take each publish once.
     deduplicating: u32,
-    /// How many of the inboxes make publishers wait when they are full.
+    /// Recipients whose inboxes make publishers wait when they are full.
     blocking: u32,
-    /// The subscriptions' ids, ascending: one for each place, apart so that a search runs through
-    /// a sixth of the memory.
+    /// The ids of the subscriptions, ascending, one for each slot. Apart from the slots, so that a search reads a sixth of the
+    /// memory.
     ids: SmallVec<[u64; 1]>,
 }
 
@@ -81,7 +81,7 @@ impl<P> Default for Recipients<P> {
     }
 }
 
-/// An inbox can be dropped with its last recipient, and then drops what was not read.
+/// Drops each recipient in spite of the panics of others: the last one of an inbox drops the messages that were not read.
 impl<P> Drop for Recipients<P> {
     fn drop(&mut self) {
         for_each_then_resume(self.slots.drain(..), drop);
@@ -99,34 +99,34 @@ impl<P> Recipients<P> {
         Totals { len: self.len(), blocking, deduplicating }
     }
 
-    /// All slots; an empty one is `None`.
+    /// Returns all slots; an empty one is `None`.
     #[inline]
     pub(crate) fn slots(&self) -> &[Option<Recipient<P>>] {
         &self.slots
     }
 
-    /// The subscriptions' ids, one for each place.
+    /// Returns the ids of the subscriptions, one for each slot.
     pub(crate) fn ids(&self) -> &[u64] {
         &self.ids
     }
 
-    /// Adds a recipient; `number` is greater than all before.
-    pub(crate) fn push(&mut self, number: u64, recipient: Recipient<P>) {
-        debug_assert!(self.ids.last().is_none_or(|&last| last < number));
+    /// Adds a recipient; `id` must be greater than all before.
+    pub(crate) fn push(&mut self, id: u64, recipient: Recipient<P>) {
+        debug_assert!(self.ids.last().is_none_or(|&last| last < id));
         self.deduplicating += u32::from(recipient.inbox.settings().dedupe);
         self.blocking += u32::from(recipient.inbox.settings().blocks());
         self.live += 1;
-        self.ids.push(number);
+        self.ids.push(id);
         self.slots.push(Some(recipient));
     }
 
-    pub(crate) fn get(&self, number: u64) -> Option<&Recipient<P>> {
-        self.slots[self.ids.binary_search(&number).ok()?].as_ref()
+    pub(crate) fn get(&self, id: u64) -> Option<&Recipient<P>> {
+        self.slots[self.ids.binary_search(&id).ok()?].as_ref()
     }
 
-    /// Takes a recipient out; the caller drops it where no lock is held.
-    pub(crate) fn remove(&mut self, number: u64) -> Option<Recipient<P>> {
-        let removed = self.slots[self.ids.binary_search(&number).ok()?].take()?;
+    /// Removes a recipient. The caller drops it after unlocking.
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Recipient<P>> {
+        let removed = self.slots[self.ids.binary_search(&id).ok()?].take()?;
         self.deduplicating -= u32::from(removed.inbox.settings().dedupe);
         self.blocking -= u32::from(removed.inbox.settings().blocks());
         self.live -= 1;

@@ -97,7 +97,7 @@ impl<P> Trie<P> {
         subscription: &Subscription<T>,
     ) -> Option<Recipient<P>> {
         let recipient = T::leave(self, subscription)?;
-        recipient.settle();
+        recipient.hand_over_count();
         recipient.inbox.cancel_waits(subscription.id);
         Some(recipient)
     }

@@ -1,19 +1,19 @@
-//! Which of the recent names are to go: a clock, as caches have them.
+//! The CLOCK: which of the recent names in a stripe's table are evicted.
 //!
-//! A clock is a ring of places with a hand that goes around it, looking for an entry to be taken. Entries are
-//! known here by hash and by what they cost; all else is with their owner.
+//! A ring of slots, and a hand that goes around it. An entry is known here by its hash and its cost; whether it may go is decided by
+//! the stripe.
 
-/// A ring, and its hand.
+/// See the module's documentation.
 #[derive(Default)]
 pub(in crate::trie) struct Clock {
     ring: Vec<Option<Entry>>,
-    /// Places that are empty, to be filled first: mostly the one that the hand has just passed, which
-    /// it comes to last.
+    /// Empty slots, filled first. Mostly there is one, which the hand has just passed and comes to last.
     vacant: Vec<u32>,
     hand: usize,
+    /// The sum of the entries' costs, in bytes.
     cost: usize,
-    /// For how many entries more there is room already.
-    ready: usize,
+    /// Entries that there is room for already.
+    reserved: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -22,28 +22,28 @@ struct Entry {
     cost: usize,
 }
 
-/// More places than this there are not.
+/// Maximum number of slots.
 pub(in crate::trie) const MAX_ENTRIES: u32 = 1 << 31;
 
 impl Clock {
-    /// What the entries cost, in bytes.
+    /// Returns what the entries cost, in bytes.
     pub(in crate::trie) fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Entries.
+    /// Returns the number of entries.
     pub(in crate::trie) fn len(&self) -> usize {
         self.ring.len() - self.vacant.len()
     }
 
-    /// Makes room for so many entries more, so that they come and go with no allocation.
+    /// Makes room for `entries` entries more, so that they come and go without an allocation.
     pub(in crate::trie) fn reserve(&mut self, entries: usize) {
-        self.ready = entries;
+        self.reserved = entries;
         self.ring.reserve(entries);
         self.vacant.reserve(self.ring.len() + entries - self.vacant.len());
     }
 
-    /// Takes an entry in; `None` where there are more than a place's number can say.
+    /// Adds an entry and returns its slot, or `None` if there is none left.
     pub(in crate::trie) fn insert(&mut self, hash: u64, cost: usize) -> Option<u32> {
         let at = match self.vacant.pop() {
             Some(at) => at,
@@ -58,30 +58,30 @@ impl Clock {
         Some(at)
     }
 
-    /// Takes an entry out.
+    /// Removes the entry in slot `at`.
     pub(in crate::trie) fn remove(&mut self, at: u32) {
         let Some(entry) = self.ring[at as usize].take() else { return };
         self.vacant.push(at);
         self.cost -= entry.cost;
     }
 
-    /// Gives back memory that an empty one does not need.
+    /// Gives memory back if there is no entry.
     pub(in crate::trie) fn trim(&mut self) {
         if self.len() == 0 && !self.ring.is_empty() {
             self.ring.clear();
-            self.ring.shrink_to(self.ready);
+            self.ring.shrink_to(self.reserved);
             self.vacant.clear();
-            self.vacant.shrink_to(self.ready);
+            self.vacant.shrink_to(self.reserved);
             self.hand = 0;
         }
     }
 
-    /// Has the hand come to an entry next.
+    /// Moves the hand to slot `at`.
     pub(in crate::trie) fn take_next(&mut self, at: u32) {
         self.hand = at as usize;
     }
 
-    /// The next entry that the hand comes to, by its place, its hash and what it costs.
+    /// Moves the hand past the next entry, and returns its slot, hash and cost.
     pub(in crate::trie) fn advance(&mut self) -> Option<(u32, u64, usize)> {
         for _ in 0..self.ring.len() {
             let at = self.hand;
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hand_comes_to_every_entry_and_to_the_newest_last() {
+    fn the_hand_passes_every_entry_and_the_newest_last() {
         let mut clock = Clock::default();
         assert_eq!(clock.advance(), None);
         let slots: Vec<_> = (0..4).map(|hash| clock.insert(hash, 10).unwrap()).collect();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_keeps_no_memory() {
+    fn an_empty_clock_keeps_no_memory() {
         let mut clock = Clock::default();
         let slots: Vec<_> = (0..100).map(|hash| clock.insert(hash, 1).unwrap()).collect();
         slots.into_iter().rev().for_each(|slot| clock.remove(slot));
