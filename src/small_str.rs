@@ -1,7 +1,8 @@
 //! Short texts and byte strings, kept in place. A leaf.
 
-use std::str;
 use std::sync::Arc;
+
+use arrayvec::ArrayString;
 
 /// A copy of at most `N` bytes, kept in place.
 #[derive(Clone, Copy)]
@@ -26,34 +27,9 @@ impl<const N: usize> InlineBytes<N> {
     }
 }
 
-/// A text of at most [`InlineStr::MAX`] bytes, kept in place.
-#[derive(Clone, Copy)]
-pub(crate) struct InlineStr(InlineBytes<{ Self::MAX }>);
-
-impl InlineStr {
-    /// The longest text, in bytes. With this, a [`SmallStr`] takes four words, and has room for the names of half a million
-    /// `user:{id}:notifications`.
-    pub(crate) const MAX: usize = 30;
-
-    /// Returns a copy of `text`, or `None` if it is longer than [`Self::MAX`].
-    #[inline]
-    pub(crate) fn new(text: &str) -> Option<Self> {
-        InlineBytes::new(text.as_bytes()).map(Self)
-    }
-
-    #[inline]
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    #[inline]
-    pub(crate) fn as_str(&self) -> &str {
-        match str::from_utf8(self.as_bytes()) {
-            Ok(text) => text,
-            Err(_) => unreachable!("a copy of a `str`"),
-        }
-    }
-}
+/// A short text, kept in place. With room for 26 bytes, a [`SmallStr`] takes five words, and the names of half a
+/// million `user:{id}:notifications` fit.
+pub(crate) type InlineStr = ArrayString<26>;
 
 /// An immutable text, in place if it is short and shared otherwise.
 #[derive(Clone)]
@@ -65,16 +41,16 @@ pub(crate) enum SmallStr {
 impl SmallStr {
     #[inline]
     pub(crate) fn new(text: &str) -> Self {
-        match InlineStr::new(text) {
-            Some(text) => Self::Inline(text),
-            None => Self::Shared(Arc::from(text)),
+        match InlineStr::from(text) {
+            Ok(text) => Self::Inline(text),
+            Err(_) => Self::Shared(Arc::from(text)),
         }
     }
 
     #[inline]
     pub(crate) fn as_str(&self) -> &str {
         match self {
-            Self::Inline(text) => text.as_str(),
+            Self::Inline(text) => text,
             Self::Shared(text) => text,
         }
     }
@@ -104,12 +80,12 @@ mod tests {
 
     #[test]
     fn short_texts_lie_in_place_and_long_ones_are_shared() {
-        for text in ["", "a", "héllo", &"é".repeat(15), &"é".repeat(16), &"x".repeat(31)] {
+        for text in ["", "a", "héllo", &"é".repeat(13), &"é".repeat(14), &"x".repeat(27)] {
             let small = SmallStr::new(text);
             assert_eq!((small.as_str(), &*small.to_shared()), (text, text));
-            assert_eq!(matches!(small, SmallStr::Inline(_)), text.len() <= 30, "{text}");
+            assert_eq!(matches!(small, SmallStr::Inline(_)), text.len() <= 26, "{text}");
             assert_eq!(small.clone().as_str(), text);
         }
-        assert_eq!(size_of::<SmallStr>(), 32);
+        assert_eq!(size_of::<SmallStr>(), 40);
     }
 }

@@ -1,5 +1,5 @@
-//! Where a message came from: the value that all messages of a channel's subscriptions, or of one pattern on that channel, point
-//! to.
+//! Where a message came from: the value that all messages of a channel's subscriptions, or of one pattern on that
+//! channel, point to.
 
 use std::hash::{Hash, Hasher};
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -17,8 +17,8 @@ pub(crate) struct Source {
     /// In place if it is short and no subscriber has it: for names that come once and never again, an `Arc` would be an
     /// allocation more, and one more cache miss for who reads it.
     channel: SmallStr,
-    /// The pattern's entry on the bus, whose counter a route writes to anyway. The pattern's own counter would be one more cache
-    /// miss for each pattern that matches.
+    /// The pattern's entry on the bus, whose counter a route writes to anyway. The pattern's own counter would be one
+    /// more cache miss for each pattern that matches.
     pattern: Option<Arc<dyn Named>>,
 }
 
@@ -70,10 +70,24 @@ impl Source {
 #[cfg(not(loom))]
 thread_local! {
     static DEFERRED: DeferredDecrements<Source> = const { DeferredDecrements::new() };
+    static FLUSH_AT_END: FlushAtEnd = const { FlushAtEnd };
 }
 #[cfg(loom)]
 loom::thread_local! {
     static DEFERRED: DeferredDecrements<Source> = DeferredDecrements::new();
+    static FLUSH_AT_END: FlushAtEnd = FlushAtEnd;
+}
+
+/// Dropped when a thread ends.
+struct FlushAtEnd;
+
+// A thread of loom's has none of its locals left when they are dropped.
+#[cfg(not(loom))]
+impl Drop for FlushAtEnd {
+    fn drop(&mut self) {
+        // If they are gone already, nothing was deferred since.
+        _ = DEFERRED.try_with(DeferredDecrements::flush);
+    }
 }
 
 impl Shared for Source {
@@ -85,6 +99,10 @@ impl Shared for Source {
     #[inline]
     fn with_deferred<R>(f: impl FnOnce(&DeferredDecrements<Self>) -> R) -> Option<R> {
         DEFERRED.try_with(f).ok()
+    }
+
+    fn flush_at_thread_end() -> bool {
+        FLUSH_AT_END.try_with(|_| ()).is_ok()
     }
 }
 

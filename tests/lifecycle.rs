@@ -1,6 +1,8 @@
 //! Lifecycle events come in the stream as Redis sends them: in the order of the calls, among the messages that
 //! they concern. They are never lost and take no capacity.
 
+#![cfg_attr(not(feature = "glob"), allow(unused_imports))]
+
 mod support;
 
 use std::error::Error;
@@ -194,6 +196,7 @@ fn one_text_in_two_dialects_emits_an_event_for_each() -> Outcome {
     Ok(())
 }
 
+#[cfg(feature = "glob")]
 #[test]
 fn events_distinguish_two_dialects_of_one_text() -> Outcome {
     let bus = bus();

@@ -1,5 +1,5 @@
-//! What a publish leaves to do until its channel's turn is over, and the overflow policies as far as the publisher carries them
-//! out. Nothing for a publish that met no full inbox.
+//! What a publish leaves to do until its channel's turn is over, and the overflow policies as far as the publisher
+//! carries them out. Nothing for a publish to exact recipients that met no full inbox.
 
 use std::mem;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub(super) enum Admission {
     Send,
     /// Nothing: it takes each publish once, and has got this one.
     Skip,
-    /// Nothing in this turn: it has a message that waits for room, or has been disconnected, and room that was made since must
-    /// not let a later message overtake.
+    /// It is treated as full for the rest of this turn: it has a message that waits for room, or has been disconnected,
+    /// and room that was made since must not let a later message overtake.
     Bar,
 }
 
@@ -128,19 +128,22 @@ impl<'a, P> AfterTurn<'a, P> {
         }
     }
 
-    /// Does what is left to do, after the turn, for a publish that did `counts` in it. Returns what it did in all.
+    /// `true` if nothing is left to do, and nothing held.
     #[inline]
-    pub(super) fn finish(&mut self, counts: Counts) -> Published {
+    pub(super) fn is_idle(&self) -> bool {
+        self.scratch.is_none()
+    }
+
+    /// Does what is left to do, after the turn, for a publish that did `counts` in it. Returns what it did in all.
+    #[inline(never)]
+    pub(super) fn finish(mut self, counts: Counts) -> Published {
+        let waited = self.carry_out();
         let mut published = Published::from(counts);
-        if self.scratch.is_some() {
-            let waited = self.carry_out();
-            published.delivered += waited.delivered as usize;
-            published.dropped += waited.dropped as usize;
-        }
+        published.delivered += waited.delivered as usize;
+        published.dropped += waited.dropped as usize;
         published
     }
 
-    #[cold]
     fn carry_out(&mut self) -> Counts {
         let Some(scratch) = &mut self.scratch else { return Counts::default() };
         disconnect(self.engine, &mut scratch.disconnected);
@@ -198,6 +201,7 @@ impl<P> Drop for AfterTurn<'_, P> {
     #[inline]
     fn drop(&mut self) {
         if self.scratch.is_some() {
+            self.engine.trie.retire_if_closed(self.channel);
             self.give_up();
         }
         self.engine.release_deferred();

@@ -1,5 +1,6 @@
 //! A publish to any number of recipients, by the channel itself and by patterns.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use super::{Interrupt, Published, deliver};
 use crate::engine::Engine;
 use crate::event::Message;
 use crate::reentrancy::Mark;
-use crate::trie::{Channel, Counters, Counts, Route, Totals, Turn};
+use crate::trie::{Channel, Counters, Counts, Recipient, Route, Totals, Turn};
 
 /// How many recipients ahead an inbox is prefetched.
 const PREFETCH: usize = 4;
@@ -23,26 +24,34 @@ pub(super) fn publish<P: Clone + Send + 'static>(
     started: Option<Instant>,
     turn: Turn<'_, P>,
 ) -> Published {
-    // Locals are dropped from the last to the first, by unwinding too. What `after` holds runs user code when it is dropped, and
-    // so does the payload: after the turn.
+    // Locals are dropped from the last to the first, by unwinding too. What `after` holds runs user code when it is
+    // dropped, and so does the payload: after the turn.
     let mut payload = Some(payload);
     let mut after = AfterTurn::new(engine, channel, started);
     let mut turn = turn;
     let mut delivery = Delivery::new(turn.exact.totals(), &channel.counters);
+    let has_patterns = !turn.patterns.is_empty();
     let mark = Mark::set();
-    if turn.patterns.is_empty() {
-        delivery.serve_exact(&turn, &mut payload, &mut after);
-    } else {
+    if has_patterns {
         delivery.serve_with_patterns(&turn, &mut payload, &mut after);
+    } else {
+        delivery.serve_exact(&turn, &mut payload, &mut after);
     }
     drop(mark);
     let counts = delivery.counts();
     drop(delivery);
-    if !turn.patterns.is_empty() {
+    if has_patterns {
         turn.remove_dead(channel);
     }
     drop(turn);
-    drop(payload);
+    engine.trie.retire_if_closed(channel);
+    drop(payload.take());
+    if after.is_idle() {
+        engine.release_deferred();
+        // It holds nothing, and would do this once more.
+        mem::forget(after);
+        return counts.into();
+    }
     after.finish(counts)
 }
 
@@ -50,7 +59,8 @@ pub(super) fn publish<P: Clone + Send + 'static>(
 struct Delivery<'a> {
     /// Recipients that the publish has not reached yet.
     remaining: usize,
-    /// Some inboxes take a publish once, or get nothing more in this turn.
+    /// `AfterTurn::admit` must be asked for each inbox: some take a publish once, or are barred for the rest of this
+    /// turn.
     is_checked: bool,
     /// Recipients that have got the message in the ordinary way, or have not been reached yet.
     due: u64,
@@ -59,12 +69,15 @@ struct Delivery<'a> {
     counters: &'a Counters,
 }
 
-/// Where the delivery loop stops.
-enum Stop<P> {
+/// Where the delivery loop stops. With a word of its own for the variant, which is cheaper to read than a niche.
+#[repr(usize)]
+enum Stop<'a, P> {
     /// Behind the last slot.
     End,
     /// At the last recipient of the publish, in this slot, which gets the payload itself.
-    Last(usize),
+    Last(usize, &'a Recipient<P>),
+    /// At the recipient in this slot, which gets nothing more in this turn.
+    Barred(usize),
     /// At the recipient in this slot, whose message did not go in the ordinary way.
     Interrupt(usize, Interrupt<P>),
 }
@@ -147,13 +160,24 @@ impl<'a> Delivery<'a> {
             };
             let (at, interrupt) = match stop {
                 Stop::End => return,
-                Stop::Last(at) => match deliver_last(segment, at, payload) {
-                    Ok(()) => {
-                        self.remaining = 0;
-                        return;
+                Stop::Last(at, recipient) => {
+                    let Some(payload) = payload.take() else { return };
+                    let source = segment.source.get();
+                    match deliver(recipient, segment.is_shared, payload, source) {
+                        Ok(()) => {
+                            self.remaining = 0;
+                            return;
+                        }
+                        Err(interrupt) => (at, interrupt),
                     }
-                    Err(interrupt) => (at, interrupt),
-                },
+                }
+                Stop::Barred(at) => {
+                    let is_last = self.remaining == 1;
+                    let payload = if is_last { payload.take() } else { payload.clone() };
+                    let Some(payload) = payload else { return };
+                    let message = Message { payload, source: segment.source.get() };
+                    (at, Interrupt::Full(message))
+                }
                 Stop::Interrupt(at, interrupt) => (at, interrupt),
             };
             self.pass();
@@ -169,19 +193,19 @@ impl<'a> Delivery<'a> {
         self.due -= 1;
     }
 
-    /// The delivery loop: delivers clones of `payload` from slot `from` on, to all but the last recipient of the publish. The
-    /// caller deals with whatever stops it, and resumes behind that slot.
+    /// The delivery loop: delivers clones of `payload` from slot `from` on, to all but the last recipient of the
+    /// publish. The caller deals with whatever stops it, and resumes behind that slot.
     ///
-    /// `PLAIN` is `true` if no recipient is checked and none is shared, so that the compiler leaves out what that takes. The
-    /// loop is a function of its own because in its caller it would have no registers left.
+    /// `PLAIN` is `true` if no recipient is checked and none is shared, so that the compiler leaves out what that
+    /// takes. The loop is a function of its own because in its caller it would have no registers left.
     #[inline(never)]
-    fn deliver_clones<P: Clone, const PLAIN: bool>(
+    fn deliver_clones<'s, P: Clone, const PLAIN: bool>(
         &mut self,
-        segment: &Segment<'_, P>,
+        segment: &'s Segment<'_, P>,
         from: usize,
         payload: &P,
         after: &mut AfterTurn<'_, P>,
-    ) -> Stop<P> {
+    ) -> Stop<'s, P> {
         let slots = segment.slots;
         let mut at = from;
         while let Some(slot) = slots.get(at) {
@@ -195,7 +219,7 @@ impl<'a> Delivery<'a> {
                     after.admit(&recipient.inbox)
                 };
                 match admission {
-                    Admission::Send if self.remaining == 1 => return Stop::Last(at),
+                    Admission::Send if self.remaining == 1 => return Stop::Last(at, recipient),
                     Admission::Send => {
                         let is_shared = !PLAIN && segment.is_shared;
                         let (payload, source) = (payload.clone(), segment.source.get());
@@ -204,32 +228,13 @@ impl<'a> Delivery<'a> {
                         }
                         self.remaining -= 1;
                     }
-                    Admission::Bar => {
-                        let (payload, source) = (payload.clone(), segment.source.get());
-                        let message = Message { payload, source };
-                        return Stop::Interrupt(at, Interrupt::Full(message));
-                    }
+                    Admission::Bar => return Stop::Barred(at),
                     Admission::Skip => self.pass(),
                 }
             }
             at += 1;
         }
         Stop::End
-    }
-}
-
-/// Delivers the payload itself to the last recipient of a publish, in slot `at`.
-#[inline(always)]
-fn deliver_last<P>(
-    segment: &Segment<'_, P>,
-    at: usize,
-    payload: &mut Option<P>,
-) -> Result<(), Interrupt<P>> {
-    match (&segment.slots[at], payload.take()) {
-        (Some(recipient), Some(payload)) => {
-            deliver(recipient, segment.is_shared, payload, segment.source.get())
-        }
-        _ => unreachable!("the loop stopped at a recipient, and had the payload"),
     }
 }
 

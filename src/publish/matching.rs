@@ -34,8 +34,8 @@ pub(crate) fn match_count_by_topic<P: Send + 'static>(
     match_count(engine, channel).unwrap_or(0)
 }
 
-/// Returns how many messages a publish would deliver whose payload is not made yet. Counts the publish if it would deliver
-/// none. `None` if the entry is detached.
+/// Returns how many messages a publish would deliver whose payload is not made yet. Counts the publish if it would
+/// deliver none. `None` if the entry is detached.
 pub(super) fn probe<P: Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,

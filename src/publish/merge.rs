@@ -1,8 +1,8 @@
-//! The recipients of a route in the order in which a publish serves them: the exact ones, then those of the patterns, by the ids
-//! of their subscriptions.
+//! The recipients of a route in the order in which a publish serves them: the exact ones, then those of the patterns,
+//! by the ids of their subscriptions.
 //!
-//! Ids grow with each subscription on the bus, so every inbox gets the messages of its patterns in the order it subscribed them,
-//! whatever the order in which others did.
+//! Ids grow with each subscription on the bus, so every inbox gets the messages of its patterns in the order it
+//! subscribed them, whatever the order in which others did.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,8 +1,9 @@
 //! One publish: from the look-up of its channel to what is left to do after the channel's turn.
 //!
-//! In the turn, each recipient gets a clone of the payload and the last one the payload itself ([`many`]); where there is one
-//! recipient, nothing is cloned and no user code runs ([`one`]). Whatever runs user code or takes time comes after the turn
-//! ([`after_turn`]): dropping evicted payloads, closing disconnected subscribers, waiting for room.
+//! In the turn, each recipient gets a clone of the payload and the last one the payload itself ([`many`]); where
+//! there is one recipient, nothing is cloned and no user code runs ([`one`]). Whatever runs user code or takes time
+//! comes after the turn ([`after_turn`]): dropping evicted payloads, closing disconnected subscribers, waiting for
+//! room.
 //!
 //! Every message that enters an inbox is sent, looked after and counted by [`deliver`].
 
@@ -190,8 +191,8 @@ fn publish_when_free<P: Clone + Send + 'static>(
     Ok(many::publish(engine, channel, payload, Some(started), turn))
 }
 
-/// `true` if the entry is detached, or is going to be: closing leaves an entry whose turn is taken to whoever has the turn,
-/// and until that one has detached it another publish can get the turn.
+/// `true` if the entry is detached, or is going to be: closing leaves an entry whose turn is taken to whoever has the
+/// turn, and until that one has detached it another publish can get the turn.
 #[inline(always)]
 fn may_not_publish<P>(engine: &Engine<P>, turn: &Turn<'_, P>) -> bool {
     turn.is_detached() || engine.trie.is_closed()
@@ -235,11 +236,12 @@ trait SendMessage<P> {
     fn send_message(&self, payload: P, source: SourceRef) -> Result<(), Message<P>>;
 }
 
-/// The one call of `try_send`, so that crossbeam's code is inlined here. The parts of a message come in registers and are put
-/// together where they are written into the queue: a message passed through memory would cost a store-forwarding stall.
+/// The one call of `try_send`, so that crossbeam's code is inlined here. The parts of a message come in registers and
+/// are put together where they are written into the queue: a message passed through memory would cost a
+/// store-forwarding stall.
 ///
-/// It is a method of crossbeam's own type because the compiler divides a program into units by the modules that types are
-/// defined in, and inlines nothing large across units: so it is compiled together with `try_send`.
+/// It is a method of crossbeam's own type because the compiler divides a program into units by the modules that types
+/// are defined in, and inlines nothing large across units: so it is compiled together with `try_send`.
 impl<P> SendMessage<P> for Sender<Message<P>> {
     #[inline(never)]
     fn send_message(&self, payload: P, source: SourceRef) -> Result<(), Message<P>> {

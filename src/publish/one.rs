@@ -1,5 +1,5 @@
-//! A publish to one recipient, which has subscribed to the channel itself: nothing is cloned, merged or told apart, and no user
-//! code runs.
+//! A publish to one recipient, which has subscribed to the channel itself: nothing is cloned, merged or told apart,
+//! and no user code runs.
 
 use std::sync::Arc;
 

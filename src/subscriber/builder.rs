@@ -72,7 +72,8 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
 
     /// Sets a name for logs and metrics.
     ///
-    /// [`Subscriber::label`] and [`SubscriberInfo::label`] return it. By default there is none.
+    /// [`Subscriber::label`] and [`SubscriberInfo::label`](crate::SubscriberInfo::label) return it. By default there
+    /// is none.
     #[doc(alias = "CLIENT SETNAME")]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.settings.label = Some(Arc::from(label.into()));
@@ -82,7 +83,7 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
     /// Sets whether subscribing and unsubscribing yield events.
     ///
     /// They do by default, as with Redis. With `false`, the subscriber yields messages and
-    /// [`Event::Lagged`] only.
+    /// [`Event::Lagged`](crate::Event::Lagged) only.
     ///
     /// # Examples
     ///

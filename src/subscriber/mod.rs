@@ -1,4 +1,5 @@
-//! The receiving side: [`Subscriber`]. Receiving is in [`receive`], its builder in [`builder`], its iterators in [`iter`].
+//! The receiving side: [`Subscriber`]. Receiving is in [`receive`], its builder in [`builder`], its iterators in
+//! [`iter`].
 
 mod builder;
 mod iter;
@@ -448,8 +449,8 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
 }
 
 impl<P> Subscriber<P> {
-    /// Waits for the next event. Returns `None` when the subscriber is closed and drained, or when `stop_signal` is set and the
-    /// thread unparked.
+    /// Waits for the next event. Returns `None` when the subscriber is closed and drained, or when `stop_signal` is
+    /// set and the thread unparked.
     fn recv_until(&self, stop_signal: &StopSignal) -> Option<Event<P>> {
         let limit = WaitLimit { deadline: None, stop_signal: Some(stop_signal) };
         if !limit.is_stopped()

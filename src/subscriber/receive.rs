@@ -172,8 +172,8 @@ impl<P> Subscriber<P> {
     /// assert_eq!(sub.try_recv_message(), Err(TryRecvError::Empty));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    // A message that comes back from a call, through memory, is read in other pieces than it was written in: half as long
-    // again as the receive itself.
+    // A message that comes back from a call, through memory, is read in other pieces than it was written in: half as
+    // long again as the receive itself.
     #[inline(always)]
     pub fn try_recv_message(&self) -> Result<Message<P>, TryRecvError> {
         loop {
@@ -404,11 +404,11 @@ impl<P> Subscriber<P> {
     ///
     /// - Losses are not reported. Poll [`missed`](Self::missed).
     /// - Lifecycle events stay in the inbox until a receive of the subscriber reads them. Silence
-    ///   them with [`SubscriberBuilder::lifecycle_events`].
+    ///   them with [`SubscriberBuilder::lifecycle_events`](crate::SubscriberBuilder::lifecycle_events).
     /// - If the subscriber is also read by its own methods, lifecycle events come late there,
     ///   though no later than when the queue is empty: a message that was taken here counts as
     ///   still queued.
-    /// - A publisher that waits for room ([`Overflow::Block`]) is not woken at once. It looks again
+    /// - A publisher that waits for room ([`Overflow::Block`](crate::Overflow::Block)) is not woken at once. It looks again
     ///   within about a millisecond.
     ///
     /// The receiver can be cloned. What is unread when the last handle to the subscriber is dropped

@@ -1,7 +1,8 @@
 //! A channel's entry: its name, its turn, and its counters.
 //!
-//! The turn is the lock of the channel's route. One publish at a time has it, which gives every inbox the same order. Whoever has it
-//! takes only the locks of patterns' recipients, in the order of the patterns' ids, and an inbox's lock.
+//! The turn is the lock of the channel's route. One publish at a time has it, which gives every inbox the same order.
+//! Whoever has it takes only the locks of patterns' recipients, in the order of the patterns' ids, and an inbox's
+//! lock.
 
 use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
@@ -19,8 +20,8 @@ use crate::sync::{
 
 /// See the module's documentation.
 ///
-/// The order of the fields matters: of half a million channels, none is in a cache, and a publish touches only the first fields, what
-/// finds the entry beside what it needs then.
+/// The order of the fields matters: of half a million channels, none is in a cache, and a publish touches only the
+/// first fields, what finds the entry beside what it needs then.
 #[repr(C)]
 pub(crate) struct Channel<P> {
     /// The hash of the name, under the bus's seed.
@@ -276,8 +277,8 @@ impl<P> Channel<P> {
         route.exact.len() == 1
     }
 
-    /// Removes an exact subscriber. Returns it, and `true` if it was the last; then `emptied` runs before anyone can see
-    /// that the channel has none.
+    /// Removes an exact subscriber. Returns it, and `true` if it was the last; then `emptied` runs before anyone can
+    /// see that the channel has none.
     pub(crate) fn leave(
         &self,
         route: &mut Route<P>,

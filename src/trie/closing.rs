@@ -26,6 +26,15 @@ impl<P> Trie<P> {
         taken
     }
 
+    /// Takes the entry apart if the bus was closed while its turn was taken. To be called when the turn is free,
+    /// before any user code runs.
+    #[inline]
+    pub(crate) fn retire_if_closed(&self, channel: &Arc<Channel<P>>) {
+        if self.is_closed() {
+            self.retire(channel);
+        }
+    }
+
     pub(super) fn retire(&self, channel: &Arc<Channel<P>>) {
         if let Some(route) = self.stripes.retire(channel) {
             let mut taken = Vec::new();
@@ -47,8 +56,9 @@ impl<P> Trie<P> {
 
     /// Takes a pattern's recipients and drops them, if the trie has been closed.
     ///
-    /// Whoever has held the lock of the recipients outside of a turn must call this after unlocking it: a thread that closed
-    /// the trie meanwhile has found the lock taken. (The end of a turn does it for the locks that were held in it.)
+    /// Whoever has held the lock of the recipients outside of a turn must call this after unlocking it: a thread that
+    /// closed the trie meanwhile has found the lock taken. (The end of a turn does it for the locks that were held in
+    /// it.)
     #[inline]
     pub(crate) fn shut_if_closed(&self, entry: &PatternEntry<P>) {
         if self.is_closed() {

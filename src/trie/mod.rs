@@ -1,9 +1,9 @@
 //! The lock-striped topic trie: who has subscribed to what, and whom a publish reaches.
 //!
-//! It holds the entries of exact channels, striped by their whole names ([`stripe`]); those of recently published names within
-//! bounds ([`recent`]); for each channel its subscribers and the patterns that match it ([`channel`], [`route`],
-//! [`recipients`]); and the patterns ([`patterns`]). The rest of the engine sees none of these locks, only [`Trie`] and what it
-//! hands out.
+//! It holds the entries of exact channels, striped by their whole names ([`stripe`]); those of recently published
+//! names within bounds ([`recent`]); for each channel its subscribers and the patterns that match it ([`channel`],
+//! [`route`], [`recipients`]); and the patterns ([`patterns`]). The rest of the engine sees none of these locks, only
+//! [`Trie`] and what it hands out.
 //!
 //! # Locks, in the order in which they are taken
 //!
@@ -12,11 +12,11 @@
 //! 3. the recipients of patterns, in the order of the patterns' ids;
 //! 4. an inbox's lock (in `inbox`).
 //!
-//! The locks of two pattern trees at most are taken one after the other, alone or in a turn, to derive a route. Nothing else is
-//! locked under them.
+//! The locks of two pattern trees at most are taken one after the other, alone or in a turn, to derive a route.
+//! Nothing else is locked under them.
 //!
-//! User code runs under none of these locks, except a payload's `Clone`, which runs in a turn and under the recipients of
-//! patterns: every way in here panics when it comes from there
+//! User code runs under none of these locks, except a payload's `Clone`, which runs in a turn and under the
+//! recipients of patterns: every way in here panics when it comes from there
 //! ([`assert_not_in_clone`](reentrancy::assert_not_in_clone)).
 
 mod channel;

@@ -46,8 +46,8 @@ pub(crate) struct Recipients<P> {
     deduplicating: u32,
     /// Recipients whose inboxes make publishers wait when they are full.
     blocking: u32,
-    /// The ids of the subscriptions, ascending, one for each slot. Apart from the slots, so that a search reads a sixth of the
-    /// memory.
+    /// The ids of the subscriptions, ascending, one for each slot. Apart from the slots, so that a search reads a
+    /// sixth of the memory.
     ids: SmallVec<[u64; 1]>,
 }
 
@@ -81,7 +81,8 @@ impl<P> Default for Recipients<P> {
     }
 }
 
-/// Drops each recipient in spite of the panics of others: the last one of an inbox drops the messages that were not read.
+/// Drops each recipient in spite of the panics of others: the last one of an inbox drops the messages that were not
+/// read.
 impl<P> Drop for Recipients<P> {
     fn drop(&mut self) {
         for_each_then_resume(self.slots.drain(..), drop);

@@ -1,7 +1,7 @@
 //! A channel's route: whom a publish reaches.
 //!
-//! The exact recipients are kept up to date in place. The patterns that match are derived from the pattern trie, and derived again
-//! when a pattern has been added that could match.
+//! The exact recipients are kept up to date in place. The patterns that match are derived from the pattern trie, and
+//! derived again when a pattern has been added that could match.
 
 use std::sync::Arc;
 
@@ -118,8 +118,8 @@ impl<P> Route<P> {
             self.generation = now;
             return;
         }
-        // New ones join those that are here. One that is here and no longer matches is dead: it was removed from the trie.
-        // Mostly there is neither: a pattern that only begins like the name.
+        // New ones join those that are here. One that is here and no longer matches is dead: it was removed from the
+        // trie. Mostly there is neither: a pattern that only begins like the name.
         let mut found = SmallVec::<[Arc<PatternEntry<P>>; 4]>::new();
         let id = |known: &PatternSource<PatternEntry<P>>| known.entry().id;
         patterns.matching(name, |entry| {

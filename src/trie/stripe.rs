@@ -1,13 +1,10 @@
-//! The stripes: names to channel entries, each part under its own lock, and the bounded memory of recently published
-//! names.
+//! The stripes: names to channel entries, each part under its own lock.
 //!
-//! The entries of names that somebody subscribed or holds by a topic lie in the table of their stripe, and so do the
-//! entries of names that are published to repeatedly, until the CLOCK evicts them. A name that is published to for the first
-//! time goes on [`probation`] instead, so that names published once pass through memory that stays in a processor's cache
-//! and displace nothing else. See [`recent`](super::recent).
+//! The table of a stripe has the entries of names that somebody subscribed or holds by a topic, and of names that are
+//! published to repeatedly. A name that is published to for the first time is on probation instead; see [`recent`].
 //!
-//! A stripe's lock is held for a look-up, an insertion or a removal, never while anyone waits: under it, a channel's turn is
-//! only tried. So no publish, however long, holds up another channel.
+//! A stripe's lock is held for a look-up, an insertion or a removal, never while anyone waits: under it, a channel's
+//! turn is only tried. So no publish, however long, holds up another channel.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -171,8 +168,8 @@ impl<P> Stripes<P> {
         Some(channel)
     }
 
-    /// Accounts for a recent name at what it costs with the patterns that match it now. One that exceeds the whole budget
-    /// does not stay.
+    /// Accounts for a recent name at what it costs with the patterns that match it now. One that exceeds the whole
+    /// budget does not stay.
     pub(super) fn reaccount(&self, channel: &Arc<Channel<P>>) {
         let mut removed = Removed::new();
         let mut stripe = self.stripe(channel.hash).write();
@@ -205,14 +202,14 @@ impl<P> Stripes<P> {
         self.stripe(hash).write().folded.add(counts);
     }
 
-    /// Removes the entry, whoever needs it: for a bus that is closed. Returns what its route held, unless the turn is taken:
-    /// then its holder calls this when it is done.
+    /// Removes the entry, whoever needs it: for a bus that is closed. Returns what its route held, unless the turn is
+    /// taken: then its holder calls this when it is done.
     pub(super) fn retire(&self, channel: &Arc<Channel<P>>) -> Option<Route<P>> {
         self.stripe(channel.hash).write().detach(channel)
     }
 
-    /// Refuses new entries from now on, and calls `retired` with what the routes held, after unlocking. Entries whose turn is
-    /// taken stay until their holder is done.
+    /// Refuses new entries from now on, and calls `retired` with what the routes held, after unlocking. Entries whose
+    /// turn is taken stay until their holder is done.
     pub(super) fn close(&self, mut retired: impl FnMut(Route<P>)) {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();

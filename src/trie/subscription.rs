@@ -241,8 +241,9 @@ impl<P> Subscribable for PatternEntry<P> {
         reentrancy::assert_not_in_clone();
         let entry = trie.patterns.acquire(pattern, hash);
         let mut recipients = entry.write();
-        // Under the lock: a thread that closes the bus marks the trie as closed and then tries this lock. Either it finds
-        // this recipient, or this finds the mark; if it finds the lock taken, `shut_if_closed` below does its work.
+        // Under the lock: a thread that closes the bus marks the trie as closed and then tries this lock. Either it
+        // finds this recipient, or this finds the mark; if it finds the lock taken, `shut_if_closed` below does its
+        // work.
         if trie.is_closed() {
             drop(recipients);
             trie.shut_if_closed(&entry);

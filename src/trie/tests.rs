@@ -131,7 +131,7 @@ fn a_flood_of_names_does_not_drive_out_those_in_use() {
 fn names_in_use_stay_though_each_comes_late() {
     let trie = Trie::new(4);
     let names: Vec<_> = (0..3_000).map(|i| format!("name:{i}")).collect();
-    // So many that each has gone before it comes again.
+    // Each has been evicted before it comes again.
     (0..4).for_each(|_| names.iter().for_each(|name| drop(publish(&trie, name))));
     let stay = names.iter().filter(|name| trie.find(name).is_some()).count();
     assert!(stay > 2_000, "{stay}");

@@ -256,7 +256,7 @@ impl<P> Patterns<P> {
 
     /// Calls `found` for every pattern that matches `channel`, in no particular order.
     ///
-    /// Patterns that the walk does not verify itself are verified after the locks have been released.
+    /// Patterns that the walk reports as unconfirmed are confirmed after the locks have been released.
     #[inline]
     pub(crate) fn matching(&self, channel: &str, mut found: impl FnMut(&Arc<PatternEntry<P>>)) {
         let mut unconfirmed = Unconfirmed::new();

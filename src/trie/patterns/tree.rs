@@ -405,8 +405,8 @@ impl<E: Entry> PatternTree<E> {
         }
     }
 
-    /// Calls `found` once for each pattern that matches `channel`, with `true` if it is unconfirmed. Returns the steps of the
-    /// [`Walk`].
+    /// Calls `found` once for each pattern that matches `channel`, with `true` if it is unconfirmed. Returns the
+    /// steps of the [`Walk`].
     #[cfg(any(test, fuzzing))]
     pub(crate) fn matches(&self, channel: &[u8], mut found: impl FnMut(&E, bool)) -> usize {
         let mut walk = Walk::new(channel, &self.hasher);

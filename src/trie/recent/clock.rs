@@ -1,7 +1,7 @@
 //! The CLOCK: which of the recent names in a stripe's table are evicted.
 //!
-//! A ring of slots, and a hand that goes around it. An entry is known here by its hash and its cost; whether it may go is decided by
-//! the stripe.
+//! A ring of slots, and a hand that goes around it. An entry is known here by its hash and its cost; whether it may
+//! go is decided by the stripe.
 
 /// See the module's documentation.
 #[derive(Default)]

@@ -1,13 +1,14 @@
-//! The bounded memory of recently published names, which nobody has subscribed or holds by a topic: S3-FIFO over the entries of a
-//! stripe.
+//! The bounded memory of recently published names, which nobody has subscribed or holds by a topic: S3-FIFO over the
+//! entries of a stripe.
 //!
-//! A name that is published to for the first time goes on [`probation`]. If it is published to again there, its entry moves to the
-//! stripe's table, and the CLOCK ([`clock`]) evicts it when it is not used any more; otherwise it gives way to the next new name, and
-//! a ghost ([`ghosts`]) remembers its hash. A name that comes again while its ghost is there skips probation. So names published
-//! once pass through memory that stays in a processor's cache, and displace nothing else.
+//! A name that is published to for the first time goes on [`probation`]. If it is published to again there, its entry
+//! moves to the stripe's table, and the CLOCK ([`clock`]) evicts it when it is not used any more; otherwise it gives
+//! way to the next new name, and a ghost ([`ghosts`]) remembers its hash. A name that comes again while its ghost is
+//! there skips probation. So names published once pass through memory that stays in a processor's cache, and displace
+//! nothing else.
 //!
-//! All of this is accounted for in bytes, by what an entry costs with the patterns that match it. An entry that somebody holds is
-//! never evicted.
+//! All of this is accounted for in bytes, by what an entry costs with the patterns that match it. An entry that
+//! somebody holds is never evicted.
 
 pub(super) mod clock;
 pub(super) mod ghosts;
@@ -30,11 +31,11 @@ pub(super) const BYTES: usize = 2 << 20;
 /// What each stripe may spend of it at least, in bytes: room for some fifty names.
 pub(super) const MIN_STRIPE_BYTES: usize = 32 << 10;
 
-/// The fraction of it that goes to the ghost list.
+/// The ghost list gets one part in this many of it.
 pub(super) const GHOSTS: usize = 32;
 
-/// How many entries the CLOCK evicts for a name that is published to again, so that none of that allocates. What is over the
-/// budget after that goes when the next name comes: no more than what was on probation before.
+/// How many entries the CLOCK evicts for a name that is published to again, so that none of that allocates. What is
+/// over the budget after that goes when the next name comes: no more than what was on probation before.
 const FEW: usize = 4;
 
 /// Entries removed under the stripe's lock, to be dropped after unlocking.
@@ -89,7 +90,8 @@ impl<P> Stripe<P> {
         }
     }
 
-    /// Reserves slots in the table and in the CLOCK for the names on probation, so that promoting them does not allocate.
+    /// Reserves slots in the table and in the CLOCK for the names on probation, so that promoting them does not
+    /// allocate.
     pub(in crate::trie) fn reserve(&mut self) {
         self.clock.trim();
         self.channels.reserve(self.probation.len());
@@ -132,7 +134,8 @@ impl<P> Stripe<P> {
         }
     }
 
-    /// Evicts the entries least used recently until there is room for one that costs `cost`, or `max_evicted` have gone.
+    /// Evicts the entries least used recently until there is room for one that costs `cost`, or `max_evicted` have
+    /// gone.
     pub(in crate::trie) fn make_room(
         &mut self,
         cost: usize,
@@ -154,8 +157,8 @@ impl<P> Stripe<P> {
                 self.clock.remove(at);
                 continue;
             };
-            // In the table alone: whoever else could get it needs the stripe's lock first. No publish is under way, no topic
-            // and no subscription holds it.
+            // In the table alone: whoever else could get it needs the stripe's lock first. No publish is under way,
+            // no topic and no subscription holds it.
             if let Some(unused) = Arc::get_mut(channel) {
                 if unused.cool() || is_oversized {
                     let evicted = self.channels.remove(hash as u32, is_it);
@@ -201,8 +204,8 @@ impl<P> Stripe<P> {
 }
 
 impl<P> Channel<P> {
-    /// Returns what the entry of a recent name costs if `patterns` patterns match it, in bytes: itself, its place in the table
-    /// and the CLOCK, and what the messages of each pattern point to.
+    /// Returns what the entry of a recent name costs if `patterns` patterns match it, in bytes: itself, its place in
+    /// the table and the CLOCK, and what the messages of each pattern point to.
     pub(super) fn cost(name: &str, patterns: usize) -> usize {
         const PLACES: usize = 4 * size_of::<usize>();
         const COUNTS: usize = 2 * size_of::<usize>();

@@ -1,7 +1,8 @@
 //! The probation queue: entries of names published once, until they are published again or give way.
 //!
-//! Entries lie in sets, chosen by hash. A new entry takes an empty slot of its set, or that of one that came long ago, of
-//! several if it is large. There is no list in order of arrival and no table of positions: a set is searched whole.
+//! Entries lie in sets, chosen by hash. A new entry takes an empty slot of its set, or that of one that came long
+//! ago, of several if it is large. There is no list in order of arrival and no table of positions: a set is searched
+//! whole.
 
 use std::sync::Arc;
 
@@ -101,8 +102,8 @@ impl<P> Probation<P> {
         Some(taken)
     }
 
-    /// Finds a slot for an entry that costs `cost`, which must be `SET_BYTES` at most. Entries that nobody else holds are
-    /// evicted for it. Returns `None` if too many are held. The caller holds the stripe's lock.
+    /// Finds a slot for an entry that costs `cost`, which must be `SET_BYTES` at most. Entries that nobody else holds
+    /// are evicted for it. Returns `None` if too many are held. The caller holds the stripe's lock.
     pub(in crate::trie) fn make_room(
         &mut self,
         hash: u64,
