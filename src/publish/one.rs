@@ -17,16 +17,34 @@ pub(super) fn publish<'a, P>(
         && let [Some(recipient)] = turn.exact.slots()
         && let Some(source) = &turn.source
     {
-        let (delivered, undeliverable) = match deliver(recipient, false, payload, source.get()) {
-            Ok(()) => (1, None),
-            Err(Interrupt::Undeliverable(message)) => (0, Some(message)),
-            Err(Interrupt::Full(message)) => return Err((turn, message.payload)),
+        return match deliver(recipient, false, payload, source.get()) {
+            Ok(()) => {
+                channel.counters.add(Counts::of_one(1));
+                drop(turn);
+                Ok(Published { delivered: 1, dropped: 0 })
+            }
+            Err(interrupt) => interrupted(channel, turn, interrupt),
         };
-        channel.counters.add(Counts::of_one(delivered));
-        // A payload is dropped after the turn.
-        drop(turn);
-        drop(undeliverable);
-        return Ok(Published { delivered, dropped: 0 });
     }
     Err((turn, payload))
+}
+
+/// Ends a publish whose message did not go in the ordinary way, or gives it back.
+#[cold]
+#[inline(never)]
+fn interrupted<'a, P>(
+    channel: &Arc<Channel<P>>,
+    turn: Turn<'a, P>,
+    interrupt: Interrupt<P>,
+) -> Result<Published, (Turn<'a, P>, P)> {
+    match interrupt {
+        Interrupt::Full(message) => Err((turn, message.payload)),
+        Interrupt::Undeliverable(message) => {
+            channel.counters.add(Counts::of_one(0));
+            // A payload is dropped after the turn.
+            drop(turn);
+            drop(message);
+            Ok(Published { delivered: 0, dropped: 0 })
+        }
+    }
 }
