@@ -330,6 +330,10 @@ impl<P> Stripe<P> {
 
     /// Removes the entry if nobody needs it.
     pub(super) fn prune(&mut self, channel: &Arc<Channel<P>>, removed: &mut Removed<P>) {
+        if self.closed {
+            // Whoever has the turn takes the entry apart with all that its route holds: it must find the route.
+            return;
+        }
         if let Some(mut route) = channel.try_turn() {
             // What decides stands still: pins are written under this stripe's lock, subscribers in the turn.
             if !route.is_detached() && !channel.is_needed() {
@@ -338,7 +342,7 @@ impl<P> Stripe<P> {
                 // What its route holds goes with it.
                 self.forget(channel);
             }
-        } else if !self.closed && channel.position().is_none() && self.has(channel) {
+        } else if channel.position().is_none() && self.has(channel) {
             // A publish is under way, perhaps the last: the CLOCK will come by, and the publisher ask for the cost.
             self.leave_to_clock(channel, removed);
         }
