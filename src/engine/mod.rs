@@ -97,6 +97,12 @@ impl<P> Engine<P> {
         self.release_deferred();
     }
 
+    /// `true` if [`check_reentrancy`](Self::check_reentrancy) would do anything.
+    #[inline]
+    pub(crate) fn must_check_reentrancy(&self) -> bool {
+        reentrancy::is_in_clone() || self.deferred.is_pending()
+    }
+
     // ---- what subscribers leave behind ---------------------------------------------------------
 
     /// Ends all subscriptions in `parts`.

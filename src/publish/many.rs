@@ -62,9 +62,9 @@ struct Delivery<'a> {
     /// `AfterTurn::admit` must be asked for each inbox: some take a publish once, or are barred for the rest of this
     /// turn.
     is_checked: bool,
-    /// Recipients that have got the message in the ordinary way, or have not been reached yet.
-    due: u64,
-    /// The others.
+    /// All recipients but those passed: what has been delivered so far is `expected - remaining`.
+    expected: u64,
+    /// What became of the messages for those passed.
     counts: Counts,
     counters: &'a Counters,
 }
@@ -86,7 +86,7 @@ impl<'a> Delivery<'a> {
     #[inline]
     fn new(exact: Totals, counters: &'a Counters) -> Self {
         let counts = Counts::of_one(0);
-        let mut delivery = Self { remaining: 0, is_checked: false, due: 0, counts, counters };
+        let mut delivery = Self { remaining: 0, is_checked: false, expected: 0, counts, counters };
         delivery.add(exact);
         delivery
     }
@@ -95,14 +95,14 @@ impl<'a> Delivery<'a> {
     #[inline]
     fn add(&mut self, recipients: Totals) {
         self.remaining += recipients.len;
-        self.due += recipients.len as u64;
+        self.expected += recipients.len as u64;
         self.is_checked |= recipients.deduplicating > 0;
     }
 
     /// Returns what the publish has done so far.
     #[inline]
     fn counts(&self) -> Counts {
-        let delivered = self.counts.delivered + self.due - self.remaining as u64;
+        let delivered = self.counts.delivered + self.expected - self.remaining as u64;
         Counts { delivered, ..self.counts }
     }
 
@@ -190,7 +190,7 @@ impl<'a> Delivery<'a> {
     /// Passes a recipient that does not get the message in the ordinary way.
     fn pass(&mut self) {
         self.remaining -= 1;
-        self.due -= 1;
+        self.expected -= 1;
     }
 
     /// The delivery loop: delivers clones of `payload` from slot `from` on, to all but the last recipient of the

@@ -24,7 +24,7 @@ use crate::event::Message;
 use crate::source::SourceRef;
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
-use crate::trie::{Channel, Counts, EntryGuard, Recipient, Turn};
+use crate::trie::{Channel, Counts, Recipient, Turn};
 
 pub(crate) use matching::{match_count_by_name, match_count_by_topic};
 
@@ -61,10 +61,7 @@ pub(crate) fn by_name<P: Clone + Send + 'static>(
     let Some(channel) = engine.trie.entry_for_publish(name, hash) else {
         return reach_nobody(engine, hash);
     };
-    match publish(engine, &channel, payload) {
-        Ok(published) => published.into(),
-        Err(payload) => by_name_again(engine, name, hash, payload),
-    }
+    publish(engine, &channel, payload, |payload| by_name_again(engine, name, hash, payload))
 }
 
 /// Publishes after the entry was removed before its turn came: looks the name up until one is found that stays.
@@ -77,7 +74,7 @@ fn by_name_again<P: Clone + Send + 'static>(
     mut payload: P,
 ) -> Receipt {
     while let Some(channel) = engine.trie.entry_for_publish(name, hash) {
-        match publish(engine, &channel, payload) {
+        match publish_when_free(engine, &channel, payload) {
             Ok(published) => return published.into(),
             Err(back) => payload = back,
         }
@@ -101,10 +98,8 @@ pub(crate) fn by_name_with<P: Clone + Send + 'static, E>(
         }
         let payload = make()?;
         engine.check_reentrancy();
-        return Ok(match publish(engine, &channel, payload) {
-            Ok(published) => published.into(),
-            Err(payload) => by_name_again(engine, name, hash, payload),
-        });
+        let detached = |payload| by_name_again(engine, name, hash, payload);
+        return Ok(publish(engine, &channel, payload, detached));
     }
     Ok(reach_nobody(engine, hash))
 }
@@ -116,12 +111,13 @@ pub(crate) fn by_topic<P: Clone + Send + 'static>(
     channel: &Arc<Channel<P>>,
     payload: P,
 ) -> Receipt {
-    engine.check_reentrancy();
-    match publish(engine, channel, payload) {
-        Ok(published) => published.into(),
-        // Only closing detaches the entry that a topic holds.
-        Err(_) => reach_nobody(engine, channel.hash),
+    // Only closing detaches the entry that a topic holds.
+    let detached = |_| reach_nobody(engine, channel.hash);
+    // What can unwind is a call that owns the payload: here, the payload would go through memory for it.
+    if engine.must_check_reentrancy() {
+        return publish_contended(engine, channel, payload, detached);
     }
+    publish(engine, channel, payload, detached)
 }
 
 /// Publishes on a channel that a topic holds what `make` returns, which is called only if something matches.
@@ -145,33 +141,51 @@ fn reach_nobody<P>(engine: &Engine<P>, hash: u64) -> Receipt {
     Receipt::default()
 }
 
-/// Publishes to all that match. The payload comes back if the entry is detached, or the bus closed.
-#[inline(always)]
+/// Publishes to all that match, or calls `detached` if the entry is detached or the bus closed.
+///
+/// The payload does not come back by a `Result`, which would put it into memory: see "Store forwarding" in the
+/// internals.
+#[inline]
 fn publish<P: Clone + Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
-) -> Result<Published, P> {
+    detached: impl FnOnce(P) -> Receipt,
+) -> Receipt {
     let entry = engine.trie.guard(channel);
     let Some(mut turn) = entry.try_turn() else {
-        return publish_when_free(engine, &entry, channel, payload);
+        drop(entry);
+        return publish_contended(engine, channel, payload, detached);
     };
     if may_not_publish(engine, &turn) {
-        return Err(payload);
+        drop(turn);
+        drop(entry);
+        return detached(payload);
     }
     engine.trie.refresh(channel, &mut turn);
-    match one::publish(channel, turn, payload) {
-        Ok(published) => Ok(published),
-        Err((turn, payload)) => Ok(many::publish(engine, channel, payload, None, turn)),
+    one::publish(engine, channel, payload, turn).into()
+}
+
+/// Publishes where the turn was taken, or a check of re-entrancy is due.
+#[cold]
+#[inline(never)]
+fn publish_contended<P: Clone + Send + 'static>(
+    engine: &Engine<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+    detached: impl FnOnce(P) -> Receipt,
+) -> Receipt {
+    engine.check_reentrancy();
+    match publish_when_free(engine, channel, payload) {
+        Ok(published) => published.into(),
+        Err(payload) => detached(payload),
     }
 }
 
-/// Publishes where the turn was taken: waits for it.
-#[cold]
+/// Waits for the turn, and publishes. The payload comes back if the entry is detached or the bus closed.
 #[inline(never)]
 fn publish_when_free<P: Clone + Send + 'static>(
     engine: &Engine<P>,
-    entry: &EntryGuard<'_, P>,
     channel: &Arc<Channel<P>>,
     payload: P,
 ) -> Result<Published, P> {
@@ -183,6 +197,7 @@ fn publish_when_free<P: Clone + Send + 'static>(
     let started = Instant::now();
     #[cfg(test)]
     before_waiting::run();
+    let entry = engine.trie.guard(channel);
     let mut turn = entry.turn();
     if may_not_publish(engine, &turn) {
         return Err(payload);

@@ -1,50 +1,80 @@
-//! A publish to one recipient, which has subscribed to the channel itself: nothing is cloned, merged or told apart,
-//! and no user code runs.
+//! A publish to one recipient, by the channel itself or by a pattern: nothing is cloned, merged or told apart, and no
+//! user code runs. Whatever else there is goes to [`many`].
 
 use std::sync::Arc;
 
-use super::{Interrupt, Published, deliver};
+use super::{Interrupt, Published, deliver, many};
+use crate::engine::Engine;
 use crate::trie::{Channel, Counts, Turn};
 
-/// Publishes if there is one recipient and its inbox has room. Otherwise the turn and the payload come back.
+/// Publishes in the turn.
 #[inline(always)]
-pub(super) fn publish<'a, P>(
+pub(super) fn publish<P: Clone + Send + 'static>(
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
-    turn: Turn<'a, P>,
     payload: P,
-) -> Result<Published, (Turn<'a, P>, P)> {
-    if turn.patterns.is_empty()
-        && let [Some(recipient)] = turn.exact.slots()
-        && let Some(source) = &turn.source
-    {
-        return match deliver(recipient, false, payload, source.get()) {
-            Ok(()) => {
-                channel.counters.add(Counts::of_one(1));
-                drop(turn);
-                Ok(Published { delivered: 1, dropped: 0 })
+    turn: Turn<'_, P>,
+) -> Published {
+    match (&turn.patterns[..], turn.exact.slots(), &turn.source) {
+        ([], [Some(recipient)], Some(source)) => {
+            match deliver(recipient, false, payload, source.get()) {
+                Ok(()) => delivered(channel, turn),
+                Err(interrupt) => interrupted(engine, channel, interrupt, turn),
             }
-            Err(interrupt) => interrupted(channel, turn, interrupt),
-        };
+        }
+        ([_], [], _) => by_pattern(engine, channel, payload, turn),
+        _ => many::publish(engine, channel, payload, None, turn),
     }
-    Err((turn, payload))
 }
 
-/// Ends a publish whose message did not go in the ordinary way, or gives it back.
+#[inline(never)]
+fn by_pattern<P: Clone + Send + 'static>(
+    engine: &Engine<P>,
+    channel: &Arc<Channel<P>>,
+    payload: P,
+    turn: Turn<'_, P>,
+) -> Published {
+    if let [known] = &turn.patterns[..] {
+        let recipients = known.entry().read();
+        // A pattern that nobody holds any more has no recipients: a publish to many removes it.
+        if let [Some(recipient)] = recipients.slots() {
+            let result = deliver(recipient, true, payload, known.source().get());
+            drop(recipients);
+            return match result {
+                Ok(()) => delivered(channel, turn),
+                Err(interrupt) => interrupted(engine, channel, interrupt, turn),
+            };
+        }
+    }
+    many::publish(engine, channel, payload, None, turn)
+}
+
+#[inline(always)]
+fn delivered<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Published {
+    channel.counters.add(Counts::of_one(1));
+    drop(turn);
+    Published { delivered: 1, dropped: 0 }
+}
+
+/// Goes on with a message that was not delivered.
 #[cold]
 #[inline(never)]
-fn interrupted<'a, P>(
+fn interrupted<P: Clone + Send + 'static>(
+    engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
-    turn: Turn<'a, P>,
     interrupt: Interrupt<P>,
-) -> Result<Published, (Turn<'a, P>, P)> {
+    turn: Turn<'_, P>,
+) -> Published {
     match interrupt {
-        Interrupt::Full(message) => Err((turn, message.payload)),
+        // The inbox is tried once more there, and its policy applied.
+        Interrupt::Full(message) => many::publish(engine, channel, message.payload, None, turn),
         Interrupt::Undeliverable(message) => {
             channel.counters.add(Counts::of_one(0));
-            // A payload is dropped after the turn.
             drop(turn);
+            // A payload is dropped after the turn.
+            engine.trie.retire_if_closed(channel);
             drop(message);
-            Ok(Published { delivered: 0, dropped: 0 })
+            Published { delivered: 0, dropped: 0 }
         }
     }
 }

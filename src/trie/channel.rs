@@ -148,7 +148,7 @@ impl<P> Channel<P> {
             subscribers: AtomicUsize::new(0),
             position: AtomicU32::new(NONE),
             needs_reaccount: AtomicBool::new(false),
-            accounted: AtomicUsize::new(0),
+            accounted: AtomicUsize::new(route.patterns.len()),
             counters: Counters::default(),
             turn: Mutex::new(route),
         }

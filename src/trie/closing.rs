@@ -57,8 +57,8 @@ impl<P> Trie<P> {
     /// Takes a pattern's recipients and drops them, if the trie has been closed.
     ///
     /// Whoever has held the lock of the recipients outside of a turn must call this after unlocking it: a thread that
-    /// closed the trie meanwhile has found the lock taken. (The end of a turn does it for the locks that were held in
-    /// it.)
+    /// closed the trie meanwhile has found the lock taken. (For the locks that
+    /// were held in a turn, whoever takes the entry apart does it.)
     #[inline]
     pub(crate) fn shut_if_closed(&self, entry: &PatternEntry<P>) {
         if self.is_closed() {

@@ -7,9 +7,10 @@ use crate::reentrancy;
 
 /// An entry in use: whoever takes its turn has one of these, and drops it after the turn.
 ///
-/// It does what had to wait until the turn was free, by unwinding too: on a bus that was closed meanwhile, it takes
+/// It does what the turn's holder must do afterwards, by unwinding too: on a bus that was closed meanwhile, it takes
 /// the entry apart, since closing does not wait for turns; and it has the stripe account for a recent name whose cost
-/// has changed.
+/// has changed. A publish that runs user code before its guard is dropped calls
+/// [`retire_if_closed`](Trie::retire_if_closed) first.
 pub(crate) struct EntryGuard<'a, P> {
     trie: &'a Trie<P>,
     channel: &'a Arc<Channel<P>>,

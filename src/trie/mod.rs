@@ -39,7 +39,6 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
 pub(crate) use channel::{Channel, Counters, Counts};
-pub(crate) use entry_guard::EntryGuard;
 pub(crate) use patterns::PatternEntry;
 pub(crate) use recipients::{Recipient, Recipients, Totals};
 pub(crate) use route::{Route, Turn};
@@ -99,10 +98,7 @@ impl<P> Trie<P> {
         if self.is_closed() {
             return None;
         }
-        match self.stripes.find(name, hash, Purpose::Publish) {
-            Some(channel) => Some(channel),
-            None => self.stripes.entry(name, hash, Purpose::Publish, &self.patterns),
-        }
+        self.stripes.entry(name, hash, Purpose::Publish, &self.patterns)
     }
 
     /// Brings the patterns of a route up to date, for a look at them.

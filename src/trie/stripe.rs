@@ -18,7 +18,7 @@ use super::recent::probation::{self, Probation};
 use super::recent::{self, Removed};
 use super::route::Route;
 use crate::small_str::SmallStr;
-use crate::sync::{Ordering, RwLock};
+use crate::sync::{Ordering, RwLock, RwLockReadGuard};
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
@@ -101,17 +101,33 @@ impl<P> Stripes<P> {
         stripe.find(name, hash).or_else(|| stripe.probation.find(name, hash)).cloned()
     }
 
-    /// Returns the entry of `name`, if the table has one.
+    /// Returns the entry of `name`, if it has one.
     #[inline(always)]
     pub(super) fn find(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
         let stripe = self.stripe(hash).read();
-        let channel = stripe.find(name, hash)?;
-        channel.pin_for(purpose);
-        Some(Arc::clone(channel))
+        if let Some(channel) = stripe.find(name, hash) {
+            channel.pin_for(purpose);
+            return Some(Arc::clone(channel));
+        }
+        self.find_on_probation(stripe, name, hash, purpose)
+    }
+
+    /// Returns the entry of a name that is not in the table of its `stripe`, if it is on probation.
+    #[inline(never)]
+    fn find_on_probation(
+        &self,
+        stripe: RwLockReadGuard<'_, Stripe<P>>,
+        name: &str,
+        hash: u64,
+        purpose: Purpose,
+    ) -> Option<Arc<Channel<P>>> {
+        let is_on_probation = stripe.probation.find(name, hash).is_some();
+        drop(stripe);
+        if is_on_probation { self.promote(name, hash, purpose) } else { None }
     }
 
     /// Returns the entry of `name`, made if there is none; `None` if the bus is closed.
-    #[inline(never)]
+    #[inline]
     pub(super) fn entry(
         &self,
         name: &str,
@@ -122,17 +138,27 @@ impl<P> Stripes<P> {
     where
         P: Send + 'static,
     {
-        if let Some(channel) = self.find(name, hash, purpose) {
-            return Some(channel);
+        match self.find(name, hash, purpose) {
+            Some(channel) => Some(channel),
+            None => self.make_entry(name, hash, purpose, patterns),
         }
-        let is_on_probation = self.stripe(hash).read().probation.find(name, hash).is_some();
-        if is_on_probation && let Some(channel) = self.promote(name, hash, purpose) {
-            return Some(channel);
-        }
+    }
+
+    #[inline(never)]
+    fn make_entry(
+        &self,
+        name: &str,
+        hash: u64,
+        purpose: Purpose,
+        patterns: &Patterns<P>,
+    ) -> Option<Arc<Channel<P>>>
+    where
+        P: Send + 'static,
+    {
         // Before locking: matching takes its time, and the locks of the pattern trie.
         let text = SmallStr::new(name);
         let route = Route::derive(&text, patterns);
-        self.insert(Channel::new(text, hash, route), purpose)
+        self.insert(Arc::new(Channel::new(text, hash, route)), purpose)
     }
 
     /// Moves the entry of a name from probation to the table, if it is still there.
@@ -145,10 +171,13 @@ impl<P> Stripes<P> {
     }
 
     /// Adds an entry, unless another thread has added one for its name meanwhile: returns the one that is there.
-    pub(super) fn insert(&self, entry: Channel<P>, purpose: Purpose) -> Option<Arc<Channel<P>>> {
+    pub(super) fn insert(
+        &self,
+        entry: Arc<Channel<P>>,
+        purpose: Purpose,
+    ) -> Option<Arc<Channel<P>>> {
         // What is removed or not needed is dropped after unlocking.
         let mut removed = Removed::new();
-        let entry = Arc::new(entry);
         let mut stripe = self.stripe(entry.hash).write();
         if stripe.closed {
             return None;
@@ -160,12 +189,13 @@ impl<P> Stripes<P> {
             }
             None => stripe.promote(entry.name(), entry.hash, purpose, &mut removed),
         };
-        let channel = known.unwrap_or_else(|| {
-            stripe.insert(Arc::clone(&entry), purpose, &mut removed);
-            Arc::clone(&entry)
-        });
+        if known.is_some() {
+            drop(stripe);
+            return known;
+        }
+        stripe.insert(Arc::clone(&entry), purpose, &mut removed);
         drop(stripe);
-        Some(channel)
+        Some(entry)
     }
 
     /// Accounts for a recent name at what it costs with the patterns that match it now. One that exceeds the whole
@@ -308,10 +338,9 @@ impl<P> Stripe<P> {
         }
         let was_recent = self.ghosts.take(channel.hash);
         if purpose == Purpose::Publish {
-            let patterns = channel.patterns_to_account().unwrap_or(0);
-            let cost = Channel::<P>::cost(channel.name(), patterns);
             // Relaxed: under the stripe's lock.
-            channel.accounted.store(patterns, Ordering::Relaxed);
+            let patterns = channel.accounted.load(Ordering::Relaxed);
+            let cost = Channel::<P>::cost(channel.name(), patterns);
             if !was_recent && self.put_on_probation(&channel, cost, removed) {
                 return;
             }

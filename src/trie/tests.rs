@@ -541,7 +541,7 @@ fn two_that_both_found_no_entry_come_to_one() {
             let entry = || {
                 let text = SmallStr::new(&name);
                 let route = Route::derive(&text, &patterns);
-                Channel::new(text, hash, route)
+                Arc::new(Channel::new(text, hash, route))
             };
             let [one, other] =
                 [first, second].map(|purpose| stripes.insert(entry(), purpose).unwrap());

@@ -30,7 +30,8 @@ impl Ghosts {
         Some(&mut self.sets[hash as usize & mask])
     }
 
-    /// Bits that chose neither the stripe nor the set: one name passes for another once in hundreds of millions of look-ups.
+    /// Bits that chose neither the stripe nor the set: one name passes for another once in hundreds of millions of
+    /// look-ups.
     fn mark(hash: u64) -> u32 {
         (hash >> 44 << 12 | hash >> 16 & 0xfff) as u32 | 1
     }
