@@ -214,7 +214,7 @@ impl<P> Channel<P> {
         self.turn.get_mut().cool()
     }
 
-    /// Has the next [`EntryGuard`](super::EntryGuard) that is dropped ask the stripe to account for the entry again.
+    /// Has the next [`EntryGuard`](super::entry_guard::EntryGuard) that is dropped ask the stripe to account for the entry again.
     pub(super) fn request_reaccount(&self) {
         // Relaxed: what changed is read in the turn. A publisher that does not see this leaves it to the next one.
         self.needs_reaccount.store(true, Ordering::Relaxed);
