@@ -1,11 +1,12 @@
 //! Where a message came from: the value that all messages of a channel's subscriptions, or of one pattern on that
 //! channel, point to.
 
+use std::any::Any;
 use std::hash::{Hash, Hasher};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use crate::batch_arc::{BatchArc, BatchRef, DeferredDecrements, Shared};
+use crate::batch_arc::{BatchArc, BatchArcWithPart, BatchRef, DeferredDecrements, Shared};
 use crate::pattern::Pattern;
 use crate::small_str::SmallStr;
 
@@ -23,7 +24,7 @@ pub(crate) struct Source {
 }
 
 /// What has a pattern.
-pub(crate) trait Named: Send + Sync + UnwindSafe + RefUnwindSafe {
+pub(crate) trait Named: Any + Send + Sync + UnwindSafe + RefUnwindSafe {
     fn pattern(&self) -> &Pattern;
 
     /// Returns the pattern's text.
@@ -124,16 +125,18 @@ impl Hash for SourceRef {
 }
 
 /// A pattern that matches a channel, and what its messages on that channel point to.
-pub(crate) struct PatternSource<T> {
-    source: BatchArc<Source>,
-    entry: Arc<T>,
-}
+pub(crate) struct PatternSource<T>(BatchArcWithPart<Source, T>);
 
-impl<T: Named + 'static> PatternSource<T> {
+impl<T: Named> PatternSource<T> {
     pub(crate) fn new(channel: SmallStr, entry: Arc<T>) -> Self {
-        let source =
-            BatchArc::new(Source::new(channel, Some(Arc::clone(&entry) as Arc<dyn Named>)));
-        Self { source, entry }
+        let source = BatchArc::new(Source::new(channel, Some(entry)));
+        Self(BatchArcWithPart::new(source, |source| {
+            let named = source.pattern.as_deref().map(|named| named as &dyn Any);
+            let Some(entry) = named.and_then(<dyn Any>::downcast_ref) else {
+                unreachable!("it is the entry that the source was made of")
+            };
+            entry
+        }))
     }
 }
 
@@ -141,13 +144,13 @@ impl<T> PatternSource<T> {
     /// Returns what the messages point to.
     #[inline]
     pub(crate) fn source(&self) -> &BatchArc<Source> {
-        &self.source
+        self.0.whole()
     }
 
     /// Returns the pattern's entry.
     #[inline]
     pub(crate) fn entry(&self) -> &T {
-        &self.entry
+        self.0.part()
     }
 }
 

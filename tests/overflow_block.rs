@@ -27,7 +27,7 @@ struct Waiting {
 fn waiting(overflow: Overflow, subscribe: impl FnOnce(&Subscriber<u32>)) -> Waiting {
     let bus: Bus<u32> = Bus::new();
     let full = bounded(&bus, 1, overflow).subscribe("filler").unwrap();
-    // The full inbox subscribes first, so it precedes the witness in subscription order.
+    // Before the witness, so that the publish comes to the full inbox first.
     subscribe(&full);
     assert_eq!(bus.publish("filler", 0u32), receipt(1, 0));
     let witness = bounded(&bus, 16, Overflow::DropNewest).subscribe("ab").unwrap();
@@ -35,7 +35,7 @@ fn waiting(overflow: Overflow, subscribe: impl FnOnce(&Subscriber<u32>)) -> Wait
         let bus = bus.clone();
         thread::spawn(move || bus.publish("ab", 1u32))
     };
-    // Inboxes with room are served first.
+    // A publish waits when its turn is over: by then, the witness has its message.
     assert_eq!(witness.recv_message_timeout(WATCHDOG).unwrap().payload, 1);
     Waiting { bus, full, witness, publisher }
 }

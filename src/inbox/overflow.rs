@@ -46,6 +46,20 @@ pub(crate) struct BlockedSend<P> {
     state: Arc<AtomicU32>,
 }
 
+/// A message whose wait for room ended without its entering the inbox.
+#[must_use = "a loss is to be counted"]
+pub(crate) struct Unsent<P> {
+    pub(crate) message: Message<P>,
+    /// It counts as lost: nobody has read the inbox's end yet.
+    pub(crate) is_lost: bool,
+}
+
+impl<P> Unsent<P> {
+    fn lost(message: Message<P>) -> Self {
+        Self { message, is_lost: true }
+    }
+}
+
 /// The inbox's side of a [`BlockedSend`].
 pub(super) struct WaitingSender {
     /// The id of the subscription that the message came by.
@@ -254,19 +268,17 @@ impl<P> BlockedSend<P> {
     }
 
     /// Calls `send` until the message has entered, the wait is cancelled, or `deadline` has passed. `send` returns the
-    /// message if there is still no room.
-    ///
-    /// Returns a message that did not enter, and `true` if it counts as lost.
+    /// message if there is still no room. Returns the message if it did not enter.
     pub(crate) fn finish(
         mut self,
         deadline: Option<Instant>,
         mut send: impl FnMut(Message<P>) -> Option<Message<P>>,
-    ) -> Option<(Message<P>, bool)> {
+    ) -> Option<Unsent<P>> {
         let mut interval = MIN_ROOM_POLL;
         loop {
             // AcqRel, here and below: partner of `Inbox::cancel_where`. One of the two threads counts the loss.
             if self.state.fetch_or(SENDING, Ordering::AcqRel) & CANCELLED != 0 {
-                return Some((self.message.take()?, true));
+                return self.message.take().map(Unsent::lost);
             }
             self.message = send(self.message.take()?);
             let now = Instant::now();
@@ -284,20 +296,18 @@ impl<P> BlockedSend<P> {
         }
     }
 
-    /// Stops waiting. Returns the message, and `true` if it counts as lost.
-    pub(crate) fn give_up(self) -> Option<(Message<P>, bool)> {
+    /// Stops waiting. Returns the message.
+    pub(crate) fn give_up(mut self) -> Option<Unsent<P>> {
         if self.state.fetch_or(SENDING, Ordering::AcqRel) & CANCELLED != 0 {
-            let mut this = self;
-            return Some((this.message.take()?, true));
+            return self.message.take().map(Unsent::lost);
         }
         self.refuse()
     }
 
     /// Counts the message as lost, unless it has entered or the inbox has terminated.
-    fn refuse(mut self) -> Option<(Message<P>, bool)> {
+    fn refuse(mut self) -> Option<Unsent<P>> {
         let message = self.message.take()?;
-        let counted = self.inbox.record_loss(&self.inbox.refused);
-        Some((message, counted))
+        Some(Unsent { message, is_lost: self.inbox.record_loss(&self.inbox.refused) })
     }
 
     fn is_cancelled(&self) -> bool {
@@ -382,7 +392,7 @@ mod tests {
                 close();
                 Some(message)
             });
-            let unsent = unsent.map(|(message, is_lost)| (message.payload, is_lost));
+            let unsent = unsent.map(|unsent| (unsent.message.payload, unsent.is_lost));
             assert_eq!((unsent, inbox.missed()), (Some((2, true)), 1), "is sending: {is_sending}");
         }
     }

@@ -167,9 +167,9 @@ impl<'a, P> AfterTurn<'a, P> {
             };
             match wait.finish(deadline, send) {
                 None => recipient.hand_over_count(),
-                Some((message, is_lost)) => {
-                    dead.push(message);
-                    waited.dropped += u64::from(is_lost);
+                Some(unsent) => {
+                    dead.push(unsent.message);
+                    waited.dropped += u64::from(unsent.is_lost);
                 }
             }
         }
@@ -186,9 +186,9 @@ impl<'a, P> AfterTurn<'a, P> {
         disconnect(self.engine, &mut scratch.disconnected);
         let mut waited = mem::take(&mut scratch.waited);
         while let Some((_, wait)) = scratch.waits.pop_front() {
-            if let Some((message, is_lost)) = wait.give_up() {
-                scratch.dead.push(message);
-                waited.dropped += u64::from(is_lost);
+            if let Some(unsent) = wait.give_up() {
+                scratch.dead.push(unsent.message);
+                waited.dropped += u64::from(unsent.is_lost);
             }
         }
         if waited.delivered + waited.dropped > 0 {

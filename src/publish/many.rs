@@ -61,10 +61,10 @@ struct Delivery<'a> {
     remaining: usize,
     /// `AfterTurn::admit` must be asked for each inbox: some take a publish once, or are barred for the rest of this
     /// turn.
-    is_checked: bool,
-    /// All recipients but those passed: what has been delivered so far is `expected - remaining`.
+    asks_admission: bool,
+    /// All recipients but those skipped: what has been delivered so far is `expected - remaining`.
     expected: u64,
-    /// What became of the messages for those passed.
+    /// What became of the messages for those skipped.
     counts: Counts,
     counters: &'a Counters,
 }
@@ -86,7 +86,8 @@ impl<'a> Delivery<'a> {
     #[inline]
     fn new(exact: Totals, counters: &'a Counters) -> Self {
         let counts = Counts::of_one(0);
-        let mut delivery = Self { remaining: 0, is_checked: false, expected: 0, counts, counters };
+        let mut delivery =
+            Self { remaining: 0, asks_admission: false, expected: 0, counts, counters };
         delivery.add(exact);
         delivery
     }
@@ -96,7 +97,7 @@ impl<'a> Delivery<'a> {
     fn add(&mut self, recipients: Totals) {
         self.remaining += recipients.len;
         self.expected += recipients.len as u64;
-        self.is_checked |= recipients.deduplicating > 0;
+        self.asks_admission |= recipients.deduplicating > 0;
     }
 
     /// Returns what the publish has done so far.
@@ -153,7 +154,7 @@ impl<'a> Delivery<'a> {
     ) {
         let mut from = 0;
         while let Some(original) = &*payload {
-            let stop = if self.is_checked || segment.is_shared {
+            let stop = if self.asks_admission || segment.is_shared {
                 self.deliver_clones::<P, false>(segment, from, original, after)
             } else {
                 self.deliver_clones::<P, true>(segment, from, original, after)
@@ -180,15 +181,15 @@ impl<'a> Delivery<'a> {
                 }
                 Stop::Interrupt(at, interrupt) => (at, interrupt),
             };
-            self.pass();
+            self.skip();
             self.counts += after.resolve(segment, at, interrupt);
-            self.is_checked |= after.has_barred();
+            self.asks_admission |= after.has_barred();
             from = at + 1;
         }
     }
 
-    /// Passes a recipient that does not get the message in the ordinary way.
-    fn pass(&mut self) {
+    /// Skips a recipient that does not get the message in the ordinary way.
+    fn skip(&mut self) {
         self.remaining -= 1;
         self.expected -= 1;
     }
@@ -213,7 +214,7 @@ impl<'a> Delivery<'a> {
                 later.inbox.prefetch();
             }
             if let Some(recipient) = slot {
-                let admission = if PLAIN || !self.is_checked {
+                let admission = if PLAIN || !self.asks_admission {
                     Admission::Send
                 } else {
                     after.admit(&recipient.inbox)
@@ -229,7 +230,7 @@ impl<'a> Delivery<'a> {
                         self.remaining -= 1;
                     }
                     Admission::Bar => return Stop::Barred(at),
-                    Admission::Skip => self.pass(),
+                    Admission::Skip => self.skip(),
                 }
             }
             at += 1;

@@ -7,7 +7,6 @@
 use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
 
-use super::recent::clock;
 use super::recipients::Recipient;
 use super::route::{Route, Turn};
 use super::stripe::Purpose;
@@ -106,28 +105,29 @@ impl Counters {
 /// Where the entry of a recent name lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Position {
-    Probation(u32),
+    Probation,
+    /// In this slot of the CLOCK.
     Clock(u32),
 }
 
 /// No position.
 const NONE: u32 = u32::MAX;
 
-/// Where the numbers of positions in probation begin.
-const PROBATION: u32 = clock::MAX_ENTRIES;
+/// On probation.
+const PROBATION: u32 = u32::MAX - 1;
 
 impl Position {
     fn from_bits(bits: u32) -> Option<Self> {
         match bits {
             NONE => None,
-            PROBATION.. => Some(Self::Probation(bits - PROBATION)),
+            PROBATION => Some(Self::Probation),
             _ => Some(Self::Clock(bits)),
         }
     }
 
     fn to_bits(self) -> u32 {
         match self {
-            Self::Probation(at) => PROBATION + at,
+            Self::Probation => PROBATION,
             Self::Clock(at) => at,
         }
     }
@@ -214,7 +214,16 @@ impl<P> Channel<P> {
         self.turn.get_mut().cool()
     }
 
-    /// Has the next [`EntryGuard`](super::entry_guard::EntryGuard) that is dropped ask the stripe to account for the entry again.
+    /// Counts the publish that the name's ghost stands for: the publish to come makes two, and the CLOCK gives the entry a
+    /// second chance.
+    pub(super) fn count_earlier_publish(&self) {
+        if let Some(mut route) = self.try_turn() {
+            route.count_use();
+        }
+    }
+
+    /// Has the next [`EntryGuard`](super::entry_guard::EntryGuard) that is dropped ask the stripe to account for the
+    /// entry again.
     pub(super) fn request_reaccount(&self) {
         // Relaxed: what changed is read in the turn. A publisher that does not see this leaves it to the next one.
         self.needs_reaccount.store(true, Ordering::Relaxed);

@@ -85,7 +85,9 @@ impl<P> Default for Recipients<P> {
 /// read.
 impl<P> Drop for Recipients<P> {
     fn drop(&mut self) {
-        for_each_then_resume(self.slots.drain(..), drop);
+        if !self.slots.is_empty() {
+            for_each_then_resume(self.slots.drain(..), drop);
+        }
     }
 }
 

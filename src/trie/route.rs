@@ -55,8 +55,8 @@ impl<P> Route<P> {
     where
         P: Send + 'static,
     {
-        let mut route =
-            Self { generation: patterns.generation(name.as_str().as_bytes()), ..Self::empty() };
+        let mut route = Self::empty();
+        route.generation = patterns.generation(name.as_str().as_bytes());
         patterns.matching(name.as_str(), |entry| {
             route.patterns.push(PatternSource::new(name.clone(), Arc::clone(entry)));
         });
@@ -86,13 +86,19 @@ impl<P> Route<P> {
         is_cool
     }
 
+    /// Counts a publish.
+    #[inline]
+    pub(super) fn count_use(&mut self) {
+        self.uses = 2.min(self.uses + 1);
+    }
+
     /// Brings `patterns` up to date for a publish.
     #[inline]
     pub(crate) fn refresh(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
-        self.uses = 2.min(self.uses + 1);
+        self.count_use();
         self.update(channel, patterns);
     }
 

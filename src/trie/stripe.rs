@@ -14,7 +14,6 @@ use super::patterns::Patterns;
 use super::probe_table::{Hashed, ProbeTable};
 use super::recent::clock::Clock;
 use super::recent::ghosts::Ghosts;
-use super::recent::probation::{self, Probation};
 use super::recent::{self, Removed};
 use super::route::Route;
 use crate::small_str::SmallStr;
@@ -34,7 +33,8 @@ pub(super) struct Stripes<P> {
 
 pub(super) struct Stripe<P> {
     pub(super) channels: ProbeTable<Listed<P>>,
-    pub(super) probation: Probation<P>,
+    /// The entry of a name that was published to once, the newest of them.
+    pub(super) probation: Option<Arc<Channel<P>>>,
     /// Recent names whose entries are in the table. Some have since been subscribed.
     pub(super) clock: Clock,
     pub(super) ghosts: Ghosts,
@@ -98,7 +98,7 @@ impl<P> Stripes<P> {
     /// Returns the entry of `name`, if it has one.
     pub(super) fn get(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         let stripe = self.stripe(hash).read();
-        stripe.find(name, hash).or_else(|| stripe.probation.find(name, hash)).cloned()
+        stripe.find(name, hash).or_else(|| stripe.find_on_probation(name, hash)).cloned()
     }
 
     /// Returns the entry of `name`, if it has one.
@@ -121,7 +121,7 @@ impl<P> Stripes<P> {
         hash: u64,
         purpose: Purpose,
     ) -> Option<Arc<Channel<P>>> {
-        let is_on_probation = stripe.probation.find(name, hash).is_some();
+        let is_on_probation = stripe.find_on_probation(name, hash).is_some();
         drop(stripe);
         if is_on_probation { self.promote(name, hash, purpose) } else { None }
     }
@@ -278,7 +278,7 @@ impl<P> Stripes<P> {
     #[cfg(test)]
     pub(super) fn is_on_probation(&self, name: &str) -> bool {
         let hash = self.hash(name);
-        self.stripe(hash).read().probation.find(name, hash).is_some()
+        self.stripe(hash).read().find_on_probation(name, hash).is_some()
     }
 
     /// Returns the number of entries, and what recent names are accounted for, in bytes.
@@ -290,7 +290,7 @@ impl<P> Stripes<P> {
                 Channel::<P>::cost(channel.name(), channel.accounted.load(Ordering::Relaxed))
             };
             let on_probation: usize = stripe.probation.iter().map(cost).sum();
-            let len = stripe.channels.len() + stripe.probation.len();
+            let len = stripe.channels.len() + stripe.probation.iter().len();
             (entries + len, bytes + stripe.clock.cost() + on_probation)
         })
     }
@@ -299,16 +299,14 @@ impl<P> Stripes<P> {
 impl<P> Stripe<P> {
     /// One of `count` stripes.
     fn new(count: usize) -> Self {
-        let names = probation::NAMES / count;
         let bytes = (recent::BYTES / count).max(recent::MIN_STRIPE_BYTES);
         let ghosts = bytes / recent::GHOSTS;
-        let probation = probation::SET_BYTES * (names / probation::WAYS).max(1);
         Self {
             channels: ProbeTable::default(),
-            probation: Probation::new(names),
+            probation: None,
             clock: Clock::default(),
             ghosts: Ghosts::new(ghosts),
-            budget: bytes - ghosts - probation,
+            budget: bytes - ghosts - recent::PROBATION_BYTES,
             folded: Counters::default(),
             closed: false,
         }
@@ -337,12 +335,18 @@ impl<P> Stripe<P> {
             self.make_room(0, usize::MAX, removed);
         }
         let was_recent = self.ghosts.take(channel.hash);
+        let mut channel = channel;
         if purpose == Purpose::Publish {
             // Relaxed: under the stripe's lock.
             let patterns = channel.accounted.load(Ordering::Relaxed);
             let cost = Channel::<P>::cost(channel.name(), patterns);
-            if !was_recent && self.put_on_probation(&channel, cost, removed) {
-                return;
+            if was_recent {
+                channel.count_earlier_publish();
+            } else {
+                match self.put_on_probation(channel, cost, removed) {
+                    Ok(()) => return,
+                    Err(back) => channel = back,
+                }
             }
             if cost <= self.budget {
                 // First room: the entry to come is the coldest, and its publish is yet to come.
@@ -392,10 +396,10 @@ impl<P> Stripe<P> {
     /// Takes out an entry that is detached.
     fn forget(&mut self, channel: &Arc<Channel<P>>) {
         self.folded.add(channel.counters.read());
-        self.probation.remove(channel);
+        self.remove_from_probation(channel);
         self.clock_out(channel);
         self.clock.trim();
         self.channels.remove(channel.hash as u32, |other| Arc::ptr_eq(&other.channel, channel));
-        self.channels.shrink(self.probation.len());
+        self.channels.shrink(self.probation.iter().len());
     }
 }
