@@ -72,7 +72,7 @@ impl Panics {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| each(item))) {
                 match self.0 {
                     None => self.0 = Some(panic),
-                    Some(_) => Self::discard(panic),
+                    Some(_) => discard(panic),
                 }
             }
         }
@@ -82,17 +82,17 @@ impl Panics {
     /// would abort the process.
     pub(crate) fn resume(self) {
         match self.0 {
-            Some(panic) if thread::panicking() => Self::discard(panic),
+            Some(panic) if thread::panicking() => discard(panic),
             Some(panic) => resume_unwind(panic),
             None => {}
         }
     }
+}
 
-    /// Drops the payload of a panic. Its own `Drop` may panic: what that panics with is leaked.
-    fn discard(panic: Box<dyn Any + Send>) {
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-        dropped.unwrap_or_else(mem::forget);
-    }
+/// Drops the payload of a panic. Its own `Drop` may panic: what that panics with is leaked.
+pub(crate) fn discard(panic: Box<dyn Any + Send>) {
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    dropped.unwrap_or_else(mem::forget);
 }
 
 /// Calls `each` for every item, even after it has panicked for one, and then resumes the first panic.

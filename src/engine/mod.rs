@@ -17,6 +17,7 @@ use crate::reentrancy::{self, Panics, for_each_then_resume};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::trie::Trie;
+use crate::wakeups;
 use retired::Deferred;
 
 /// See the module's documentation.
@@ -135,6 +136,7 @@ impl<P> Engine<P> {
 
     #[cold]
     fn release_pending(&self) {
+        let _wakeups = wakeups::CallOnDrop;
         for_each_then_resume(self.deferred.take(), |parts| self.release(parts));
     }
 
@@ -155,6 +157,7 @@ impl<P> Engine<P> {
         if self.is_closed.load(Ordering::Relaxed) {
             return;
         }
+        let _wakeups = wakeups::CallOnDrop;
         self.trie.shut_down();
         // Only the inboxes are closed here: the trie itself lets go of their subscriptions.
         let subscribers = self.registry.live();

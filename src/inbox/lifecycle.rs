@@ -30,7 +30,8 @@ use crossbeam_utils::Backoff;
 
 use super::overflow::MIN_ROOM_POLL;
 use super::receive::Next;
-use super::{EVENTS, Inbox, LazyState};
+use super::waiters::WaitList;
+use super::{EVENTS, Inbox, Inner, LazyState};
 use crate::event::{Event, Message};
 use crate::pattern::Pattern;
 use crate::sync::Ordering;
@@ -96,7 +97,8 @@ impl<P> Inbox<P> {
         }
         let change = change();
         let mut inner = self.inner.lock();
-        let lazy = inner.lazy.get_or_insert_default();
+        let Inner { lazy, waiting, .. } = &mut *inner;
+        let lazy = lazy.get_or_insert_default();
         if lazy.nothing_pending() {
             // SeqCst, and before the queue is counted: partner of the loads in `try_recv_fast` and `try_recv_slow`. A
             // receive that has taken a message and does not see the bit took it before the count.
@@ -107,7 +109,7 @@ impl<P> Inbox<P> {
         }
         let position = self.tail_position(lazy);
         lazy.events.push_back(PendingEvent { change, count, position });
-        self.wake_receiver_locked(lazy);
+        self.wake_receiver_locked(waiting);
     }
 
     /// Returns the position of the next message that will be sent. Waits for a take that is under way, and counts the
@@ -141,23 +143,24 @@ impl<P> Inbox<P> {
 
     /// Counts a message that left the queue under the lock while `EVENTS` is set, and wakes a receiver if that makes an
     /// event due.
-    pub(super) fn advance_head(&self, lazy: &mut LazyState<P>) {
+    pub(super) fn advance_head(&self, lazy: &mut LazyState<P>, waiting: &mut WaitList) {
         lazy.head += 1;
-        self.wake_receiver_if_due(lazy);
+        self.wake_receiver_if_due(lazy, waiting);
     }
 
-    /// Wakes a receiver that sleeps if an event can be read.
-    fn wake_receiver_if_due(&self, lazy: &mut LazyState<P>) {
+    /// Wakes a receiver that waits if an event can be read.
+    fn wake_receiver_if_due(&self, lazy: &LazyState<P>, waiting: &mut WaitList) {
         if lazy.is_event_due() || !lazy.events.is_empty() && self.queue.is_empty() {
-            self.wake_receiver_locked(lazy);
+            self.wake_receiver_locked(waiting);
         }
     }
 
     /// Returns the pending event or the deferred message that comes before the next queued message, if there is one.
     /// Called when `EVENTS` was seen.
     pub(super) fn next_pending(&self) -> Next<'_, P> {
-        let mut inner = self.inner.lock();
-        let Some(lazy) = inner.lazy.as_mut().filter(|lazy| !lazy.nothing_pending()) else {
+        let mut guard = self.inner.lock();
+        let Inner { lazy, waiting, .. } = &mut *guard;
+        let Some(lazy) = lazy.as_mut().filter(|lazy| !lazy.nothing_pending()) else {
             return Next::Queued(None);
         };
         let none_readable = self.queue.is_empty() && lazy.deferred.is_empty();
@@ -167,7 +170,7 @@ impl<P> Inbox<P> {
             lazy.deferred.pop_front().map(|(_, message)| message.into())
         };
         // Another clone may sleep, and the caller may be busy with `next` for long.
-        self.wake_receiver_if_due(lazy);
+        self.wake_receiver_if_due(lazy, waiting);
         if lazy.nothing_pending() {
             // Frees the memory too: most subscribers get a few events and then none.
             lazy.events = VecDeque::new();
@@ -177,7 +180,7 @@ impl<P> Inbox<P> {
         }
         match next {
             Some(next) => Next::Event(next),
-            None => Next::Queued(Some(inner)),
+            None => Next::Queued(Some(guard)),
         }
     }
 
@@ -186,7 +189,8 @@ impl<P> Inbox<P> {
     #[cold]
     pub(super) fn reconcile(&self, message: Message<P>) -> Option<Message<P>> {
         let mut inner = self.inner.lock();
-        if let Some(lazy) = inner.lazy.as_mut().filter(|lazy| !lazy.nothing_pending()) {
+        let Inner { lazy, waiting, .. } = &mut *inner;
+        if let Some(lazy) = lazy.as_mut().filter(|lazy| !lazy.nothing_pending()) {
             // Relaxed: only this thread's own writes must be seen.
             lazy.count_unlocked_takes(self.take_seq.load(Ordering::Relaxed));
             let position = lazy.last_unlocked;
@@ -196,7 +200,7 @@ impl<P> Inbox<P> {
                 self.after_take();
                 return None;
             }
-            self.wake_receiver_if_due(lazy);
+            self.wake_receiver_if_due(lazy, waiting);
         }
         // `after_take` locks it again.
         drop(inner);

@@ -5,7 +5,7 @@
 //! - `overflow`: messages that find the queue full, and the count of lost messages.
 //! - `lifecycle`: lifecycle events, and their positions among the messages.
 //! - `receive`: the fast path and the slow path of a receive, and waiting for something to read.
-//! - `waiters`: receivers that sleep, and waking them.
+//! - `waiters`: receivers that wait, threads and tasks, and waking them.
 //!
 //! A publisher sends through the `Sender` in its route. While the queue has room, the publisher reads only one word of
 //! the inbox, [`Inbox::state`], to see if a receiver sleeps. A receiver reads the same word before and after it takes a
@@ -65,8 +65,8 @@ use lifecycle::PendingEvent;
 use overflow::WaitingSender;
 pub(crate) use overflow::{BlockedSend, Overflowed};
 pub(crate) use receive::{FastRecv, WaitError};
-use waiters::Waiter;
-pub(crate) use waiters::{StopSignal, WaitLimit};
+use waiters::WaitList;
+pub(crate) use waiters::{Attention, StopSignal, Ticket, WaitLimit};
 
 // The bits of `Inbox::state`, which documents them.
 const EVENTS: u32 = 1;
@@ -114,7 +114,7 @@ pub(crate) struct Inbox<P> {
     /// | `LAGGED` | Messages were lost that no `Lagged` event has reported. | set under the lock, cleared without |
     /// | `CLOSED` | The inbox is closed. | set once, under the lock |
     /// | `TERMINATED` | A receive has returned `Closed`, and all later ones must, too. | set once, under the lock |
-    /// | `PARKED` | Receivers sleep, or are about to. Whoever brings something to read wakes one. | under the lock |
+    /// | `PARKED` | Receivers wait, or are about to. Whoever brings something to read wakes one. | under the lock |
     /// | `SENDERS_WAITING` | Publishers wait for room. Whoever takes a message wakes them. | under the lock |
     /// | `EVENTS_DISABLED` | There will never be lifecycle events, so takes need not be marked. | never |
     ///
@@ -149,6 +149,8 @@ struct Inner<P> {
     /// New subscriptions send through a clone of it. `None` once closed, so that `receiver()` sees the end.
     sender: Option<Sender<Message<P>>>,
     close_reason: Option<CloseReason>,
+    /// Receivers that wait. `PARKED` is set while there are any.
+    waiting: WaitList,
     /// Allocated at first use, so that an idle inbox does not pay for it.
     lazy: Option<Box<LazyState<P>>>,
 }
@@ -167,8 +169,6 @@ struct LazyState<P> {
     /// Messages, with their positions, that were taken without the lock and that come after an event which their
     /// receive had not seen.
     deferred: VecDeque<(u64, Message<P>)>,
-    /// Receivers that sleep, the one to be woken first in front. `PARKED` is set while there are any.
-    parked: VecDeque<Arc<Waiter>>,
     /// Publishers that wait for room. `SENDERS_WAITING` is set while there are any.
     waiting_senders: Vec<WaitingSender>,
 }
@@ -181,7 +181,6 @@ impl<P> Default for LazyState<P> {
             last_unlocked: 0,
             counted_seq: 0,
             deferred: VecDeque::new(),
-            parked: VecDeque::new(),
             waiting_senders: Vec::new(),
         }
     }
@@ -202,7 +201,12 @@ impl<P> Inbox<P> {
             unreported: AtomicU64::new(0),
             entered: AtomicU64::new(0),
             high_water: AtomicUsize::new(0),
-            inner: Mutex::new(Inner { sender: Some(sender), close_reason: None, lazy: None }),
+            inner: Mutex::new(Inner {
+                sender: Some(sender),
+                close_reason: None,
+                waiting: WaitList::default(),
+                lazy: None,
+            }),
             discarded,
         }
     }
@@ -288,6 +292,8 @@ impl<P> Inbox<P> {
     }
 
     /// Closes the inbox: receivers drain it, and publishers that wait for room give up. Returns `true` if it was open.
+    ///
+    /// The caller must call the [wake-ups](crate::wakeups) that this puts off.
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
         let mut inner = self.inner.lock();
         if inner.close_reason.is_some() {
@@ -300,9 +306,7 @@ impl<P> Inbox<P> {
         // SeqCst: partner of the load in `needs_attention`; see "Orderings" in the module docs. Under the lock, so that
         // a receiver which is about to sleep either sees the bit or is woken.
         self.state.fetch_or(CLOSED, Ordering::SeqCst);
-        if let Some(lazy) = &mut inner.lazy {
-            while self.wake_receiver_locked(lazy) {}
-        }
+        while self.wake_receiver_locked(&mut inner.waiting) {}
         true
     }
 }

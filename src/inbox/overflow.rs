@@ -119,7 +119,8 @@ impl<P> Inbox<P> {
     fn evict(&self, inner: &mut Inner<P>) -> Option<Message<P>> {
         // Relaxed: set and cleared under the lock.
         let pending = self.state.load(Ordering::Relaxed) & EVENTS != 0;
-        let Some(lazy) = inner.lazy.as_mut().filter(|_| pending) else {
+        let Inner { lazy, waiting, .. } = inner;
+        let Some(lazy) = lazy.as_mut().filter(|_| pending) else {
             return self.pop();
         };
         self.tail_position(lazy);
@@ -128,7 +129,7 @@ impl<P> Inbox<P> {
         let evicted = self.pop()?;
         // A message that was taken between the two counts is older than the evicted one.
         self.tail_position(lazy);
-        self.advance_head(lazy);
+        self.advance_head(lazy, waiting);
         Some(evicted)
     }
 
@@ -188,10 +189,8 @@ impl<P> Inbox<P> {
         self.unreported.fetch_add(1, Ordering::Relaxed);
         // Release: partner of the AcqRel in `take_unreported`. A receiver that sees the bit sees the count.
         let before = self.state.fetch_or(LAGGED, Ordering::Release);
-        if before & LAGGED == 0
-            && let Some(lazy) = &mut inner.lazy
-        {
-            self.wake_receiver_locked(lazy);
+        if before & LAGGED == 0 {
+            self.wake_receiver_locked(&mut inner.waiting);
         }
     }
 

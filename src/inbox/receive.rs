@@ -18,6 +18,7 @@ use crate::error::TryRecvError;
 use crate::event::{Event, Message};
 use crate::reentrancy;
 use crate::sync::{MutexGuard, Ordering};
+use crate::wakeups;
 
 /// The result of the fast path.
 pub(crate) enum FastRecv<P> {
@@ -52,6 +53,21 @@ impl<P> Inbox<P> {
             FastRecv::Message(message) => Ok(message.into()),
             FastRecv::Empty => Err(TryRecvError::Empty),
             FastRecv::Slow => self.try_recv_slow(),
+        }
+    }
+
+    /// Returns the next message, without waiting, skipping all other events.
+    #[inline(always)] // See "Inlining" in the module docs.
+    pub(crate) fn try_recv_message(&self) -> Result<Message<P>, TryRecvError> {
+        loop {
+            match self.try_recv_fast() {
+                FastRecv::Message(message) => return Ok(message),
+                FastRecv::Empty => return Err(TryRecvError::Empty),
+                FastRecv::Slow => {}
+            }
+            if let Some(message) = self.try_recv_slow()?.into_message() {
+                return Ok(message);
+            }
         }
     }
 
@@ -99,6 +115,7 @@ impl<P> Inbox<P> {
     /// Ends a take that found `EVENTS` or `SENDERS_WAITING` set. Returns the message, or `None` if it was deferred.
     #[cold]
     pub(super) fn finish_take(&self, message: Message<P>) -> Option<Message<P>> {
+        let _wakeups = wakeups::CallOnDrop;
         self.end_take();
         if self.state.load(Ordering::SeqCst) & EVENTS != 0 {
             return self.reconcile(message);
@@ -189,6 +206,7 @@ impl<P> Inbox<P> {
     /// Returns what comes next in the stream, whatever it is.
     #[cold]
     pub(crate) fn try_recv_slow(&self) -> Result<Event<P>, TryRecvError> {
+        let _wakeups = wakeups::CallOnDrop;
         loop {
             // Acquire: partner of the writes in `record_loss_locked`, `push_event` and `close`.
             let state = self.state.load(Ordering::Acquire);
@@ -215,8 +233,9 @@ impl<P> Inbox<P> {
             };
             match inner {
                 Some(mut inner) => {
-                    if let Some(lazy) = &mut inner.lazy {
-                        self.advance_head(lazy);
+                    let Inner { lazy, waiting, .. } = &mut *inner;
+                    if let Some(lazy) = lazy {
+                        self.advance_head(lazy, waiting);
                     }
                     // `after_take` locks it again.
                     drop(inner);
@@ -307,6 +326,7 @@ impl<P> Inbox<P> {
                 // one of them.
                 if !self.seems_empty() {
                     self.wake_receiver();
+                    wakeups::call_pending();
                 }
                 return Err(WaitError::Stopped);
             }

@@ -93,8 +93,8 @@ pub(super) fn take_unlocked(inbox: &Inbox<u32>) -> Option<Message<u32>> {
 }
 
 impl<P> Inbox<P> {
-    /// Returns the number of receivers that sleep.
+    /// Returns the number of receivers that wait.
     pub(super) fn parked(&self) -> usize {
-        self.inner.lock().lazy.as_ref().map_or(0, |lazy| lazy.parked.len())
+        self.inner.lock().waiting.len()
     }
 }

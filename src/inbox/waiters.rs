@@ -1,54 +1,159 @@
-//! Receivers that sleep, and waking them.
+//! Receivers that wait, threads and tasks, and waking them.
 //!
-//! This file owns the list of parked receivers and the `PARKED` bit. It may not hold the lock while a thread sleeps.
+//! This file owns the list of waiting receivers and the `PARKED` bit. It may not hold the lock while a thread sleeps,
+//! while a task's waker is cloned or dropped, or while it is called.
+//!
+//! Both kinds wait in one list, first in, first out, each as a [`Waker`]. A thread's waker only unparks it, and is called
+//! at once. A task's is user code, and is put off: see [`wakeups`]. Whoever wakes a receiver takes it out of the list, so
+//! that one that has not looked yet is not woken again. A receiver that was woken and does not look wakes the next one.
 //!
 //! crossbeam could wait by itself, with `select!` over the queue and a second channel for everything that is not a
 //! message. But that needs a second caller of its `start_recv`, which would then be inlined nowhere: a receive takes 24
 //! ns instead of 16 (see "Inlining" in the module docs).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::{AFTER_SEND, CLOSED, Inbox, LazyState, PARKED, TERMINATED};
+use super::{AFTER_SEND, CLOSED, Inbox, Inner, PARKED, TERMINATED};
+use crate::error::{RecvError, TryRecvError};
 use crate::event::Message;
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicBool, AtomicU8, Ordering};
+use crate::wakeups;
 
 thread_local! {
     /// A thread waits for one inbox at a time, so one waiter per thread is enough.
-    static CURRENT: Arc<Waiter> = Arc::new(Waiter::new());
+    static CURRENT: Arc<SleepingThread> = Arc::new(SleepingThread::new());
 }
 
 /// A thread that sleeps, or is about to.
-pub(super) struct Waiter {
+struct SleepingThread {
     thread: Thread,
     woken: AtomicBool,
 }
 
-impl Waiter {
+impl SleepingThread {
     fn new() -> Self {
         Self { thread: thread::current(), woken: AtomicBool::new(false) }
     }
 
-    /// Returns the waiter of the calling thread, not woken.
+    /// Returns that of the calling thread, not woken.
     fn current() -> Arc<Self> {
-        // While a thread ends, its local storage is gone: it gets a new waiter then.
-        let waiter = CURRENT.try_with(Arc::clone).unwrap_or_else(|_| Arc::new(Self::new()));
+        // While a thread ends, its local storage is gone: it gets a new one then.
+        let current = CURRENT.try_with(Arc::clone).unwrap_or_else(|_| Arc::new(Self::new()));
         // Relaxed: a thread that wakes it finds it in a list whose lock is taken after this.
-        waiter.woken.store(false, Ordering::Relaxed);
-        waiter
-    }
-
-    fn wake(&self) {
-        // Release: partner of the Acquire in `is_woken`.
-        self.woken.store(true, Ordering::Release);
-        self.thread.unpark();
+        current.woken.store(false, Ordering::Relaxed);
+        current
     }
 
     fn is_woken(&self) -> bool {
         self.woken.load(Ordering::Acquire)
     }
+}
+
+impl Wake for SleepingThread {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Release: partner of the Acquire in `is_woken`.
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// A place in a [`WaitList`]. No two are equal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ticket(u64);
+
+impl Ticket {
+    /// `true` if a thread waits there, and no task.
+    fn is_thread(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// A receiver that waits.
+struct Waiting {
+    ticket: Ticket,
+    waker: Waker,
+}
+
+impl Waiting {
+    /// Wakes the receiver: a thread at once, a task when the calling thread holds no lock.
+    fn wake(self) {
+        if self.ticket.is_thread() {
+            self.waker.wake();
+        } else {
+            wakeups::put_off(self.waker);
+        }
+    }
+}
+
+/// Receivers that wait, first in, first out.
+#[derive(Default)]
+pub(super) struct WaitList {
+    /// In place: most inboxes have one reader, whose wait then allocates nothing. Empty only if `later` is.
+    first: Option<Waiting>,
+    later: Option<Box<VecDeque<Waiting>>>,
+    /// Tickets given so far.
+    tickets: u64,
+}
+
+impl WaitList {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn push(&mut self, waker: Waker, is_thread: bool) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets << 1 | u64::from(is_thread));
+        let waiting = Waiting { ticket, waker };
+        if self.first.is_none() {
+            self.first = Some(waiting);
+        } else {
+            self.later.get_or_insert_default().push_back(waiting);
+        }
+        ticket
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let first = self.first.take()?;
+        self.first = self.later.as_mut().and_then(|later| later.pop_front());
+        Some(first)
+    }
+
+    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiting> {
+        let later = self.later.iter_mut().flat_map(|later| later.iter_mut());
+        self.first.iter_mut().chain(later).find(|waiting| waiting.ticket == ticket)
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
+        if self.first.as_ref()?.ticket == ticket {
+            return self.pop();
+        }
+        let later = self.later.as_mut()?;
+        let at = later.iter().position(|waiting| waiting.ticket == ticket)?;
+        later.remove(at)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.first.iter().len() + self.later.as_ref().map_or(0, |later| later.len())
+    }
+}
+
+/// What there is to do for a message that has just been sent.
+pub(crate) enum Attention<P> {
+    Nothing,
+    /// Call the wake-ups that were put off, after the turn.
+    TaskWoken,
+    /// Drop this message, which counts as not delivered: a receive has already returned `Closed`.
+    Undeliverable(Message<P>),
 }
 
 /// Parks the calling thread until it is unparked or `deadline` has passed. It may return earlier.
@@ -119,7 +224,7 @@ impl<P> Inbox<P> {
         prefetch(&self.state);
     }
 
-    /// Returns `true` if `after_send` must be called for a message that has just been sent.
+    /// `true` if `after_send` must be called for a message that has just been sent.
     #[inline]
     pub(crate) fn needs_attention(&self) -> bool {
         // SeqCst: partner of the writes in `sleep` and `close`; see "Orderings" in the module docs.
@@ -127,74 +232,157 @@ impl<P> Inbox<P> {
     }
 
     /// Wakes a receiver for a message that has just been sent.
-    ///
-    /// If a receive has already returned `Closed`, this returns a message that was sent too late and counts as not
-    /// delivered.
-    #[cold]
-    pub(crate) fn after_send(&self) -> Option<Message<P>> {
-        if self.state.load(Ordering::Relaxed) & CLOSED != 0 {
-            // The lock orders this and `try_terminate`: a receive that sets `TERMINATED` after this sees the message
-            // first.
-            let _inner = self.inner.lock();
-            if self.state.load(Ordering::Relaxed) & TERMINATED != 0 {
-                // Not necessarily the message just sent. But as many are taken back as were sent too late.
-                return self.pop();
+    #[inline(never)]
+    pub(crate) fn after_send(&self) -> Attention<P> {
+        let mut inner = self.inner.lock();
+        // Relaxed, both: the lock orders this and `try_terminate`: a receive that sets `TERMINATED` after this sees the
+        // message first.
+        if self.state.load(Ordering::Relaxed) & TERMINATED != 0 {
+            // Not necessarily the message just sent. But as many are taken back as were sent too late.
+            return self.pop().map_or(Attention::Nothing, Attention::Undeliverable);
+        }
+        match inner.waiting.pop() {
+            None => Attention::Nothing,
+            Some(waiting) => {
+                self.update_parked(&inner.waiting);
+                drop(inner);
+                let is_thread = waiting.ticket.is_thread();
+                waiting.wake();
+                if is_thread { Attention::Nothing } else { Attention::TaskWoken }
             }
         }
-        self.wake_receiver();
-        None
     }
 
     // ---- waking --------------------------------------------------------------------------------
 
-    /// Wakes the receiver that has slept longest, if there is one.
+    /// Wakes the receiver that has waited longest, if there is one.
     #[cold]
     pub(super) fn wake_receiver(&self) {
-        if let Some(lazy) = &mut self.inner.lock().lazy {
-            self.wake_receiver_locked(lazy);
-        }
+        self.wake_receiver_locked(&mut self.inner.lock().waiting);
     }
 
-    /// Wakes the receiver that has slept longest. Returns `false` if there is none.
-    pub(super) fn wake_receiver_locked(&self, lazy: &mut LazyState<P>) -> bool {
-        let Some(waiter) = lazy.parked.pop_front() else { return false };
-        if lazy.parked.is_empty() {
-            // Relaxed: set and cleared under the lock.
-            self.state.fetch_and(!PARKED, Ordering::Relaxed);
-        }
-        waiter.wake();
+    /// Wakes the receiver that has waited longest. Returns `false` if there is none.
+    pub(super) fn wake_receiver_locked(&self, list: &mut WaitList) -> bool {
+        let Some(waiting) = list.pop() else { return false };
+        self.update_parked(list);
+        waiting.wake();
         true
     }
 
-    // ---- sleeping ------------------------------------------------------------------------------
+    /// Clears `PARKED` if no receiver waits any more.
+    fn update_parked(&self, list: &WaitList) {
+        if list.is_empty() {
+            // Relaxed: set and cleared under the lock.
+            self.state.fetch_and(!PARKED, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds a receiver to the list.
+    fn enlist(&self, inner: &mut Inner<P>, waker: Waker, is_thread: bool) -> Ticket {
+        let ticket = inner.waiting.push(waker, is_thread);
+        // SeqCst: partner of the load in `needs_attention`.
+        self.state.fetch_or(PARKED, Ordering::SeqCst);
+        ticket
+    }
+
+    // ---- threads -------------------------------------------------------------------------------
 
     /// Sleeps until something may be readable, or `limit` ends the wait.
     pub(super) fn sleep(&self, limit: WaitLimit<'_>) {
-        let waiter = Waiter::current();
-        {
-            let mut inner = self.inner.lock();
-            inner.lazy.get_or_insert_default().parked.push_back(Arc::clone(&waiter));
-            // SeqCst: partner of the load in `needs_attention`.
-            self.state.fetch_or(PARKED, Ordering::SeqCst);
-        }
+        let sleeping = SleepingThread::current();
+        let waker = Waker::from(Arc::clone(&sleeping));
+        let ticket = self.enlist(&mut self.inner.lock(), waker, true);
         while self.seems_empty()
-            && !waiter.is_woken()
+            && !sleeping.is_woken()
             && !limit.is_draining()
             && !limit.is_past_deadline()
         {
             park(limit.deadline);
         }
-        if waiter.is_woken() {
-            return;
+        if !sleeping.is_woken() {
+            let mut inner = self.inner.lock();
+            inner.waiting.remove(ticket);
+            self.update_parked(&inner.waiting);
         }
-        let mut inner = self.inner.lock();
-        if let Some(lazy) = &mut inner.lazy {
-            lazy.parked.retain(|other| !Arc::ptr_eq(other, &waiter));
-            if lazy.parked.is_empty() {
-                // Relaxed: set and cleared under the lock.
-                self.state.fetch_and(!PARKED, Ordering::Relaxed);
+    }
+
+    // ---- tasks ---------------------------------------------------------------------------------
+
+    /// Polls `try_recv` for a task, whose place in the list is kept in `ticket`. [`leave`](Self::leave) must be called
+    /// before `ticket` is dropped.
+    #[inline]
+    pub(crate) fn poll<T>(
+        &self,
+        ticket: &mut Option<Ticket>,
+        context: &mut Context<'_>,
+        mut try_recv: impl FnMut() -> Result<T, TryRecvError>,
+    ) -> Poll<Result<T, RecvError>> {
+        loop {
+            match try_recv() {
+                Ok(received) => {
+                    self.leave(ticket);
+                    return Poll::Ready(Ok(received));
+                }
+                Err(TryRecvError::Closed) => {
+                    self.leave(ticket);
+                    return Poll::Ready(Err(RecvError::Closed));
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+            // Looks again after it has entered the list: whoever brings something to read looks there afterwards.
+            if self.stays_listed(ticket, context.waker()) || self.seems_empty() {
+                return Poll::Pending;
             }
         }
+    }
+
+    /// Puts the task into the list. Returns `true` if it was there already, with a waker that does.
+    fn stays_listed(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
+        if let Some(ticket) = *ticket {
+            let mut inner = self.inner.lock();
+            if let Some(waiting) = inner.waiting.get_mut(ticket)
+                && waiting.waker.will_wake(waker)
+            {
+                return true;
+            }
+        }
+        // Cloned and dropped under no lock.
+        let waker = waker.clone();
+        let mut inner = self.inner.lock();
+        if let Some(waiting) = ticket.and_then(|ticket| inner.waiting.get_mut(ticket)) {
+            let replaced = std::mem::replace(&mut waiting.waker, waker);
+            drop(inner);
+            drop(replaced);
+        } else {
+            *ticket = Some(self.enlist(&mut inner, waker, false));
+        }
+        false
+    }
+
+    /// Takes a task out of the list. One that was woken, and leaves something to read, wakes the next receiver.
+    #[inline]
+    pub(crate) fn leave(&self, ticket: &mut Option<Ticket>) {
+        if let Some(ticket) = ticket.take() {
+            // Acquire: partner of the writes under the lock. If it is clear, the task was woken, and no other waits.
+            if self.state.load(Ordering::Acquire) & PARKED != 0 {
+                self.leave_list(ticket);
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn leave_list(&self, ticket: Ticket) {
+        let mut inner = self.inner.lock();
+        let removed = inner.waiting.remove(ticket);
+        if removed.is_some() {
+            self.update_parked(&inner.waiting);
+        } else if !self.seems_empty() {
+            self.wake_receiver_locked(&mut inner.waiting);
+        }
+        drop(inner);
+        // A waker is dropped under no lock, and called under none.
+        drop(removed);
+        wakeups::call_pending();
     }
 }
 
@@ -260,7 +448,7 @@ mod tests {
             // It is not unparked, so it sees the signal when it is woken for the message.
             signal.stop();
             inbox.sender().unwrap().try_send(Message::new("c", 1)).unwrap();
-            assert!(inbox.after_send().is_none());
+            assert!(matches!(inbox.after_send(), Attention::Nothing));
             assert_eq!(first.join().unwrap(), Err(WaitError::Stopped));
             assert_eq!(second.join().unwrap(), Ok(Message::new("c", 1).into()));
         });

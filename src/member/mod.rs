@@ -23,6 +23,7 @@ use crate::reentrancy;
 use crate::stats::{CloseReason, SubscriberInfo};
 use crate::sync::Mutex;
 use crate::trie::{Channel, PatternEntry, Recipient, Subscription};
+use crate::wakeups;
 use kind::Kind;
 use subscription_set::SubscriptionSet;
 
@@ -113,6 +114,7 @@ impl<P: Send + 'static> Member<P> {
         for key in keys {
             T::check_len(key.borrow(), &engine.limits)?;
         }
+        let _wakeups = wakeups::CallOnDrop;
         let mut held = self.subscriptions.lock();
         let sender = self.inbox.sender().ok_or(SubscribeError::Closed)?;
         let with_hash = |key: &T::Key| T::hash_key(&engine.trie, key);
@@ -172,6 +174,7 @@ impl<P> Member<P> {
     /// Unsubscribes from `key`. Returns the number of subscriptions held after it; 0 if the member is closed.
     pub(crate) fn unsubscribe<T: Kind<Payload = P>>(&self, key: &T::Key) -> usize {
         self.engine.check_reentrancy();
+        let _wakeups = wakeups::CallOnDrop;
         let mut held = self.subscriptions.lock();
         if self.inbox.is_closed() {
             return 0;
@@ -188,6 +191,7 @@ impl<P> Member<P> {
     /// the other kind; 0 if the member is closed.
     pub(crate) fn unsubscribe_all<T: Kind<Payload = P>>(&self) -> usize {
         self.engine.check_reentrancy();
+        let _wakeups = wakeups::CallOnDrop;
         let mut held = self.subscriptions.lock();
         if self.inbox.is_closed() {
             return 0;
@@ -208,6 +212,7 @@ impl<P> Member<P> {
 
     /// Closes the inbox and ends all subscriptions, without lifecycle events. Returns `true` if it was open.
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
+        let _wakeups = wakeups::CallOnDrop;
         let was_open = self.inbox.close(reason);
         let mut held = self.subscriptions.lock();
         self.engine.release(held.retire(&self.inbox));
@@ -269,6 +274,7 @@ impl<P: Send + 'static> Registered<P> for Member<P> {
 
 impl<P> Drop for Member<P> {
     fn drop(&mut self) {
+        let _wakeups = wakeups::CallOnDrop;
         self.inbox.close(CloseReason::Subscriber);
         self.engine.registry.remove(self.inbox.member());
         let parts = self.subscriptions.get_mut().retire(&self.inbox);

@@ -13,6 +13,7 @@ use crate::event::Message;
 use crate::inbox::{Inbox, Overflowed};
 use crate::reentrancy::for_each_then_resume;
 use crate::trie::{Channel, Counts, Recipient};
+use crate::wakeups;
 
 /// See the module's documentation. Dropped after the turn, by unwinding too.
 pub(super) struct AfterTurn<'a, P: 'static> {
@@ -90,6 +91,10 @@ impl<'a, P> AfterTurn<'a, P> {
                     scratch.dead.push(message);
                     return counts;
                 }
+                Interrupt::TaskWoken => {
+                    counts.delivered += 1;
+                    return counts;
+                }
             };
             match inbox.overflow(message, segment.ids[at]) {
                 Overflowed::Retry { message: Message { payload, source }, evicted } => {
@@ -159,10 +164,11 @@ impl<'a, P> AfterTurn<'a, P> {
             let deadline = wait.timeout().and_then(|timeout| started.checked_add(timeout));
             let send = |Message { payload, source }| {
                 match deliver(&recipient, false, payload, source) {
-                    Ok(()) => waited.delivered += 1,
+                    Ok(()) | Err(Interrupt::TaskWoken) => waited.delivered += 1,
                     Err(Interrupt::Full(message)) => return Some(message),
                     Err(Interrupt::Undeliverable(message)) => drop(message),
                 }
+                wakeups::call_pending();
                 None
             };
             match wait.finish(deadline, send) {
@@ -205,6 +211,7 @@ impl<P> Drop for AfterTurn<'_, P> {
             self.give_up();
         }
         self.engine.release_deferred();
+        wakeups::call_pending();
     }
 }
 

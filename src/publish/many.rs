@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::event::Message;
 use crate::reentrancy::Mark;
 use crate::trie::{Channel, Counters, Counts, Recipient, Route, Totals, Turn};
+use crate::wakeups;
 
 /// How many recipients ahead an inbox is prefetched.
 const PREFETCH: usize = 4;
@@ -45,6 +46,8 @@ pub(super) fn publish<P: Clone + Send + 'static>(
     }
     drop(turn);
     engine.trie.retire_if_closed(channel);
+    // Before it waits for room: who is woken may be the one who makes it.
+    wakeups::call_pending();
     drop(payload.take());
     if after.is_idle() {
         engine.release_deferred();
@@ -165,7 +168,7 @@ impl<'a> Delivery<'a> {
                     let Some(payload) = payload.take() else { return };
                     let source = segment.source.get();
                     match deliver(recipient, segment.is_shared, payload, source) {
-                        Ok(()) => {
+                        Ok(()) | Err(Interrupt::TaskWoken) => {
                             self.remaining = 0;
                             return;
                         }
@@ -224,10 +227,10 @@ impl<'a> Delivery<'a> {
                     Admission::Send => {
                         let is_shared = !PLAIN && segment.is_shared;
                         let (payload, source) = (payload.clone(), segment.source.get());
-                        if let Err(interrupt) = deliver(recipient, is_shared, payload, source) {
-                            return Stop::Interrupt(at, interrupt);
+                        match deliver(recipient, is_shared, payload, source) {
+                            Ok(()) | Err(Interrupt::TaskWoken) => self.remaining -= 1,
+                            Err(interrupt) => return Stop::Interrupt(at, interrupt),
                         }
-                        self.remaining -= 1;
                     }
                     Admission::Bar => return Stop::Barred(at),
                     Admission::Skip => self.skip(),

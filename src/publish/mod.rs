@@ -21,6 +21,7 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use crate::engine::Engine;
 use crate::event::Message;
+use crate::inbox::Attention;
 use crate::source::SourceRef;
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
@@ -219,6 +220,8 @@ enum Interrupt<P> {
     Full(Message<P>),
     /// The end of the inbox has been read: the message concerns nobody.
     Undeliverable(Message<P>),
+    /// None: the message was delivered, and counted. But it woke a task, whose waker is to be called after the turn.
+    TaskWoken,
 }
 
 /// Sends a message to a recipient, wakes who waits for it, and counts it.
@@ -232,18 +235,36 @@ fn deliver<P>(
     source: SourceRef,
 ) -> Result<(), Interrupt<P>> {
     recipient.to.send_message(payload, source).map_err(Interrupt::Full)?;
-    if recipient.inbox.needs_attention()
-        && let Some(message) = recipient.inbox.after_send()
-    {
-        return Err(Interrupt::Undeliverable(message));
+    if recipient.inbox.needs_attention() {
+        return attend(recipient, is_shared);
     }
+    count_entered(recipient, is_shared);
+    Ok(())
+}
+
+/// Wakes who waits for a message that has just been sent, and counts the message.
+///
+/// Not cold: where tasks receive, nearly every message comes by here.
+#[inline(never)]
+fn attend<P>(recipient: &Recipient<P>, is_shared: bool) -> Result<(), Interrupt<P>> {
+    let result = match recipient.inbox.after_send() {
+        Attention::Nothing => Ok(()),
+        Attention::TaskWoken => Err(Interrupt::TaskWoken),
+        Attention::Undeliverable(message) => return Err(Interrupt::Undeliverable(message)),
+    };
+    count_entered(recipient, is_shared);
+    result
+}
+
+/// Counts a message that has entered by the subscription of `recipient`.
+#[inline(always)]
+fn count_entered<P>(recipient: &Recipient<P>, is_shared: bool) {
     if is_shared {
         // Relaxed: a sum, exact at rest.
         recipient.entered.fetch_add(1, Ordering::Relaxed);
     } else {
         add_exclusively(&recipient.entered, 1);
     }
-    Ok(())
 }
 
 trait SendMessage<P> {

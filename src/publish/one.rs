@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Interrupt, Published, deliver, many};
 use crate::engine::Engine;
 use crate::trie::{Channel, Counts, Turn};
+use crate::wakeups;
 
 /// Publishes in the turn.
 #[inline(always)]
@@ -56,8 +57,7 @@ fn delivered<P>(channel: &Channel<P>, turn: Turn<'_, P>) -> Published {
     Published { delivered: 1, dropped: 0 }
 }
 
-/// Goes on with a message that was not delivered.
-#[cold]
+/// Goes on with a message that was not delivered in the ordinary way.
 #[inline(never)]
 fn interrupted<P: Clone + Send + 'static>(
     engine: &Engine<P>,
@@ -68,6 +68,12 @@ fn interrupted<P: Clone + Send + 'static>(
     match interrupt {
         // The inbox is tried once more there, and its policy applied.
         Interrupt::Full(message) => many::publish(engine, channel, message.payload, None, turn),
+        Interrupt::TaskWoken => {
+            let published = delivered(channel, turn);
+            engine.trie.retire_if_closed(channel);
+            wakeups::call_pending();
+            published
+        }
         Interrupt::Undeliverable(message) => {
             channel.counters.add(Counts::of_one(0));
             drop(turn);

@@ -4,6 +4,8 @@
 mod builder;
 mod iter;
 mod receive;
+#[cfg(feature = "async")]
+mod tasks;
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -20,6 +22,8 @@ use crate::trie::{Channel, PatternEntry};
 
 pub use builder::SubscriberBuilder;
 pub use iter::{IntoIter, IntoMessages, Iter, Messages, TryIter, TryMessages};
+#[cfg(feature = "async")]
+pub use tasks::{EventStream, MessageStream, Recv, RecvMessage};
 
 /// The receiving side of a bus: a set of channels and patterns that feed one inbox.
 ///

@@ -172,20 +172,10 @@ impl<P> Subscriber<P> {
     /// assert_eq!(sub.try_recv_message(), Err(TryRecvError::Empty));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    // A message that comes back from a call, through memory, is read in other pieces than it was written in: half as
-    // long again as the receive itself.
+    // See "Inlining" in the docs of `inbox`.
     #[inline(always)]
     pub fn try_recv_message(&self) -> Result<Message<P>, TryRecvError> {
-        loop {
-            match self.member.inbox.try_recv_fast() {
-                FastRecv::Message(message) => return Ok(message),
-                FastRecv::Empty => return Err(TryRecvError::Empty),
-                FastRecv::Slow => {}
-            }
-            if let Some(message) = self.member.inbox.try_recv_slow()?.into_message() {
-                return Ok(message);
-            }
-        }
+        self.member.inbox.try_recv_message()
     }
 
     /// Waits for the next message, for `timeout` at most, and returns it, skipping all other

@@ -1,0 +1,421 @@
+//! Receiving in tasks: futures and streams, for any runtime and for event loops that are none.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::stream::{FusedStream, Stream};
+
+use super::Subscriber;
+use crate::error::{RecvError, TryRecvError};
+use crate::event::{Event, Message};
+use crate::inbox::{Inbox, Ticket};
+
+/// How many times in a row a thread's tasks may find something to read. The next poll gives way to other tasks.
+const MAX_IN_A_ROW: u8 = 32;
+
+thread_local! {
+    /// How many polls of this thread in a row have found something to read.
+    static IN_A_ROW: Cell<u8> = const { Cell::new(0) };
+}
+
+/// A future that resolves to the next event; see [`Subscriber::recv_async`].
+#[must_use = "futures do nothing unless they are awaited or polled"]
+pub struct Recv<'a, P = Arc<str>> {
+    place: Place<&'a Inbox<P>, P>,
+}
+
+/// A future that resolves to the next message; see [`Subscriber::recv_message_async`].
+#[must_use = "futures do nothing unless they are awaited or polled"]
+pub struct RecvMessage<'a, P = Arc<str>> {
+    place: Place<&'a Inbox<P>, P>,
+}
+
+/// A stream of events; see [`Subscriber::stream`] and [`Subscriber::into_stream`].
+///
+/// It ends when the subscriber is closed and its inbox drained, for good. To drop it while it is pending loses nothing.
+#[must_use = "streams do nothing unless they are polled"]
+pub struct EventStream<'a, P = Arc<str>> {
+    source: StreamSource<'a, P>,
+}
+
+/// A stream of messages; see [`Subscriber::message_stream`] and [`Subscriber::into_message_stream`].
+///
+/// It skips all other events, and ends when the subscriber is closed and its inbox drained, for good. To drop it while
+/// it is pending loses nothing.
+#[must_use = "streams do nothing unless they are polled"]
+pub struct MessageStream<'a, P = Arc<str>> {
+    source: StreamSource<'a, P>,
+}
+
+impl<P> Subscriber<P> {
+    // ---- receiving in tasks --------------------------------------------------------------------
+
+    /// Waits for the next event without blocking the thread.
+    ///
+    /// The future may be dropped at any time: no event is lost, and a wake-up that it has got goes to the next
+    /// receiver that waits. Several tasks and threads may wait at once; the one that came first is woken first.
+    ///
+    /// After 32 polls in a row that found something, a thread's next poll is `Pending` once, and wakes its task at
+    /// once: so a task that never runs dry does not starve its neighbours.
+    ///
+    /// # Errors
+    ///
+    /// The future resolves to [`RecvError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Event};
+    ///
+    /// # futures::executor::block_on(async {
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "hello");
+    /// assert!(matches!(sub.recv_async().await?, Event::Subscribe { .. }));
+    /// assert_eq!(&*sub.recv_async().await?.message().unwrap().payload, "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn recv_async(&self) -> Recv<'_, P> {
+        Recv { place: Place::new(&*self.member.inbox) }
+    }
+
+    /// Waits for the next message without blocking the thread, skipping all other events.
+    ///
+    /// In everything else it is like [`recv_async`](Self::recv_async).
+    ///
+    /// # Errors
+    ///
+    /// The future resolves to [`RecvError::Closed`] when the subscriber is closed and its inbox drained.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use fanout::Bus;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.subscribe("ticks")?;
+    /// let patience = Duration::from_millis(5);
+    /// assert!(tokio::time::timeout(patience, sub.recv_message_async()).await.is_err());
+    /// bus.publish("ticks", 7_u32);
+    /// assert_eq!(sub.recv_message_async().await?.payload, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn recv_message_async(&self) -> RecvMessage<'_, P> {
+        RecvMessage { place: Place::new(&*self.member.inbox) }
+    }
+
+    /// Returns a stream of events.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Event};
+    /// use futures::StreamExt;
+    ///
+    /// # futures::executor::block_on(async {
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// bus.publish("news", "hello");
+    /// bus.close();
+    /// let events: Vec<Event> = sub.stream().collect().await;
+    /// assert!(matches!(&events[..], [Event::Subscribe { .. }, Event::Message(_)]));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn stream(&self) -> EventStream<'_, P> {
+        EventStream { source: StreamSource::new(Holder::Borrowed(self)) }
+    }
+
+    /// Returns a stream of messages, which skips all other events.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    /// use futures::StreamExt;
+    ///
+    /// # futures::executor::block_on(async {
+    /// let bus: Bus<u32> = Bus::new();
+    /// let sub = bus.psubscribe("score:*")?;
+    /// (1..=3_u32).for_each(|n| _ = bus.publish(&format!("score:{n}"), n));
+    /// let best = sub.message_stream().take(3).map(|message| message.payload).collect::<Vec<_>>();
+    /// assert_eq!(best.await, [1, 2, 3]);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn message_stream(&self) -> MessageStream<'_, P> {
+        MessageStream { source: StreamSource::new(Holder::Borrowed(self)) }
+    }
+
+    /// Returns a stream of events that owns the subscriber, for a task of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    /// use futures::StreamExt;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let bus: Bus = Bus::new();
+    /// let mut events = bus.subscribe("news")?.into_stream();
+    /// events.subscriber().subscribe("weather")?;
+    /// let reader = tokio::spawn(async move {
+    ///     let mut seen = 0;
+    ///     while let Some(event) = events.next().await {
+    ///         seen += usize::from(event.message().is_some());
+    ///     }
+    ///     seen
+    /// });
+    /// bus.publish("weather", "rain");
+    /// drop(bus);
+    /// assert_eq!(reader.await?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn into_stream(self) -> EventStream<'static, P> {
+        EventStream { source: StreamSource::new(Holder::Owned(self)) }
+    }
+
+    /// Returns a stream of messages that owns the subscriber, for a task of its own. It skips all other events.
+    pub fn into_message_stream(self) -> MessageStream<'static, P> {
+        MessageStream { source: StreamSource::new(Holder::Owned(self)) }
+    }
+}
+
+/// A receiver's place in the list of those that wait, which it leaves when this is dropped.
+struct Place<I: AsRef<Inbox<P>>, P> {
+    inbox: I,
+    ticket: Option<Ticket>,
+    _payload: PhantomData<fn() -> P>,
+}
+
+impl<I: AsRef<Inbox<P>>, P> Place<I, P> {
+    fn new(inbox: I) -> Self {
+        Self { inbox, ticket: None, _payload: PhantomData }
+    }
+
+    /// Polls `try_recv`, and gives way now and then.
+    #[inline]
+    fn poll<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        try_recv: impl Fn(&Inbox<P>) -> Result<T, TryRecvError>,
+    ) -> Poll<Result<T, RecvError>> {
+        let in_a_row = IN_A_ROW.get();
+        if in_a_row >= MAX_IN_A_ROW {
+            IN_A_ROW.set(0);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let inbox = self.inbox.as_ref();
+        let polled = inbox.poll(&mut self.ticket, context, || try_recv(inbox));
+        IN_A_ROW.set(if polled.is_ready() { in_a_row + 1 } else { 0 });
+        polled
+    }
+}
+
+impl<I: AsRef<Inbox<P>>, P> Drop for Place<I, P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.inbox.as_ref().leave(&mut self.ticket);
+    }
+}
+
+impl<P> AsRef<Inbox<P>> for Inbox<P> {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl<P> Future for Recv<'_, P> {
+    type Output = Result<Event<P>, RecvError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.place.poll(context, Inbox::try_recv)
+    }
+}
+
+impl<P> Future for RecvMessage<'_, P> {
+    type Output = Result<Message<P>, RecvError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.place.poll(context, Inbox::try_recv_message)
+    }
+}
+
+/// A subscriber, borrowed or owned.
+enum Holder<'a, P> {
+    Borrowed(&'a Subscriber<P>),
+    Owned(Subscriber<P>),
+}
+
+/// What the two kinds of stream have in common.
+struct StreamSource<'a, P> {
+    /// The inbox itself: by way of the subscriber it would be one cache miss further away.
+    place: Place<Arc<Inbox<P>>, P>,
+    subscriber: Holder<'a, P>,
+    has_ended: bool,
+}
+
+impl<'a, P> StreamSource<'a, P> {
+    fn new(subscriber: Holder<'a, P>) -> Self {
+        let (Holder::Borrowed(Subscriber { member }) | Holder::Owned(Subscriber { member })) =
+            &subscriber;
+        let place = Place::new(Arc::clone(&member.inbox));
+        Self { place, subscriber, has_ended: false }
+    }
+
+    fn subscriber(&self) -> &Subscriber<P> {
+        match &self.subscriber {
+            Holder::Borrowed(subscriber) => subscriber,
+            Holder::Owned(subscriber) => subscriber,
+        }
+    }
+
+    #[inline]
+    fn poll_recv<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        try_recv: impl Fn(&Inbox<P>) -> Result<T, TryRecvError>,
+    ) -> Poll<Option<T>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        self.place.poll(context, try_recv).map(|received| {
+            self.has_ended = received.is_err();
+            received.ok()
+        })
+    }
+}
+
+impl<P> EventStream<'_, P> {
+    /// Returns the subscriber, to subscribe and unsubscribe by.
+    pub fn subscriber(&self) -> &Subscriber<P> {
+        self.source.subscriber()
+    }
+
+    /// Polls for the next event; `None` when the subscriber is closed and its inbox drained.
+    ///
+    /// For event loops that are no runtime. Make a [`Waker`](std::task::Waker) that makes the loop come back here, as
+    /// by [`std::task::Wake`], and poll until `Pending`. The waker is called when there is something to read again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use std::task::{Context, Poll, Wake, Waker};
+    ///
+    /// use fanout::Bus;
+    ///
+    /// /// In egui this would call `Context::request_repaint`, in winit `EventLoopProxy::send_event`, with mio
+    /// /// `mio::Waker::wake`.
+    /// struct Repaint(AtomicBool);
+    ///
+    /// impl Wake for Repaint {
+    ///     fn wake(self: Arc<Self>) {
+    ///         self.0.store(true, Ordering::SeqCst);
+    ///     }
+    /// }
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let mut events = bus.subscribe("score")?.into_stream();
+    /// let repaint = Arc::new(Repaint(AtomicBool::new(true)));
+    /// let waker = Waker::from(Arc::clone(&repaint));
+    /// let mut score = 0;
+    /// for points in 1..=3 {
+    ///     bus.publish("score", points);
+    ///     assert!(repaint.0.swap(false, Ordering::SeqCst), "the loop is told to draw a frame");
+    ///     while let Poll::Ready(Some(event)) = events.poll_recv(&mut Context::from_waker(&waker)) {
+    ///         score += event.into_message().map_or(0, |message| message.payload);
+    ///     }
+    /// }
+    /// assert_eq!(score, 6);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    #[inline]
+    pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Event<P>>> {
+        self.source.poll_recv(context, Inbox::try_recv)
+    }
+}
+
+impl<P> MessageStream<'_, P> {
+    /// Returns the subscriber, to subscribe and unsubscribe by.
+    pub fn subscriber(&self) -> &Subscriber<P> {
+        self.source.subscriber()
+    }
+
+    /// Polls for the next message; `None` when the subscriber is closed and its inbox drained.
+    ///
+    /// For event loops that are no runtime: see [`EventStream::poll_recv`].
+    #[inline]
+    pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Message<P>>> {
+        self.source.poll_recv(context, Inbox::try_recv_message)
+    }
+}
+
+impl<P> Stream for EventStream<'_, P> {
+    type Item = Event<P>;
+
+    #[inline]
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event<P>>> {
+        self.poll_recv(context)
+    }
+}
+
+impl<P> Stream for MessageStream<'_, P> {
+    type Item = Message<P>;
+
+    #[inline]
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message<P>>> {
+        self.poll_recv(context)
+    }
+}
+
+impl<P> FusedStream for EventStream<'_, P> {
+    fn is_terminated(&self) -> bool {
+        self.source.has_ended
+    }
+}
+
+impl<P> FusedStream for MessageStream<'_, P> {
+    fn is_terminated(&self) -> bool {
+        self.source.has_ended
+    }
+}
+
+impl<P> fmt::Debug for Recv<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recv").finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Debug for RecvMessage<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvMessage").finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Debug for EventStream<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream").field("subscriber", self.subscriber()).finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Debug for MessageStream<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let subscriber = self.subscriber();
+        f.debug_struct("MessageStream").field("subscriber", subscriber).finish_non_exhaustive()
+    }
+}
