@@ -125,6 +125,37 @@ impl<P: Clone + Send + 'static> Bus<P> {
         publish::by_name(&self.engine, channel, payload.into())
     }
 
+    /// Publishes `payload` to `channel` in a task, and waits for room in full inboxes that are
+    /// [`Overflow::Block`] without blocking the thread.
+    ///
+    /// See [`Topic::publish_async`].
+    ///
+    /// # Panics
+    ///
+    /// Polling panics where [`publish`](Self::publish) does, and after the future has completed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// # futures::executor::block_on(async {
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("news")?;
+    /// assert_eq!(bus.publish_async("news", "hello").await.delivered, 1);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// # }).unwrap();
+    /// ```
+    #[cfg(feature = "async")]
+    pub fn publish_async<'a>(
+        &'a self,
+        channel: &'a str,
+        payload: impl Into<P>,
+    ) -> publish::Publish<'a, P> {
+        let target = publish::Target::Name(channel);
+        publish::Publish::new(&self.engine, target, payload.into())
+    }
+
     /// Publishes the payload that `f` returns to `channel`, and calls `f` only if something
     /// matches.
     ///

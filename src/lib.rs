@@ -194,6 +194,8 @@ pub use event::{Event, Message};
 pub use limits::{Limits, Overflow};
 pub use listener::Listener;
 pub use pattern::Pattern;
+#[cfg(feature = "async")]
+pub use publish::Publish;
 pub use stats::{CloseReason, Receipt, Stats, SubscriberInfo};
 #[cfg(feature = "async")]
 pub use subscriber::{EventStream, MessageStream, Recv, RecvMessage};

@@ -200,6 +200,49 @@ impl<P: Clone + Send + 'static> Topic<P> {
     }
 }
 
+#[cfg(feature = "async")]
+impl<P: Clone + Send + 'static> Topic<P> {
+    /// Publishes `payload` to the channel in a task, and waits for room in full inboxes that are
+    /// [`Overflow::Block`](crate::Overflow::Block) without blocking the thread.
+    ///
+    /// The future publishes when it is first polled, as [`publish`](Self::publish) does, and then waits for the full
+    /// inboxes with that policy, one after another. It has no clock: a policy's timeout does not end its wait. Set one
+    /// around it. If the future is dropped while it waits, the messages that have not entered count as dropped.
+    ///
+    /// A receive through [`Subscriber::receiver`](crate::Subscriber::receiver) does not wake it.
+    ///
+    /// # Panics
+    ///
+    /// Polling panics where [`publish`](Self::publish) does, and after the future has completed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Overflow};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let bus: Bus<u32> = Bus::new();
+    /// let lossless = Overflow::Block { timeout: None };
+    /// let jobs = bus.subscriber_builder().capacity(1).overflow(lossless).subscribe("jobs")?;
+    /// let topic = bus.topic("jobs");
+    /// let publisher = tokio::spawn(async move {
+    ///     for n in 1..=100_u32 {
+    ///         topic.publish_async(n).await;
+    ///     }
+    /// });
+    /// for n in 1..=100 {
+    ///     assert_eq!(jobs.recv_message_async().await?.payload, n);
+    /// }
+    /// publisher.await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn publish_async(&self, payload: impl Into<P>) -> publish::Publish<'_, P> {
+        let target = publish::Target::Topic(&self.entry);
+        publish::Publish::new(&self.engine, target, payload.into())
+    }
+}
+
 impl<P> Topic<P> {
     /// Returns the channel's name.
     pub fn channel(&self) -> &str {

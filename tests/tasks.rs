@@ -444,7 +444,7 @@ proptest! {
         let mut futures: Vec<_> = (0..4).map(|_| sub.recv_async()).collect();
         let (mut published, mut read) = (0_u32, Vec::new());
         let mut events_due = 0;
-        let mut poll_task = |at: usize, futures: &mut Vec<Recv<'_, u32>>, waits: &mut HashMap<usize, usize>, read: &mut Vec<u32>, events_due: &mut u32| {
+        let poll_task = |at: usize, futures: &mut Vec<Recv<'_, u32>>, waits: &mut HashMap<usize, usize>, read: &mut Vec<u32>, events_due: &mut u32| {
             let seen = wakers[at].0.calls();
             match poll(&mut futures[at], &wakers[at].1) {
                 Poll::Ready(event) => {

@@ -6,6 +6,7 @@
 //! - `lifecycle`: lifecycle events, and their positions among the messages.
 //! - `receive`: the fast path and the slow path of a receive, and waiting for something to read.
 //! - `waiters`: receivers that wait, threads and tasks, and waking them.
+//! - `tasks`: polling, for tasks that wait to read or for room.
 //!
 //! A publisher sends through the `Sender` in its route. While the queue has room, the publisher reads only one word of
 //! the inbox, [`Inbox::state`], to see if a receiver sleeps. A receiver reads the same word before and after it takes a
@@ -45,6 +46,8 @@
 mod lifecycle;
 mod overflow;
 mod receive;
+#[cfg(feature = "async")]
+mod tasks;
 #[cfg(test)]
 mod testing;
 mod waiters;
@@ -62,11 +65,15 @@ use crate::stats::CloseReason;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 pub(crate) use lifecycle::Change;
 use lifecycle::PendingEvent;
+#[cfg(feature = "async")]
+pub(crate) use overflow::Unsent;
 use overflow::WaitingSender;
 pub(crate) use overflow::{BlockedSend, Overflowed};
 pub(crate) use receive::{FastRecv, WaitError};
+#[cfg(feature = "async")]
+pub(crate) use waiters::Ticket;
 use waiters::WaitList;
-pub(crate) use waiters::{Attention, StopSignal, Ticket, WaitLimit};
+pub(crate) use waiters::{Attention, StopSignal, WaitLimit};
 
 // The bits of `Inbox::state`, which documents them.
 const EVENTS: u32 = 1;

@@ -5,6 +5,7 @@
 //! subscriber nor drop a message: messages go back to the publish, which drops them after the turn.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use super::{EVENTS, Inbox, Inner, LAGGED, LazyState, SENDERS_WAITING, TERMINATED
 use crate::event::Message;
 use crate::limits::Overflow;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::wakeups;
 
 /// How long a publisher that waits for room sleeps at first before it tries again by itself. The time doubles up to
 /// [`MAX_ROOM_POLL`].
@@ -39,11 +41,11 @@ pub(crate) enum Overflowed<P> {
 
 /// A message that waits for room in an inbox. Its owner must finish it or give it up.
 pub(crate) struct BlockedSend<P> {
-    inbox: Arc<Inbox<P>>,
-    message: Option<Message<P>>,
+    pub(super) inbox: Arc<Inbox<P>>,
+    pub(super) message: Option<Message<P>>,
     timeout: Option<Duration>,
     /// Shared with its [`WaitingSender`].
-    state: Arc<AtomicU32>,
+    pub(super) state: Arc<AtomicU32>,
 }
 
 /// A message whose wait for room ended without its entering the inbox.
@@ -55,7 +57,7 @@ pub(crate) struct Unsent<P> {
 }
 
 impl<P> Unsent<P> {
-    fn lost(message: Message<P>) -> Self {
+    pub(super) fn lost(message: Message<P>) -> Self {
         Self { message, is_lost: true }
     }
 }
@@ -64,17 +66,44 @@ impl<P> Unsent<P> {
 pub(super) struct WaitingSender {
     /// The id of the subscription that the message came by.
     subscription: u64,
-    publisher: Thread,
+    pub(super) publisher: Publisher,
     /// The bits `SENDING` and `CANCELLED`; neither is set while the publisher sleeps. Its address identifies the send.
     state: Arc<AtomicU32>,
 }
 
+/// Who waits for room.
+pub(super) enum Publisher {
+    Thread(Thread),
+    /// `None` once the task has been woken: then it is not woken again before it has looked.
+    #[cfg_attr(not(feature = "async"), expect(dead_code))]
+    Task(Option<Waker>),
+}
+
+impl Publisher {
+    /// Wakes a thread at once, and a task when the calling thread holds no lock. Returns `true` if it was a task that
+    /// had not been woken.
+    fn wake(&mut self) -> bool {
+        match self {
+            Self::Thread(thread) => {
+                thread.unpark();
+                false
+            }
+            Self::Task(waker) => waker.take().map(wakeups::put_off).is_some(),
+        }
+    }
+
+    /// `true` if a take of a message must wake it.
+    fn is_asleep(&self) -> bool {
+        !matches!(self, Self::Task(None))
+    }
+}
+
 /// The publisher is trying to send.
-const SENDING: u32 = 1;
+pub(super) const SENDING: u32 = 1;
 
 /// The wait is over. A thread that cancels it while the publisher sleeps also counts the message as lost, so that the
 /// loss is reported before the end of the stream.
-const CANCELLED: u32 = 1 << 1;
+pub(super) const CANCELLED: u32 = 1 << 1;
 
 impl<P> Inbox<P> {
     // ---- policies ------------------------------------------------------------------------------
@@ -158,7 +187,7 @@ impl<P> Inbox<P> {
         let state = Arc::new(AtomicU32::new(0));
         inner.lazy.get_or_insert_default().waiting_senders.push(WaitingSender {
             subscription,
-            publisher: thread::current(),
+            publisher: Publisher::Thread(thread::current()),
             state: Arc::clone(&state),
         });
         // SeqCst: partner of the load in `wake_waiting_senders`. This thread writes the bit and then tries to send; a
@@ -217,14 +246,14 @@ impl<P> Inbox<P> {
     ) {
         let Some(lazy) = &mut inner.lazy else { return };
         let mut lost = 0;
-        lazy.waiting_senders.retain(|sender| {
+        lazy.waiting_senders.retain_mut(|sender| {
             let cancel = condition(sender);
             if cancel {
                 // AcqRel: partner of the operations in `BlockedSend::finish`.
                 if sender.state.fetch_or(CANCELLED, Ordering::AcqRel) & SENDING == 0 {
                     lost += 1;
                 }
-                sender.publisher.unpark();
+                sender.publisher.wake();
             }
             !cancel
         });
@@ -232,11 +261,13 @@ impl<P> Inbox<P> {
         (0..lost).for_each(|_| self.record_loss_locked(&self.refused, inner));
     }
 
-    /// Clears `SENDERS_WAITING` if no publisher waits any more.
+    /// Clears `SENDERS_WAITING` if no publisher waits any more that has not been woken.
     fn update_senders_waiting(&self, lazy: &mut LazyState<P>) {
         if lazy.waiting_senders.is_empty() {
             // Frees the memory too.
             lazy.waiting_senders = Vec::new();
+        }
+        if !lazy.waiting_senders.iter().any(|sender| sender.publisher.is_asleep()) {
             // Relaxed: set and cleared under the lock.
             self.state.fetch_and(!SENDERS_WAITING, Ordering::Relaxed);
         }
@@ -247,16 +278,25 @@ impl<P> Inbox<P> {
     pub(super) fn wake_waiting_senders(&self) {
         // SeqCst: partner of the write in `block`; see "Orderings" in the module docs.
         if self.state.load(Ordering::SeqCst) & SENDERS_WAITING != 0 {
-            self.wake_all_senders();
+            self.wake_senders();
         }
     }
 
-    /// Wakes all of them: a publisher can wait for several inboxes, one after another, so the first in the list is not
-    /// necessarily waiting for this one yet.
-    #[cold]
-    fn wake_all_senders(&self) {
-        if let Some(lazy) = &self.inner.lock().lazy {
-            lazy.waiting_senders.iter().for_each(|sender| sender.publisher.unpark());
+    /// Wakes all threads, and the task that has waited longest.
+    ///
+    /// A thread can wait for several inboxes, one after another, so the first in the list is not necessarily waiting for
+    /// this one yet. A task that waits for another inbox first has no waker here. One that is woken makes way for the
+    /// next when it has sent its message, or gives up.
+    #[inline(never)]
+    fn wake_senders(&self) {
+        if let Some(lazy) = &mut self.inner.lock().lazy {
+            let mut is_task_woken = false;
+            for sender in &mut lazy.waiting_senders {
+                if !is_task_woken || matches!(sender.publisher, Publisher::Thread(_)) {
+                    is_task_woken |= sender.publisher.wake();
+                }
+            }
+            self.update_senders_waiting(lazy);
         }
     }
 }
@@ -295,6 +335,11 @@ impl<P> BlockedSend<P> {
         }
     }
 
+    /// `true` if `sender` is the inbox's side of this.
+    pub(super) fn is(&self, sender: &WaitingSender) -> bool {
+        Arc::ptr_eq(&sender.state, &self.state)
+    }
+
     /// Stops waiting. Returns the message.
     pub(crate) fn give_up(mut self) -> Option<Unsent<P>> {
         if self.state.fetch_or(SENDING, Ordering::AcqRel) & CANCELLED != 0 {
@@ -305,6 +350,10 @@ impl<P> BlockedSend<P> {
 
     /// Counts the message as lost, unless it has entered or the inbox has terminated.
     fn refuse(mut self) -> Option<Unsent<P>> {
+        self.refuse_message()
+    }
+
+    pub(super) fn refuse_message(&mut self) -> Option<Unsent<P>> {
         let message = self.message.take()?;
         Some(Unsent { message, is_lost: self.inbox.record_loss(&self.inbox.refused) })
     }
@@ -314,13 +363,23 @@ impl<P> BlockedSend<P> {
     }
 }
 
-/// Removes the sender from the inbox's list.
+/// Removes the sender from the inbox's list. If there is room, the next one is woken: this one may have been woken for it.
 impl<P> Drop for BlockedSend<P> {
     fn drop(&mut self) {
-        if let Some(lazy) = &mut self.inbox.inner.lock().lazy {
-            lazy.waiting_senders.retain(|sender| !Arc::ptr_eq(&sender.state, &self.state));
+        let mut removed = None;
+        let mut inner = self.inbox.inner.lock();
+        if let Some(lazy) = &mut inner.lazy {
+            let at = lazy.waiting_senders.iter().position(|sender| self.is(sender));
+            removed = at.map(|at| lazy.waiting_senders.remove(at));
+            if !self.inbox.queue.is_full() {
+                let mut senders = lazy.waiting_senders.iter_mut();
+                _ = senders.any(|sender| sender.publisher.wake());
+            }
             self.inbox.update_senders_waiting(lazy);
         }
+        drop(inner);
+        // Its waker is dropped under no lock.
+        drop(removed);
     }
 }
 

@@ -13,12 +13,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::{AFTER_SEND, CLOSED, Inbox, Inner, PARKED, TERMINATED};
-use crate::error::{RecvError, TryRecvError};
+use super::{AFTER_SEND, Inbox, Inner, PARKED, TERMINATED};
 use crate::event::Message;
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicBool, AtomicU8, Ordering};
@@ -78,9 +77,9 @@ impl Ticket {
 }
 
 /// A receiver that waits.
-struct Waiting {
+pub(super) struct Waiting {
     ticket: Ticket,
-    waker: Waker,
+    pub(super) waker: Waker,
 }
 
 impl Waiting {
@@ -127,12 +126,13 @@ impl WaitList {
         Some(first)
     }
 
-    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiting> {
+    #[cfg(feature = "async")]
+    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiting> {
         let later = self.later.iter_mut().flat_map(|later| later.iter_mut());
         self.first.iter_mut().chain(later).find(|waiting| waiting.ticket == ticket)
     }
 
-    fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
         if self.first.as_ref()?.ticket == ticket {
             return self.pop();
         }
@@ -270,7 +270,7 @@ impl<P> Inbox<P> {
     }
 
     /// Clears `PARKED` if no receiver waits any more.
-    fn update_parked(&self, list: &WaitList) {
+    pub(super) fn update_parked(&self, list: &WaitList) {
         if list.is_empty() {
             // Relaxed: set and cleared under the lock.
             self.state.fetch_and(!PARKED, Ordering::Relaxed);
@@ -278,7 +278,7 @@ impl<P> Inbox<P> {
     }
 
     /// Adds a receiver to the list.
-    fn enlist(&self, inner: &mut Inner<P>, waker: Waker, is_thread: bool) -> Ticket {
+    pub(super) fn enlist(&self, inner: &mut Inner<P>, waker: Waker, is_thread: bool) -> Ticket {
         let ticket = inner.waiting.push(waker, is_thread);
         // SeqCst: partner of the load in `needs_attention`.
         self.state.fetch_or(PARKED, Ordering::SeqCst);
@@ -304,85 +304,6 @@ impl<P> Inbox<P> {
             inner.waiting.remove(ticket);
             self.update_parked(&inner.waiting);
         }
-    }
-
-    // ---- tasks ---------------------------------------------------------------------------------
-
-    /// Polls `try_recv` for a task, whose place in the list is kept in `ticket`. [`leave`](Self::leave) must be called
-    /// before `ticket` is dropped.
-    #[inline]
-    pub(crate) fn poll<T>(
-        &self,
-        ticket: &mut Option<Ticket>,
-        context: &mut Context<'_>,
-        mut try_recv: impl FnMut() -> Result<T, TryRecvError>,
-    ) -> Poll<Result<T, RecvError>> {
-        loop {
-            match try_recv() {
-                Ok(received) => {
-                    self.leave(ticket);
-                    return Poll::Ready(Ok(received));
-                }
-                Err(TryRecvError::Closed) => {
-                    self.leave(ticket);
-                    return Poll::Ready(Err(RecvError::Closed));
-                }
-                Err(TryRecvError::Empty) => {}
-            }
-            // Looks again after it has entered the list: whoever brings something to read looks there afterwards.
-            if self.stays_listed(ticket, context.waker()) || self.seems_empty() {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    /// Puts the task into the list. Returns `true` if it was there already, with a waker that does.
-    fn stays_listed(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
-        if let Some(ticket) = *ticket {
-            let mut inner = self.inner.lock();
-            if let Some(waiting) = inner.waiting.get_mut(ticket)
-                && waiting.waker.will_wake(waker)
-            {
-                return true;
-            }
-        }
-        // Cloned and dropped under no lock.
-        let waker = waker.clone();
-        let mut inner = self.inner.lock();
-        if let Some(waiting) = ticket.and_then(|ticket| inner.waiting.get_mut(ticket)) {
-            let replaced = std::mem::replace(&mut waiting.waker, waker);
-            drop(inner);
-            drop(replaced);
-        } else {
-            *ticket = Some(self.enlist(&mut inner, waker, false));
-        }
-        false
-    }
-
-    /// Takes a task out of the list. One that was woken, and leaves something to read, wakes the next receiver.
-    #[inline]
-    pub(crate) fn leave(&self, ticket: &mut Option<Ticket>) {
-        if let Some(ticket) = ticket.take() {
-            // Acquire: partner of the writes under the lock. If it is clear, the task was woken, and no other waits.
-            if self.state.load(Ordering::Acquire) & PARKED != 0 {
-                self.leave_list(ticket);
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn leave_list(&self, ticket: Ticket) {
-        let mut inner = self.inner.lock();
-        let removed = inner.waiting.remove(ticket);
-        if removed.is_some() {
-            self.update_parked(&inner.waiting);
-        } else if !self.seems_empty() {
-            self.wake_receiver_locked(&mut inner.waiting);
-        }
-        drop(inner);
-        // A waker is dropped under no lock, and called under none.
-        drop(removed);
-        wakeups::call_pending();
     }
 }
 

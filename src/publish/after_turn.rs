@@ -1,6 +1,7 @@
 //! What a publish leaves to do until its channel's turn is over, and the overflow policies as far as the publisher
 //! carries them out. Nothing for a publish to exact recipients that met no full inbox.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,17 +11,29 @@ use super::scratch::{Scratch, ScratchGuard};
 use super::{Interrupt, Published, deliver};
 use crate::engine::Engine;
 use crate::event::Message;
-use crate::inbox::{Inbox, Overflowed};
+use crate::inbox::{BlockedSend, Inbox, Overflowed};
 use crate::reentrancy::for_each_then_resume;
 use crate::trie::{Channel, Counts, Recipient};
 use crate::wakeups;
+
+/// Messages that wait for room, with their recipients.
+pub(super) type Waits<P> = VecDeque<(Recipient<P>, BlockedSend<P>)>;
+
+/// How a publish waits for room in [`Overflow::Block`](crate::Overflow::Block) inboxes.
+pub(super) enum RoomWait<'a, P: 'static> {
+    /// On the calling thread, for each inbox until its timeout, which counts from when the publish began: from here, if
+    /// that is known.
+    OnThread(Option<Instant>),
+    /// In a task: what waits is left here.
+    #[cfg_attr(not(feature = "async"), expect(dead_code))]
+    InTask(&'a mut Waits<P>),
+}
 
 /// See the module's documentation. Dropped after the turn, by unwinding too.
 pub(super) struct AfterTurn<'a, P: 'static> {
     engine: &'a Engine<P>,
     channel: &'a Arc<Channel<P>>,
-    /// When the publish began, if that matters.
-    started: Option<Instant>,
+    room_wait: RoomWait<'a, P>,
     /// Borrowed when first needed.
     scratch: Option<ScratchGuard<P>>,
 }
@@ -41,14 +54,16 @@ impl<'a, P> AfterTurn<'a, P> {
     pub(super) fn new(
         engine: &'a Engine<P>,
         channel: &'a Arc<Channel<P>>,
-        started: Option<Instant>,
+        room_wait: RoomWait<'a, P>,
     ) -> Self {
-        Self { engine, channel, started, scratch: None }
+        Self { engine, channel, room_wait, scratch: None }
     }
 
     /// Sets when the publish began to now, unless that is known.
     pub(super) fn start_clock(&mut self) {
-        self.started.get_or_insert_with(Instant::now);
+        if let RoomWait::OnThread(started) = &mut self.room_wait {
+            started.get_or_insert_with(Instant::now);
+        }
     }
 
     pub(super) fn scratch(&mut self) -> &mut Scratch<P> {
@@ -157,7 +172,13 @@ impl<'a, P> AfterTurn<'a, P> {
         if scratch.waits.is_empty() {
             return Counts::default();
         }
-        let started = self.started.unwrap_or_else(Instant::now);
+        let started = match &mut self.room_wait {
+            RoomWait::OnThread(started) => started.unwrap_or_else(Instant::now),
+            RoomWait::InTask(waits) => {
+                waits.append(&mut scratch.waits);
+                return Counts::default();
+            }
+        };
         while let Some((recipient, wait)) = scratch.waits.pop_front() {
             let Scratch { waited, dead, .. } = &mut **scratch;
             // A deadline beyond what the clock can say is none.

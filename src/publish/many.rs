@@ -2,9 +2,8 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::after_turn::{Admission, AfterTurn};
+use super::after_turn::{Admission, AfterTurn, RoomWait};
 use super::merge::{PatternSegments, Segment};
 use super::{Interrupt, Published, deliver};
 use crate::engine::Engine;
@@ -16,19 +15,19 @@ use crate::wakeups;
 /// How many recipients ahead an inbox is prefetched.
 const PREFETCH: usize = 4;
 
-/// Publishes in the turn, and does what is left to do after it. `started` is when the publish began, if that is known.
+/// Publishes in the turn, and does what is left to do after it.
 #[inline(never)]
 pub(super) fn publish<P: Clone + Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
-    started: Option<Instant>,
+    room_wait: RoomWait<'_, P>,
     turn: Turn<'_, P>,
 ) -> Published {
     // Locals are dropped from the last to the first, by unwinding too. What `after` holds runs user code when it is
     // dropped, and so does the payload: after the turn.
     let mut payload = Some(payload);
-    let mut after = AfterTurn::new(engine, channel, started);
+    let mut after = AfterTurn::new(engine, channel, room_wait);
     let mut turn = turn;
     let mut delivery = Delivery::new(turn.exact.totals(), &channel.counters);
     let has_patterns = !turn.patterns.is_empty();

@@ -13,6 +13,8 @@ mod matching;
 mod merge;
 mod one;
 mod scratch;
+#[cfg(feature = "async")]
+mod tasks;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +29,12 @@ use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
 use crate::trie::{Channel, Counts, Recipient, Turn};
 
+use after_turn::RoomWait;
 pub(crate) use matching::{match_count_by_name, match_count_by_topic};
+#[cfg(feature = "async")]
+pub use tasks::Publish;
+#[cfg(feature = "async")]
+pub(crate) use tasks::Target;
 
 /// What a publish did: messages. Two words, returned in registers.
 #[derive(Clone, Copy)]
@@ -75,7 +82,7 @@ fn by_name_again<P: Clone + Send + 'static>(
     mut payload: P,
 ) -> Receipt {
     while let Some(channel) = engine.trie.entry_for_publish(name, hash) {
-        match publish_when_free(engine, &channel, payload) {
+        match publish_when_free(engine, &channel, payload, RoomWait::OnThread(None)) {
             Ok(published) => return published.into(),
             Err(back) => payload = back,
         }
@@ -177,7 +184,7 @@ fn publish_contended<P: Clone + Send + 'static>(
     detached: impl FnOnce(P) -> Receipt,
 ) -> Receipt {
     engine.check_reentrancy();
-    match publish_when_free(engine, channel, payload) {
+    match publish_when_free(engine, channel, payload, RoomWait::OnThread(None)) {
         Ok(published) => published.into(),
         Err(payload) => detached(payload),
     }
@@ -189,13 +196,17 @@ fn publish_when_free<P: Clone + Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
+    room_wait: RoomWait<'_, P>,
 ) -> Result<Published, P> {
     if engine.trie.is_closed() {
         // The turn may be taken by a publish that has outlived the closing.
         return Err(payload);
     }
-    // Timeouts run from here.
-    let started = Instant::now();
+    let room_wait = match room_wait {
+        // Timeouts run from here.
+        RoomWait::OnThread(_) => RoomWait::OnThread(Some(Instant::now())),
+        in_task => in_task,
+    };
     #[cfg(test)]
     before_waiting::run();
     let entry = engine.trie.guard(channel);
@@ -204,7 +215,7 @@ fn publish_when_free<P: Clone + Send + 'static>(
         return Err(payload);
     }
     engine.trie.refresh(channel, &mut turn);
-    Ok(many::publish(engine, channel, payload, Some(started), turn))
+    Ok(many::publish(engine, channel, payload, room_wait, turn))
 }
 
 /// `true` if the entry is detached, or is going to be: closing leaves an entry whose turn is taken to whoever has the

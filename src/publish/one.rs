@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::after_turn::RoomWait;
 use super::{Interrupt, Published, deliver, many};
 use crate::engine::Engine;
 use crate::trie::{Channel, Counts, Turn};
@@ -24,7 +25,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
             }
         }
         ([_], [], _) => by_pattern(engine, channel, payload, turn),
-        _ => many::publish(engine, channel, payload, None, turn),
+        _ => many::publish(engine, channel, payload, RoomWait::OnThread(None), turn),
     }
 }
 
@@ -47,7 +48,7 @@ fn by_pattern<P: Clone + Send + 'static>(
             };
         }
     }
-    many::publish(engine, channel, payload, None, turn)
+    many::publish(engine, channel, payload, RoomWait::OnThread(None), turn)
 }
 
 #[inline(always)]
@@ -67,7 +68,9 @@ fn interrupted<P: Clone + Send + 'static>(
 ) -> Published {
     match interrupt {
         // The inbox is tried once more there, and its policy applied.
-        Interrupt::Full(message) => many::publish(engine, channel, message.payload, None, turn),
+        Interrupt::Full(message) => {
+            many::publish(engine, channel, message.payload, RoomWait::OnThread(None), turn)
+        }
         Interrupt::TaskWoken => {
             let published = delivered(channel, turn);
             engine.trie.retire_if_closed(channel);

@@ -2,16 +2,15 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
 use hashbrown::HashSet;
 
+use super::after_turn::Waits;
 use super::merge::Merge;
 use crate::event::Message;
-use crate::inbox::BlockedSend;
 use crate::reentrancy::for_each_then_resume;
-use crate::trie::{Counts, Recipient};
+use crate::trie::Counts;
 
 thread_local! {
     /// The buffers of this thread, one set for each payload type that is not in use right now.
@@ -29,7 +28,7 @@ pub(super) struct Scratch<P: 'static> {
     /// Subscribers that were full and are to be ended, by number.
     pub(super) disconnected: Vec<u64>,
     /// Messages that wait for room, each with whom it is for.
-    pub(super) waits: VecDeque<(Recipient<P>, BlockedSend<P>)>,
+    pub(super) waits: Waits<P>,
     /// Messages that waited for room and are not counted yet.
     pub(super) waited: Counts,
     /// Inboxes that get nothing more in the turn, by address.
@@ -43,7 +42,7 @@ impl<P> Default for Scratch<P> {
             merge: Merge::default(),
             seen: HashSet::default(),
             disconnected: Vec::new(),
-            waits: VecDeque::new(),
+            waits: Waits::new(),
             waited: Counts::default(),
             barred: HashSet::default(),
         }

@@ -130,6 +130,17 @@ impl<P> Trie<P> {
         }
     }
 
+    /// Counts what happened on `channel` outside its turn, and even if the calling thread has another turn.
+    #[cfg(feature = "async")]
+    pub(crate) fn count_late(&self, channel: &Arc<Channel<P>>, counts: Counts) {
+        if reentrancy::is_in_clone() {
+            // Under a stripe's lock nobody waits for a turn.
+            self.stripes.fold(channel.hash, counts);
+        } else {
+            self.count(channel, counts);
+        }
+    }
+
     /// Counts a publish on a closed bus, which reaches nobody.
     pub(crate) fn count_unreached(&self, hash: u64) {
         self.stripes.fold(hash, Counts::of_one(0));

@@ -1,0 +1,141 @@
+//! Tasks that wait: to read, and for room.
+//!
+//! It owns no state: a task's waker lies in the list of `waiters` or of `overflow`. It may not clone or drop a waker, nor
+//! call one, under the lock: wakers are user code.
+
+use std::mem;
+use std::task::{Context, Poll, Waker};
+
+use super::overflow::{BlockedSend, CANCELLED, Publisher, SENDING, Unsent};
+use super::waiters::Ticket;
+use super::{Inbox, PARKED, SENDERS_WAITING};
+use crate::error::{RecvError, TryRecvError};
+use crate::event::Message;
+use crate::sync::Ordering;
+use crate::wakeups;
+
+impl<P> Inbox<P> {
+    /// Polls `try_recv` for a task, whose place in the list is kept in `ticket`. [`leave`](Self::leave) must be called
+    /// before `ticket` is dropped.
+    #[inline]
+    pub(crate) fn poll<T>(
+        &self,
+        ticket: &mut Option<Ticket>,
+        context: &mut Context<'_>,
+        mut try_recv: impl FnMut() -> Result<T, TryRecvError>,
+    ) -> Poll<Result<T, RecvError>> {
+        loop {
+            match try_recv() {
+                Ok(received) => {
+                    self.leave(ticket);
+                    return Poll::Ready(Ok(received));
+                }
+                Err(TryRecvError::Closed) => {
+                    self.leave(ticket);
+                    return Poll::Ready(Err(RecvError::Closed));
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+            // Looks again after it has entered the list: whoever brings something to read looks there afterwards.
+            if self.stays_listed(ticket, context.waker()) || self.seems_empty() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Puts the task into the list. Returns `true` if it was there already, with a waker that does.
+    fn stays_listed(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
+        if let Some(ticket) = *ticket {
+            let mut inner = self.inner.lock();
+            if let Some(waiting) = inner.waiting.get_mut(ticket)
+                && waiting.waker.will_wake(waker)
+            {
+                return true;
+            }
+        }
+        // Cloned and dropped under no lock.
+        let waker = waker.clone();
+        let mut inner = self.inner.lock();
+        if let Some(waiting) = ticket.and_then(|ticket| inner.waiting.get_mut(ticket)) {
+            let replaced = mem::replace(&mut waiting.waker, waker);
+            drop(inner);
+            drop(replaced);
+        } else {
+            *ticket = Some(self.enlist(&mut inner, waker, false));
+        }
+        false
+    }
+
+    /// Takes a task out of the list. One that was woken, and leaves something to read, wakes the next receiver.
+    #[inline]
+    pub(crate) fn leave(&self, ticket: &mut Option<Ticket>) {
+        if let Some(ticket) = ticket.take() {
+            // Acquire: partner of the writes under the lock. If it is clear, the task was woken, and no other waits.
+            if self.state.load(Ordering::Acquire) & PARKED != 0 {
+                self.leave_list(ticket);
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn leave_list(&self, ticket: Ticket) {
+        let mut inner = self.inner.lock();
+        let removed = inner.waiting.remove(ticket);
+        if removed.is_some() {
+            self.update_parked(&inner.waiting);
+        } else if !self.seems_empty() {
+            self.wake_receiver_locked(&mut inner.waiting);
+        }
+        drop(inner);
+        // A waker is dropped under no lock, and called under none.
+        drop(removed);
+        wakeups::call_pending();
+    }
+}
+
+impl<P> BlockedSend<P> {
+    /// Tries to send, as a task. Ready when the message has entered or the wait is cancelled; otherwise the task is woken
+    /// when there may be room. Returns the message if it did not enter.
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut send: impl FnMut(Message<P>) -> Option<Message<P>>,
+    ) -> Poll<Option<Unsent<P>>> {
+        let mut is_listed = false;
+        loop {
+            // AcqRel, here and below: as in `finish`.
+            if self.state.fetch_or(SENDING, Ordering::AcqRel) & CANCELLED != 0 {
+                return Poll::Ready(self.message.take().map(Unsent::lost));
+            }
+            let Some(message) = self.message.take() else { return Poll::Ready(None) };
+            self.message = send(message);
+            if self.message.is_none() {
+                return Poll::Ready(None);
+            }
+            // `SENDING` is set when it is cancelled meanwhile, so no other thread counts the loss.
+            if self.state.fetch_and(!SENDING, Ordering::AcqRel) & CANCELLED != 0 {
+                return Poll::Ready(self.refuse_message());
+            }
+            // Looks again after its waker is there: whoever makes room looks for it afterwards.
+            if is_listed {
+                return Poll::Pending;
+            }
+            self.set_waker(context.waker().clone());
+            is_listed = true;
+        }
+    }
+
+    fn set_waker(&self, waker: Waker) {
+        let mut replaced = None;
+        let mut inner = self.inbox.inner.lock();
+        let senders = inner.lazy.iter_mut().flat_map(|lazy| &mut lazy.waiting_senders);
+        if let Some(own) = senders.into_iter().find(|sender| self.is(sender)) {
+            replaced = Some(mem::replace(&mut own.publisher, Publisher::Task(Some(waker))));
+            // SeqCst: as in `Inbox::block`.
+            self.inbox.state.fetch_or(SENDERS_WAITING, Ordering::SeqCst);
+        }
+        drop(inner);
+        // A waker is dropped under no lock. (If it is not listed, the wait has been cancelled, and the next look tells.)
+        drop(replaced);
+    }
+}
