@@ -77,7 +77,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// [`publish_with`](Self::publish_with) avoids that. When `publish` returns, the messages that
     /// it delivered can be received. It may wait for other calls that work on the same channel, but
     /// it never waits for a subscriber to read, unless an inbox is full and its policy is
-    /// [`Overflow::Block`].
+    /// [`Overflow::Block`]. In an async task that would block the thread of the runtime, and could
+    /// hang it: use [`publish_async`](Self::publish_async) where there are such inboxes.
     ///
     /// # Panics
     ///

@@ -152,13 +152,15 @@ pub enum Overflow {
     /// a client that exceeds its `client-output-buffer-limit pubsub`, but discards what is queued.
     /// The publisher never waits.
     Disconnect,
-    /// Makes the publisher wait for room. Three waits can last for ever:
+    /// Makes the publisher wait for room. In an async task, publish with
+    /// [`publish_async`](crate::Bus::publish_async): `publish` to a full inbox blocks the thread of
+    /// the runtime, and can hang it, as the reader may be a task which that thread should run.
+    ///
+    /// Two more waits can last for ever:
     ///
     /// - A reader that has panicked or stopped reading leaves its publishers waiting, as long as
     ///   any handle to the subscriber exists.
     /// - A thread that is the only reader of a full inbox and publishes to it waits for itself.
-    /// - A publish to a full inbox inside an async task blocks the thread of the runtime, and with
-    ///   it the other tasks that the thread should run. The reader can be one of them.
     ///
     /// With `timeout: None` such a wait ends only when the subscriber or the bus is closed, or the
     /// subscription is removed.

@@ -352,3 +352,30 @@ fn names_are_remembered_with_any_number_of_stripes() {
         assert_eq!(allocations(publish), 0, "{stripes} stripes");
     }
 }
+
+/// A task that waits for its message, gets it and waits again allocates nothing, and neither does who wakes it.
+#[cfg(feature = "async")]
+#[test]
+fn a_delivery_to_a_waiting_task_does_not_allocate() {
+    use std::task::{Context, Poll, Waker};
+
+    for inboxes in [1, 10] {
+        let scene = Scene::new(inboxes, Overflow::DropOldest, false, |sub| {
+            sub.subscribe("c").unwrap();
+        });
+        scene.subs.iter().for_each(|sub| sub.try_iter().for_each(drop));
+        let mut streams: Vec<_> = scene.subs.iter().map(Subscriber::message_stream).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut deliver = || {
+            for stream in &mut streams {
+                while stream.poll_recv(&mut context).is_ready() {}
+            }
+            scene.bus.publish("c", Arc::clone(&scene.payload));
+            for stream in &mut streams {
+                assert!(matches!(stream.poll_recv(&mut context), Poll::Ready(Some(_))));
+            }
+        };
+        (0..3).for_each(|_| deliver());
+        assert_eq!(allocations(|| (0..10).for_each(|_| deliver())), 0, "{inboxes} inboxes");
+    }
+}

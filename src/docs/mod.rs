@@ -10,6 +10,10 @@ pub mod patterns {}
 #[doc = include_str!("slow_subscribers.md")]
 pub mod slow_subscribers {}
 
+#[cfg(feature = "async")]
+#[doc = include_str!("tasks.md")]
+pub mod tasks {}
+
 #[doc = include_str!("many_inboxes.md")]
 pub mod many_inboxes {}
 
