@@ -139,3 +139,145 @@ impl<P> BlockedSend<P> {
         drop(replaced);
     }
 }
+
+/// The steps of a delivery, of a poll and of a cancelled wait, on a queue that is only a count, in all orders.
+#[cfg(all(test, loom))]
+mod model {
+    use std::sync::Arc;
+    use std::task::{Wake, Waker};
+
+    use loom::sync::Mutex;
+    use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+    use loom::thread;
+
+    use crate::inbox::waiters::{Ticket, WaitList};
+
+    #[derive(Default)]
+    struct Model {
+        queued: AtomicUsize,
+        is_parked: AtomicBool,
+        waiting: Mutex<WaitList>,
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    impl Model {
+        fn is_empty(&self) -> bool {
+            self.queued.load(Ordering::SeqCst) == 0
+        }
+
+        fn take(&self) -> bool {
+            let take = |queued: usize| queued.checked_sub(1);
+            self.queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
+        }
+
+        fn update_parked(&self, list: &WaitList) {
+            if list.is_empty() {
+                self.is_parked.store(false, Ordering::SeqCst);
+            }
+        }
+
+        fn wake_one(&self) {
+            let mut list = self.waiting.lock().unwrap();
+            let woken = list.pop();
+            self.update_parked(&list);
+            drop(list);
+            if let Some(woken) = woken {
+                woken.waker.wake();
+            }
+        }
+
+        fn deliver(&self) {
+            self.queued.fetch_add(1, Ordering::SeqCst);
+            // loom's `SeqCst` accesses are weaker than the language's: the fences make up for it.
+            fence(Ordering::SeqCst);
+            if self.is_parked.load(Ordering::SeqCst) {
+                self.wake_one();
+            }
+        }
+
+        /// Returns `true` if the task got a message.
+        fn poll(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
+            loop {
+                if self.take() {
+                    self.leave(ticket);
+                    return true;
+                }
+                let mut list = self.waiting.lock().unwrap();
+                if ticket.is_some_and(|ticket| list.get_mut(ticket).is_some()) {
+                    return false;
+                }
+                *ticket = Some(list.push(waker.clone(), false));
+                self.is_parked.store(true, Ordering::SeqCst);
+                drop(list);
+                fence(Ordering::SeqCst);
+                if self.is_empty() {
+                    return false;
+                }
+            }
+        }
+
+        fn leave(&self, ticket: &mut Option<Ticket>) {
+            if let Some(ticket) = ticket.take()
+                && self.is_parked.load(Ordering::SeqCst)
+            {
+                let mut list = self.waiting.lock().unwrap();
+                let removed = list.remove(ticket);
+                self.update_parked(&list);
+                drop(list);
+                if removed.is_none() && !self.is_empty() {
+                    self.wake_one();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_is_woken_for_a_message_that_comes_while_it_enters_the_list() {
+        loom::model(|| {
+            let model = Arc::new(Model::default());
+            let publisher = {
+                let model = Arc::clone(&model);
+                thread::spawn(move || model.deliver())
+            };
+            let woken = Arc::new(Woken::default());
+            let mut ticket = None;
+            let got = model.poll(&mut ticket, &Waker::from(Arc::clone(&woken)));
+            publisher.join().unwrap();
+            assert!(got || woken.0.load(Ordering::SeqCst));
+        });
+    }
+
+    #[test]
+    fn a_task_that_gives_up_leaves_no_other_asleep_beside_a_message() {
+        loom::model(|| {
+            let model = Arc::new(Model::default());
+            let cancelled = {
+                let model = Arc::clone(&model);
+                thread::spawn(move || {
+                    let mut ticket = None;
+                    let got = model.poll(&mut ticket, &Waker::from(Arc::new(Woken::default())));
+                    model.leave(&mut ticket);
+                    got
+                })
+            };
+            let publisher = {
+                let model = Arc::clone(&model);
+                thread::spawn(move || model.deliver())
+            };
+            let woken = Arc::new(Woken::default());
+            let mut ticket = None;
+            let got = model.poll(&mut ticket, &Waker::from(Arc::clone(&woken)));
+            publisher.join().unwrap();
+            let other_got = cancelled.join().unwrap();
+            assert!(got || other_got || woken.0.load(Ordering::SeqCst));
+        });
+    }
+}

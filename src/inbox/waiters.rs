@@ -108,7 +108,7 @@ impl WaitList {
         self.first.is_none()
     }
 
-    fn push(&mut self, waker: Waker, is_thread: bool) -> Ticket {
+    pub(super) fn push(&mut self, waker: Waker, is_thread: bool) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets << 1 | u64::from(is_thread));
         let waiting = Waiting { ticket, waker };
@@ -120,7 +120,7 @@ impl WaitList {
         ticket
     }
 
-    fn pop(&mut self) -> Option<Waiting> {
+    pub(super) fn pop(&mut self) -> Option<Waiting> {
         let first = self.first.take()?;
         self.first = self.later.as_mut().and_then(|later| later.pop_front());
         Some(first)
