@@ -5,28 +5,37 @@
 //! go of them: at the end of a publish, of a subscribe, of a receive, of closing. A leaf: it takes no lock.
 
 use std::cell::{Cell, RefCell};
-use std::mem;
+use std::mem::{self, ManuallyDrop};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 use crate::reentrancy;
 
 thread_local! {
-    /// The number of wakers in `PENDING`. Apart from them, so that whoever looks need not ask whether these have been
-    /// dropped.
+    /// The number of wakers in `PENDING`, which is cheaper to look at.
     static COUNT: Cell<usize> = const { Cell::new(0) };
-    static PENDING: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+    /// Not dropped when the thread ends, since the drop of some user's value may publish even then.
+    static PENDING: ManuallyDrop<RefCell<Vec<Waker>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static FREE_AT_END: FreeAtEnd = const { FreeAtEnd };
 }
+
+/// Frees the memory of `PENDING` when the thread ends.
+struct FreeAtEnd;
+
+impl Drop for FreeAtEnd {
+    fn drop(&mut self) {
+        drop(PENDING.with(|pending| pending.take()));
+    }
+}
+
+/// Room for wakers that a thread keeps at most.
+const MAX_KEPT: usize = 4_096;
 
 /// Keeps `waker` until the calling thread calls [`call_pending`].
 pub(crate) fn put_off(waker: Waker) {
-    let mut waker = Some(waker);
-    // While a thread ends, its local storage is gone. It is then in the drop of some user's value, and rarely in a turn.
-    _ = PENDING.try_with(|pending| pending.borrow_mut().extend(waker.take()));
-    match waker {
-        None => COUNT.set(COUNT.get() + 1),
-        Some(waker) => call(waker),
-    }
+    PENDING.with(|pending| pending.borrow_mut().push(waker));
+    COUNT.set(COUNT.get() + 1);
 }
 
 /// Calls the wakers that were put off by this thread. The caller holds no lock and no turn.
@@ -43,29 +52,30 @@ fn call_all() {
         // A turn is held further up. The publish that holds it calls them.
         return;
     }
-    // A waker can publish, and so put off and call others.
-    let take =
-        || PENDING.try_with(|pending| mem::take(&mut *pending.borrow_mut())).unwrap_or_default();
     COUNT.set(0);
-    let mut wakers = take();
-    wakers.drain(..).for_each(call);
-    // Their memory is kept for the next ones.
-    _ = PENDING.try_with(|pending| {
-        let mut pending = pending.borrow_mut();
-        if pending.is_empty() && wakers.capacity() <= MAX_KEPT {
-            *pending = wakers;
-        }
-    });
+    // A waker can publish, and so put off and call others.
+    let mut wakers = PENDING.with(|pending| pending.take());
+    wakers.drain(..).for_each(|waker| contain_panic(|| waker.wake()));
+    // Their memory is kept for the next ones, unless it would never be freed.
+    if wakers.capacity() <= MAX_KEPT && FREE_AT_END.try_with(|_| ()).is_ok() {
+        PENDING.with(|pending| {
+            let mut pending = pending.borrow_mut();
+            if pending.is_empty() {
+                *pending = mem::take(&mut wakers);
+            }
+        });
+    }
 }
 
-/// Room for wakers that a thread keeps at most.
-const MAX_KEPT: usize = 4_096;
+/// Drops what holds a waker. The caller holds no lock and no turn.
+pub(crate) fn drop_waker<T>(holder: T) {
+    contain_panic(|| drop(holder));
+}
 
-/// Calls a waker. A panic in it goes no further than the panic hook, which has reported it: the publish, or whatever it
-/// was called by, did nothing wrong, and others are to be woken.
-fn call(waker: Waker) {
-    let called = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-    if let Err(panic) = called {
+/// Runs code of a waker. A panic in it goes no further than the panic hook, which has reported it: whatever it was called
+/// by did nothing wrong, and others are to be woken.
+fn contain_panic(code: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
         reentrancy::discard(panic);
     }
 }

@@ -466,8 +466,8 @@ proptest! {
                 Op::Publish => {}
                 Op::Poll(at) => poll_task(at, &mut futures, &mut waits, &mut read, &mut events_due),
                 Op::PollWoken => {
-                    for at in 0..4 {
-                        if waits.get(&at).is_some_and(|seen| wakers[at].0.calls() > *seen) {
+                    for (at, (woken, _)) in wakers.iter().enumerate() {
+                        if waits.get(&at).is_some_and(|seen| woken.calls() > *seen) {
                             poll_task(at, &mut futures, &mut waits, &mut read, &mut events_due);
                         }
                     }
@@ -476,13 +476,14 @@ proptest! {
                     futures[at] = sub.recv_async();
                     waits.remove(&at);
                 }
-                Op::Take => match sub.try_recv() {
-                    Ok(event) => match event.into_message() {
-                        Some(message) => read.push(message.payload),
-                        None => events_due -= 1,
-                    },
-                    Err(_) => {}
-                },
+                Op::Take => {
+                    if let Ok(event) = sub.try_recv() {
+                        match event.into_message() {
+                            Some(message) => read.push(message.payload),
+                            None => events_due -= 1,
+                        }
+                    }
+                }
                 Op::Subscribe => {
                     sub.subscribe("c").unwrap();
                     events_due += 1;

@@ -65,8 +65,6 @@ use crate::stats::CloseReason;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 pub(crate) use lifecycle::Change;
 use lifecycle::PendingEvent;
-#[cfg(feature = "async")]
-pub(crate) use overflow::Unsent;
 use overflow::WaitingSender;
 pub(crate) use overflow::{BlockedSend, Overflowed};
 pub(crate) use receive::{FastRecv, WaitError};

@@ -262,7 +262,7 @@ impl<P> Inbox<P> {
     }
 
     /// Clears `SENDERS_WAITING` if no publisher waits any more that has not been woken.
-    fn update_senders_waiting(&self, lazy: &mut LazyState<P>) {
+    pub(super) fn update_senders_waiting(&self, lazy: &mut LazyState<P>) {
         if lazy.waiting_senders.is_empty() {
             // Frees the memory too.
             lazy.waiting_senders = Vec::new();
@@ -379,7 +379,7 @@ impl<P> Drop for BlockedSend<P> {
         }
         drop(inner);
         // Its waker is dropped under no lock.
-        drop(removed);
+        wakeups::drop_waker(removed);
     }
 }
 

@@ -320,18 +320,20 @@ impl<P> Inbox<P> {
 
     /// Waits for what comes next in the stream, within `limit`.
     pub(crate) fn wait(&self, limit: WaitLimit<'_>) -> Result<Event<P>, WaitError> {
+        let mut is_woken = false;
         loop {
             if limit.is_stopped() {
-                // What is queued is left to other receivers. This thread may have been woken for it, so it must wake
-                // one of them.
-                if !self.seems_empty() {
-                    self.wake_receiver();
-                    wakeups::call_pending();
-                }
+                // What is queued is left to other receivers. This thread may have been woken for it.
+                self.pass_on();
                 return Err(WaitError::Stopped);
             }
             match self.try_recv() {
-                Ok(event) => return Ok(event),
+                Ok(event) => {
+                    if is_woken {
+                        self.pass_on();
+                    }
+                    return Ok(event);
+                }
                 Err(TryRecvError::Closed) => return Err(WaitError::Closed),
                 Err(TryRecvError::Empty) if limit.is_past_deadline() => {
                     return Err(WaitError::TimedOut);
@@ -344,9 +346,7 @@ impl<P> Inbox<P> {
             while self.seems_empty() && !backoff.is_completed() {
                 backoff.snooze();
             }
-            if self.seems_empty() {
-                self.sleep(limit);
-            }
+            is_woken = self.seems_empty() && self.sleep(limit);
         }
     }
 

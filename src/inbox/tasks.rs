@@ -59,7 +59,7 @@ impl<P> Inbox<P> {
         if let Some(waiting) = ticket.and_then(|ticket| inner.waiting.get_mut(ticket)) {
             let replaced = mem::replace(&mut waiting.waker, waker);
             drop(inner);
-            drop(replaced);
+            wakeups::drop_waker(replaced);
         } else {
             *ticket = Some(self.enlist(&mut inner, waker, false));
         }
@@ -88,7 +88,7 @@ impl<P> Inbox<P> {
         }
         drop(inner);
         // A waker is dropped under no lock, and called under none.
-        drop(removed);
+        wakeups::drop_waker(removed);
         wakeups::call_pending();
     }
 }
@@ -120,23 +120,30 @@ impl<P> BlockedSend<P> {
             if is_listed {
                 return Poll::Pending;
             }
-            self.set_waker(context.waker().clone());
+            self.set_publisher(Publisher::Task(Some(context.waker().clone())));
             is_listed = true;
         }
     }
 
-    fn set_waker(&self, waker: Waker) {
-        let mut replaced = None;
+    /// Has no take of a message wake the task, until it polls this.
+    pub(crate) fn turn_over_to_task(&self) {
+        self.set_publisher(Publisher::Task(None));
+    }
+
+    fn set_publisher(&self, publisher: Publisher) {
+        let mut publisher = publisher;
         let mut inner = self.inbox.inner.lock();
-        let senders = inner.lazy.iter_mut().flat_map(|lazy| &mut lazy.waiting_senders);
-        if let Some(own) = senders.into_iter().find(|sender| self.is(sender)) {
-            replaced = Some(mem::replace(&mut own.publisher, Publisher::Task(Some(waker))));
-            // SeqCst: as in `Inbox::block`.
-            self.inbox.state.fetch_or(SENDERS_WAITING, Ordering::SeqCst);
+        if let Some(lazy) = &mut inner.lazy {
+            if let Some(own) = lazy.waiting_senders.iter_mut().find(|sender| self.is(sender)) {
+                mem::swap(&mut own.publisher, &mut publisher);
+                // SeqCst: as in `Inbox::block`.
+                self.inbox.state.fetch_or(SENDERS_WAITING, Ordering::SeqCst);
+            }
+            self.inbox.update_senders_waiting(lazy);
         }
         drop(inner);
         // A waker is dropped under no lock. (If it is not listed, the wait has been cancelled, and the next look tells.)
-        drop(replaced);
+        wakeups::drop_waker(publisher);
     }
 }
 

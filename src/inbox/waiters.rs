@@ -5,7 +5,8 @@
 //!
 //! Both kinds wait in one list, first in, first out, each as a [`Waker`]. A thread's waker only unparks it, and is called
 //! at once. A task's is user code, and is put off: see [`wakeups`]. Whoever wakes a receiver takes it out of the list, so
-//! that one that has not looked yet is not woken again. A receiver that was woken and does not look wakes the next one.
+//! that one that has not looked yet is not woken again. One that was woken and gives up, or leaves something to read, wakes the
+//! next.
 //!
 //! crossbeam could wait by itself, with `select!` over the queue and a second channel for everything that is not a
 //! message. But that needs a second caller of its `start_recv`, which would then be inlined nowhere: a receive takes 24
@@ -43,7 +44,8 @@ impl SleepingThread {
     fn current() -> Arc<Self> {
         // While a thread ends, its local storage is gone: it gets a new one then.
         let current = CURRENT.try_with(Arc::clone).unwrap_or_else(|_| Arc::new(Self::new()));
-        // Relaxed: a thread that wakes it finds it in a list whose lock is taken after this.
+        // Relaxed: a thread that wakes it finds it in a list whose lock is taken after this. One that found it there in an
+        // earlier wait may wake it now: then it looks once more than it must.
         current.woken.store(false, Ordering::Relaxed);
         current
     }
@@ -98,6 +100,8 @@ impl Waiting {
 pub(super) struct WaitList {
     /// In place: most inboxes have one reader, whose wait then allocates nothing. Empty only if `later` is.
     first: Option<Waiting>,
+    /// Boxed, since every inbox has it and few need it.
+    #[expect(clippy::box_collection)]
     later: Option<Box<VecDeque<Waiting>>>,
     /// Tickets given so far.
     tickets: u64,
@@ -287,8 +291,9 @@ impl<P> Inbox<P> {
 
     // ---- threads -------------------------------------------------------------------------------
 
-    /// Sleeps until something may be readable, or `limit` ends the wait.
-    pub(super) fn sleep(&self, limit: WaitLimit<'_>) {
+    /// Sleeps until something may be readable, or `limit` ends the wait. Returns `true` if it was woken: then it must
+    /// [pass on](Self::pass_on) its wake-up if it leaves something to read.
+    pub(super) fn sleep(&self, limit: WaitLimit<'_>) -> bool {
         let sleeping = SleepingThread::current();
         let waker = Waker::from(Arc::clone(&sleeping));
         let ticket = self.enlist(&mut self.inner.lock(), waker, true);
@@ -299,10 +304,22 @@ impl<P> Inbox<P> {
         {
             park(limit.deadline);
         }
-        if !sleeping.is_woken() {
-            let mut inner = self.inner.lock();
-            inner.waiting.remove(ticket);
-            self.update_parked(&inner.waiting);
+        // The list tells whether it was woken. The flag does not: a waker that was taken out of the list in an earlier
+        // wait may be called only now. Acquire: as in `leave`.
+        if self.state.load(Ordering::Acquire) & PARKED == 0 {
+            return true;
+        }
+        let mut inner = self.inner.lock();
+        let is_woken = inner.waiting.remove(ticket).is_none();
+        self.update_parked(&inner.waiting);
+        is_woken
+    }
+
+    /// Wakes the next receiver if there is something left to read.
+    pub(super) fn pass_on(&self) {
+        if self.state.load(Ordering::Acquire) & PARKED != 0 && !self.seems_empty() {
+            self.wake_receiver();
+            wakeups::call_pending();
         }
     }
 }
@@ -317,17 +334,17 @@ mod tests {
     use crate::inbox::testing::{inbox_of_four, push_event, waiting};
 
     #[test]
-    fn a_take_that_makes_an_event_due_wakes_a_sleeping_receiver() {
+    fn each_receive_that_leaves_something_wakes_the_next_sleeper() {
         let (inbox, _) = inbox_of_four();
         let sender = inbox.sender().unwrap();
         let wait = || {
             let (started, patience) = (Instant::now(), Duration::from_secs(20));
             let limit = WaitLimit { deadline: Some(started + patience), stop_signal: None };
-            // At its deadline it would find the event by itself.
+            // At its deadline it would find what is there by itself.
             inbox.wait(limit).ok().filter(|_| started.elapsed() < patience)
         };
         thread::scope(|scope| {
-            let sleepers = [1, 2].map(|count| {
+            let sleepers = [1, 2, 3].map(|count| {
                 let sleeper = scope.spawn(wait);
                 while inbox.parked() < count {
                     thread::yield_now();
@@ -337,15 +354,12 @@ mod tests {
             // Nobody is woken for the two messages, and the first sleeper for the event.
             (1..=2).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
             push_event(&inbox);
-            let [first, second] = sleepers;
-            assert_eq!(first.join().unwrap().and_then(Event::into_message).unwrap().payload, 1);
-            // A receive that looked before there was the event takes the last message.
-            let message = inbox.finish_take(inbox.pop().unwrap());
-            assert_eq!(message.unwrap().payload, 2);
-            assert!(
-                matches!(second.join().unwrap(), Some(Event::Unsubscribe { .. })),
-                "it sleeps on"
-            );
+            let received = sleepers.map(|sleeper| sleeper.join().unwrap().expect("it is woken"));
+            let mut messages: Vec<_> =
+                received.into_iter().filter_map(Event::into_message).collect();
+            messages.sort_unstable_by_key(|message| message.payload);
+            // The third has got the event.
+            assert!(messages.iter().map(|message| message.payload).eq(1..=2));
         });
     }
 
@@ -372,6 +386,60 @@ mod tests {
             assert!(matches!(inbox.after_send(), Attention::Nothing));
             assert_eq!(first.join().unwrap(), Err(WaitError::Stopped));
             assert_eq!(second.join().unwrap(), Ok(Message::new("c", 1).into()));
+        });
+    }
+
+    #[test]
+    fn a_wake_up_that_comes_late_ends_a_later_sleep_and_leaves_no_place_in_the_list() {
+        waiting::watched(|| {
+            let (inbox, _) = inbox_of_four();
+            let await_sleeper = || {
+                while inbox.parked() == 0 {
+                    thread::yield_now();
+                }
+            };
+            thread::scope(|scope| {
+                let sleeper = scope.spawn(|| {
+                    let until =
+                        |deadline| WaitLimit { deadline: Some(deadline), stop_signal: None };
+                    let is_woken = inbox.sleep(until(Instant::now() + Duration::from_millis(50)));
+                    (is_woken, inbox.sleep(until(Instant::now() + Duration::from_secs(3600))))
+                });
+                await_sleeper();
+                // As a publisher does that is preempted before it calls the waker.
+                let mut inner = inbox.inner.lock();
+                let late = inner.waiting.pop().unwrap();
+                inbox.update_parked(&inner.waiting);
+                drop(inner);
+                await_sleeper();
+                late.wake();
+                assert_eq!(sleeper.join().unwrap(), (true, false));
+            });
+            assert_eq!(inbox.parked(), 0);
+            assert!(!inbox.needs_attention());
+        });
+    }
+
+    #[test]
+    fn a_woken_thread_that_leaves_a_message_wakes_the_next_receiver() {
+        waiting::watched(|| {
+            let (inbox, _) = inbox_of_four();
+            let sender = inbox.sender().unwrap();
+            thread::scope(|scope| {
+                let wait = || inbox.wait(WaitLimit { deadline: None, stop_signal: None });
+                let first = scope.spawn(wait);
+                while inbox.parked() < 1 {
+                    thread::yield_now();
+                }
+                let second = scope.spawn(wait);
+                while inbox.parked() < 2 {
+                    thread::yield_now();
+                }
+                // Two messages, and one wake-up: as if the first had come before anybody was in the list.
+                (1..=2).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
+                inbox.after_send();
+                assert!(first.join().unwrap().is_ok() && second.join().unwrap().is_ok());
+            });
         });
     }
 

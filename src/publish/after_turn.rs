@@ -189,7 +189,6 @@ impl<'a, P> AfterTurn<'a, P> {
                     Err(Interrupt::Full(message)) => return Some(message),
                     Err(Interrupt::Undeliverable(message)) => drop(message),
                 }
-                wakeups::call_pending();
                 None
             };
             match wait.finish(deadline, send) {
@@ -199,6 +198,8 @@ impl<'a, P> AfterTurn<'a, P> {
                     waited.dropped += u64::from(unsent.is_lost);
                 }
             }
+            // Before it sleeps for the next inbox, or takes the turn: whoever was woken, and the next that waits for room.
+            wakeups::call_pending();
         }
         let waited = mem::take(&mut scratch.waited);
         self.engine.trie.count(self.channel, waited);

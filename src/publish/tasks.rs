@@ -10,9 +10,8 @@ use super::after_turn::{RoomWait, Waits};
 use super::{Published, deliver, publish_when_free};
 use crate::engine::Engine;
 use crate::event::Message;
-use crate::inbox::Unsent;
 use crate::publish::Interrupt;
-use crate::reentrancy::for_each_then_resume;
+use crate::reentrancy::{Panics, for_each_then_resume};
 use crate::stats::Receipt;
 use crate::trie::{Channel, Counts};
 use crate::wakeups;
@@ -26,14 +25,20 @@ use crate::wakeups;
 pub struct Publish<'a, P: 'static = Arc<str>> {
     engine: &'a Engine<P>,
     state: State<'a, P>,
+    /// The messages that wait, with their recipients.
     waits: Waits<P>,
+    /// Messages that did not enter, to be dropped.
+    unsent: Vec<Message<P>>,
+    /// What became of messages that waited, as far as it is not counted yet. It lies here, like the rest, so that a panic
+    /// in user code leaves it in order.
+    waited: Counts,
     published: Published,
 }
 
 enum State<'a, P> {
     /// Not polled yet.
     Unpublished(Target<'a, P>, P),
-    /// Messages wait for room.
+    /// Published. Messages may wait for room.
     Waiting(Arc<Channel<P>>),
     Done,
 }
@@ -49,67 +54,56 @@ impl<P> Unpin for Publish<'_, P> {}
 
 impl<'a, P> Publish<'a, P> {
     pub(crate) fn new(engine: &'a Engine<P>, target: Target<'a, P>, payload: P) -> Self {
-        let published = Published { delivered: 0, dropped: 0 };
-        let state = State::Unpublished(target, payload);
-        Self { engine, state, waits: Waits::new(), published }
+        Self {
+            engine,
+            state: State::Unpublished(target, payload),
+            waits: Waits::new(),
+            unsent: Vec::new(),
+            waited: Counts::default(),
+            published: Published { delivered: 0, dropped: 0 },
+        }
     }
 
-    /// Polls the messages that wait, one inbox after another. Returns the messages that did not enter.
-    fn poll_waits(
-        &mut self,
-        channel: &Arc<Channel<P>>,
-        context: &mut Context<'_>,
-    ) -> Poll<Vec<Message<P>>> {
-        let (mut counts, mut unsent) = (Counts::default(), Vec::new());
-        let mut is_pending = false;
-        while let Some((recipient, wait)) = self.waits.front_mut() {
+    /// Polls the messages that wait, one inbox after another.
+    fn poll_waits(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Self { waits, unsent, waited, .. } = self;
+        while let Some((recipient, wait)) = waits.front_mut() {
             let send = |Message { payload, source }| {
                 match deliver(recipient, false, payload, source) {
-                    Ok(()) | Err(Interrupt::TaskWoken) => counts.delivered += 1,
+                    Ok(()) | Err(Interrupt::TaskWoken) => waited.delivered += 1,
                     Err(Interrupt::Full(message)) => return Some(message),
                     Err(Interrupt::Undeliverable(message)) => unsent.push(message),
                 }
                 None
             };
-            let Poll::Ready(refused) = wait.poll(context, send) else {
-                is_pending = true;
-                break;
-            };
-            match refused {
+            match ready!(wait.poll(context, send)) {
                 None => recipient.hand_over_count(),
-                Some(Unsent { message, is_lost }) => {
-                    unsent.push(message);
-                    counts.dropped += u64::from(is_lost);
+                Some(refused) => {
+                    unsent.push(refused.message);
+                    waited.dropped += u64::from(refused.is_lost);
                 }
             }
-            self.waits.pop_front();
+            waits.pop_front();
         }
-        self.count(channel, counts);
-        // Those who were woken, and whoever waits for room behind this.
-        wakeups::call_pending();
-        if is_pending && unsent.is_empty() {
-            return Poll::Pending;
-        }
-        if is_pending {
-            for_each_then_resume(unsent, drop);
-            return Poll::Pending;
-        }
-        Poll::Ready(unsent)
+        Poll::Ready(())
     }
 
     /// Counts what became of messages that waited.
-    fn count(&mut self, channel: &Arc<Channel<P>>, counts: Counts) {
-        if counts.delivered + counts.dropped > 0 {
-            self.published.delivered += counts.delivered as usize;
-            self.published.dropped += counts.dropped as usize;
-            self.engine.trie.count(channel, counts);
+    fn count_waited(&mut self) {
+        let waited = mem::take(&mut self.waited);
+        if let State::Waiting(channel) = &self.state
+            && waited.delivered + waited.dropped > 0
+        {
+            self.published.delivered += waited.delivered as usize;
+            self.published.dropped += waited.dropped as usize;
+            self.engine.trie.count_late(channel, waited);
         }
     }
 }
 
 impl<P: Clone + Send + 'static> Publish<'_, P> {
-    /// Publishes, and leaves what must wait in `waits`. Returns the channel's entry, if there is one.
-    fn publish(&mut self, target: Target<'_, P>, payload: P) -> Option<Arc<Channel<P>>> {
+    /// Publishes, and leaves what must wait in `waits`.
+    fn publish(&mut self, target: Target<'_, P>, payload: P) {
         let engine = self.engine;
         let (mut payload, mut hash) = (payload, 0);
         loop {
@@ -120,19 +114,18 @@ impl<P: Clone + Send + 'static> Publish<'_, P> {
                     engine.trie.entry_for_publish(name, hash)
                 }
             };
-            let Some(channel) = channel else {
-                engine.trie.count_unreached(hash);
-                return None;
-            };
+            let Some(channel) = channel else { return engine.trie.count_unreached(hash) };
+            // Before it publishes, which can panic when messages wait already.
+            self.state = State::Waiting(Arc::clone(&channel));
             match publish_when_free(engine, &channel, payload, RoomWait::InTask(&mut self.waits)) {
                 Ok(published) => {
                     self.published = published;
-                    return Some(channel);
+                    self.waits.iter().for_each(|(_, wait)| wait.turn_over_to_task());
+                    return;
                 }
                 // Only closing detaches the entry that a topic holds. Any other is looked up again.
                 Err(_) if matches!(target, Target::Topic(_)) => {
-                    engine.trie.count_unreached(channel.hash);
-                    return None;
+                    return engine.trie.count_unreached(channel.hash);
                 }
                 Err(back) => payload = back,
             }
@@ -146,38 +139,44 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Receipt> {
         let this = &mut *self;
         this.engine.check_reentrancy();
-        let channel = match mem::replace(&mut this.state, State::Done) {
+        let _wakeups = wakeups::CallOnDrop;
+        match mem::replace(&mut this.state, State::Done) {
             State::Done => panic!("a future was polled after it had completed"),
-            State::Waiting(channel) => channel,
-            State::Unpublished(target, payload) => match this.publish(target, payload) {
-                Some(channel) => channel,
-                None => return Poll::Ready(this.published.into()),
-            },
-        };
-        this.state = State::Waiting(Arc::clone(&channel));
-        let unsent = ready!(this.poll_waits(&channel, context));
+            State::Unpublished(target, payload) => this.publish(target, payload),
+            waiting @ State::Waiting(_) => this.state = waiting,
+        }
+        let polled = this.poll_waits(context);
+        this.count_waited();
+        // Before user code runs: who is woken may be who makes room.
+        wakeups::call_pending();
+        if !this.unsent.is_empty() {
+            for_each_then_resume(mem::take(&mut this.unsent), drop);
+        }
+        ready!(polled);
         this.state = State::Done;
-        for_each_then_resume(unsent, drop);
         Poll::Ready(this.published.into())
     }
 }
 
 impl<P> Drop for Publish<'_, P> {
     fn drop(&mut self) {
-        let State::Waiting(channel) = mem::replace(&mut self.state, State::Done) else { return };
-        let mut counts = Counts::default();
-        let mut unsent = Vec::new();
-        while let Some((_, wait)) = self.waits.pop_front() {
-            if let Some(Unsent { message, is_lost }) = wait.give_up() {
-                unsent.push(message);
-                counts.dropped += u64::from(is_lost);
+        if self.waits.is_empty() && self.unsent.is_empty() {
+            return self.count_waited();
+        }
+        let _wakeups = wakeups::CallOnDrop;
+        let Self { waits, unsent, waited, .. } = self;
+        let mut panics = Panics::default();
+        // With a recipient, an inbox may go, and its messages with it.
+        panics.for_each(waits.drain(..), |(_recipient, wait)| {
+            if let Some(refused) = wait.give_up() {
+                unsent.push(refused.message);
+                waited.dropped += u64::from(refused.is_lost);
             }
-        }
-        if counts.dropped > 0 {
-            self.engine.trie.count_late(&channel, counts);
-        }
+        });
+        self.count_waited();
         wakeups::call_pending();
-        for_each_then_resume(unsent, drop);
+        panics.for_each(self.unsent.drain(..), drop);
+        panics.resume();
     }
 }
 
