@@ -335,7 +335,7 @@ impl<P> EventStream<'_, P> {
     /// let repaint = Arc::new(Repaint(AtomicBool::new(true)));
     /// let waker = Waker::from(Arc::clone(&repaint));
     /// let mut score = 0;
-    /// for points in 1..=3 {
+    /// for points in 1..=3_u32 {
     ///     bus.publish("score", points);
     ///     assert!(repaint.0.swap(false, Ordering::SeqCst), "the loop is told to draw a frame");
     ///     while let Poll::Ready(Some(event)) = events.poll_recv(&mut Context::from_waker(&waker)) {
