@@ -135,7 +135,7 @@
 //!
 //! A publish allocates nothing if its channel has a subscriber or a [`Topic`], or was published to recently, and
 //! no new pattern that could match has been subscribed since its last publish. Otherwise, and when a name is
-//! published to for the first time or the second, it may allocate a few times: for the channel's entry and for each pattern
+//! published to for the first time, it may allocate a few times: for the channel's entry and for each pattern
 //! that matches, never for each receiver. (Conversion into the payload and its `Clone` are apart.) Names published
 //! recently are remembered within 2 MiB for each bus, or 32 KiB for each of its stripes if that is more (see
 //! [`BusBuilder::stripes`]).

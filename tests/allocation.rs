@@ -299,25 +299,24 @@ fn the_second_publish_to_a_name_does_not_allocate() {
 
 /// One pattern matches each name, and nobody reads meanwhile.
 #[test]
-fn the_third_publish_to_a_name_that_a_pattern_matches_does_not_allocate() {
+fn the_second_publish_to_a_name_that_a_pattern_matches_does_not_allocate() {
     for stripes in [1, 4, 64] {
         let bus: Bus<Payload> = Bus::builder().stripes(stripes).build();
         let sub = bus.subscriber_builder().capacity(100_000).lifecycle_events(false).build();
         sub.psubscribe("name:*").unwrap();
         let payload: Payload = Arc::from(&b"payload"[..]);
         let publish = |name: &String| _ = bus.publish(name, Arc::clone(&payload));
-        let mut third = 0;
+        let mut second = 0;
         for round in 0..2_000 {
-            // In varying order, and of a stripe or of several.
+            // As many names as are remembered for any number of stripes, in varying order.
             let mut names: Vec<_> = (0..8).map(|i| format!("name:{round}:{i}")).collect();
             names.iter().for_each(publish);
-            names.iter().for_each(publish);
             names.rotate_left(round % 8);
-            // Names published once displace none that was published twice.
+            second += names.iter().map(|name| allocations(|| publish(name))).sum::<u64>();
+            // Names published once displace those that were remembered.
             (0..round % 30).for_each(|i| publish(&format!("name:{round}:once{i}")));
-            third += names.iter().map(|name| allocations(|| publish(name))).sum::<u64>();
         }
-        assert_eq!(third, 0, "{stripes} stripes");
+        assert_eq!(second, 0, "{stripes} stripes");
         assert!(sub.len() > 30_000);
     }
 }
@@ -333,7 +332,7 @@ fn names_stay_remembered_while_subscribers_come_and_go() {
             (0..recipients).map(|_| monitor().psubscribe("user:*").unwrap()).collect();
         (0..2_000_u64).for_each(|i| _ = bus.publish(&format!("user:early:{i}"), i));
         let names: Vec<String> = (0..30).map(|i| format!("user:{i}")).collect();
-        (0..2).for_each(|_| names.iter().for_each(|name| _ = bus.publish(name, 1_u64)));
+        names.iter().for_each(|name| _ = bus.publish(name, 1_u64));
         (0..12).for_each(|i| drop(bus.subscribe(format!("other:{i}")).unwrap()));
         for name in &names {
             assert_eq!(allocations(|| bus.publish(name, 2_u64)), 0, "{recipients} {name}");

@@ -7,6 +7,7 @@
 use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
 
+use super::recent::clock;
 use super::recipients::Recipient;
 use super::route::{Route, Turn};
 use super::stripe::Purpose;
@@ -105,29 +106,28 @@ impl Counters {
 /// Where the entry of a recent name lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Position {
-    Probation,
-    /// In this slot of the CLOCK.
+    Probation(u32),
     Clock(u32),
 }
 
 /// No position.
 const NONE: u32 = u32::MAX;
 
-/// On probation.
-const PROBATION: u32 = u32::MAX - 1;
+/// Where the numbers of positions in probation begin.
+const PROBATION: u32 = clock::MAX_ENTRIES;
 
 impl Position {
     fn from_bits(bits: u32) -> Option<Self> {
         match bits {
             NONE => None,
-            PROBATION => Some(Self::Probation),
+            PROBATION.. => Some(Self::Probation(bits - PROBATION)),
             _ => Some(Self::Clock(bits)),
         }
     }
 
     fn to_bits(self) -> u32 {
         match self {
-            Self::Probation => PROBATION,
+            Self::Probation(at) => PROBATION + at,
             Self::Clock(at) => at,
         }
     }

@@ -14,6 +14,7 @@ use super::patterns::Patterns;
 use super::probe_table::{Hashed, ProbeTable};
 use super::recent::clock::Clock;
 use super::recent::ghosts::Ghosts;
+use super::recent::probation::{self, Probation};
 use super::recent::{self, Removed};
 use super::route::Route;
 use crate::small_str::SmallStr;
@@ -33,8 +34,7 @@ pub(super) struct Stripes<P> {
 
 pub(super) struct Stripe<P> {
     pub(super) channels: ProbeTable<Listed<P>>,
-    /// The entry of a name that was published to once, the newest of them.
-    pub(super) probation: Option<Arc<Channel<P>>>,
+    pub(super) probation: Probation<P>,
     /// Recent names whose entries are in the table. Some have since been subscribed.
     pub(super) clock: Clock,
     pub(super) ghosts: Ghosts,
@@ -98,7 +98,7 @@ impl<P> Stripes<P> {
     /// Returns the entry of `name`, if it has one.
     pub(super) fn get(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         let stripe = self.stripe(hash).read();
-        stripe.find(name, hash).or_else(|| stripe.find_on_probation(name, hash)).cloned()
+        stripe.find(name, hash).or_else(|| stripe.probation.find(name, hash)).cloned()
     }
 
     /// Returns the entry of `name`, if it has one.
@@ -121,7 +121,7 @@ impl<P> Stripes<P> {
         hash: u64,
         purpose: Purpose,
     ) -> Option<Arc<Channel<P>>> {
-        let is_on_probation = stripe.find_on_probation(name, hash).is_some();
+        let is_on_probation = stripe.probation.find(name, hash).is_some();
         drop(stripe);
         if is_on_probation { self.promote(name, hash, purpose) } else { None }
     }
@@ -278,7 +278,7 @@ impl<P> Stripes<P> {
     #[cfg(test)]
     pub(super) fn is_on_probation(&self, name: &str) -> bool {
         let hash = self.hash(name);
-        self.stripe(hash).read().find_on_probation(name, hash).is_some()
+        self.stripe(hash).read().probation.find(name, hash).is_some()
     }
 
     /// Returns the number of entries, and what recent names are accounted for, in bytes.
@@ -290,7 +290,7 @@ impl<P> Stripes<P> {
                 Channel::<P>::cost(channel.name(), channel.accounted.load(Ordering::Relaxed))
             };
             let on_probation: usize = stripe.probation.iter().map(cost).sum();
-            let len = stripe.channels.len() + stripe.probation.iter().len();
+            let len = stripe.channels.len() + stripe.probation.len();
             (entries + len, bytes + stripe.clock.cost() + on_probation)
         })
     }
@@ -299,14 +299,16 @@ impl<P> Stripes<P> {
 impl<P> Stripe<P> {
     /// One of `count` stripes.
     fn new(count: usize) -> Self {
+        let names = probation::NAMES / count;
         let bytes = (recent::BYTES / count).max(recent::MIN_STRIPE_BYTES);
         let ghosts = bytes / recent::GHOSTS;
+        let probation = probation::SET_BYTES * (names / probation::WAYS).max(1);
         Self {
             channels: ProbeTable::default(),
-            probation: None,
+            probation: Probation::new(names),
             clock: Clock::default(),
             ghosts: Ghosts::new(ghosts),
-            budget: bytes - ghosts - recent::PROBATION_BYTES,
+            budget: bytes - ghosts - probation,
             folded: Counters::default(),
             closed: false,
         }
@@ -396,10 +398,10 @@ impl<P> Stripe<P> {
     /// Takes out an entry that is detached.
     fn forget(&mut self, channel: &Arc<Channel<P>>) {
         self.folded.add(channel.counters.read());
-        self.remove_from_probation(channel);
+        self.probation.remove(channel);
         self.clock_out(channel);
         self.clock.trim();
         self.channels.remove(channel.hash as u32, |other| Arc::ptr_eq(&other.channel, channel));
-        self.channels.shrink(self.probation.iter().len());
+        self.channels.shrink(self.probation.len());
     }
 }

@@ -80,7 +80,7 @@ fn recent_names_are_bounded_in_bytes() {
     }
     let (entries, bytes) = trie.stripes.census();
     assert!(bytes <= most / 4, "{bytes}");
-    assert_eq!(entries, 4, "one in each stripe");
+    assert_eq!(entries, recent::probation::NAMES);
     for i in 0..100_000 {
         publish(&trie, &format!("name:{i}"));
         publish(&trie, &format!("name:{i}"));
@@ -157,7 +157,7 @@ fn a_name_whose_room_is_taken_by_a_publish_under_way_is_published_to_at_once() {
 #[test]
 fn names_that_are_all_published_to_at_once_have_their_entries() {
     let trie = Trie::<u32>::new(1);
-    let names: Vec<_> = (0..500).map(|i| format!("name:{i}")).collect();
+    let names: Vec<_> = (0..2 * recent::probation::NAMES).map(|i| format!("name:{i}")).collect();
     let entries: Vec<_> = names.iter().map(|name| enter(&trie, name).unwrap()).collect();
     for (name, entry) in names.iter().zip(&entries) {
         // Another publisher of the name, and whoever looks it up, comes to the same turn.

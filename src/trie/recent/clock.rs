@@ -12,6 +12,8 @@ pub(in crate::trie) struct Clock {
     hand: usize,
     /// The sum of the entries' costs, in bytes.
     cost: usize,
+    /// Entries that there is room for already.
+    reserved: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -21,7 +23,7 @@ struct Entry {
 }
 
 /// Maximum number of slots.
-const MAX_ENTRIES: u32 = 1 << 31;
+pub(in crate::trie) const MAX_ENTRIES: u32 = 1 << 31;
 
 impl Clock {
     /// Returns what the entries cost, in bytes.
@@ -34,10 +36,11 @@ impl Clock {
         self.ring.len() - self.vacant.len()
     }
 
-    /// Makes room for one entry more, so that it comes and goes without an allocation.
-    pub(in crate::trie) fn reserve(&mut self) {
-        self.ring.reserve(1);
-        self.vacant.reserve(self.ring.len() + 1 - self.vacant.len());
+    /// Makes room for `entries` entries more, so that they come and go without an allocation.
+    pub(in crate::trie) fn reserve(&mut self, entries: usize) {
+        self.reserved = entries;
+        self.ring.reserve(entries);
+        self.vacant.reserve(self.ring.len() + entries - self.vacant.len());
     }
 
     /// Adds an entry and returns its slot, or `None` if there is none left.
@@ -66,9 +69,9 @@ impl Clock {
     pub(in crate::trie) fn trim(&mut self) {
         if self.len() == 0 && !self.ring.is_empty() {
             self.ring.clear();
-            self.ring.shrink_to(1);
+            self.ring.shrink_to(self.reserved);
             self.vacant.clear();
-            self.vacant.shrink_to(1);
+            self.vacant.shrink_to(self.reserved);
             self.hand = 0;
         }
     }
@@ -116,8 +119,7 @@ mod tests {
         let slots: Vec<_> = (0..100).map(|hash| clock.insert(hash, 1).unwrap()).collect();
         slots.into_iter().rev().for_each(|slot| clock.remove(slot));
         clock.trim();
-        assert_eq!((clock.ring.len(), clock.vacant.len(), clock.cost()), (0, 0, 0));
-        assert!(clock.ring.capacity() <= 1 && clock.vacant.capacity() <= 1);
+        assert_eq!((clock.ring.capacity(), clock.vacant.capacity(), clock.cost()), (0, 0, 0));
         assert_eq!(clock.advance(), None);
     }
 }

@@ -1,18 +1,18 @@
 //! The bounded memory of recently published names, which nobody has subscribed or holds by a topic: S3-FIFO over the
 //! entries of a stripe.
 //!
-//! A name that is published to for the first time is on probation, one name of each stripe at a time. If it is
-//! published to again there, its entry moves to the stripe's table, and the CLOCK ([`clock`]) evicts it when it is not
-//! used any more; otherwise it gives way to the next new name, and a ghost ([`ghosts`]) remembers its hash. A name that
-//! comes again while its ghost is there skips probation. So names published once pass through memory that stays in a
-//! processor's cache, and displace nothing else. More names on probation would save no more than the second making of
-//! an entry, and cost a tenth of each first publish in cache misses.
+//! A name that is published to for the first time goes on [`probation`]. If it is published to again there, its entry
+//! moves to the stripe's table, and the CLOCK ([`clock`]) evicts it when it is not used any more; otherwise it gives
+//! way to the next new name, and a ghost ([`ghosts`]) remembers its hash. A name that comes again while its ghost is
+//! there skips probation. So names published once pass through memory that stays in a processor's cache, and displace
+//! nothing else.
 //!
 //! All of this is accounted for in bytes, by what an entry costs with the patterns that match it. An entry that
 //! somebody holds is never evicted.
 
 pub(super) mod clock;
 pub(super) mod ghosts;
+pub(super) mod probation;
 
 use std::sync::Arc;
 
@@ -23,16 +23,13 @@ use super::patterns::PatternEntry;
 use super::stripe::{Listed, Purpose, Stripe};
 use crate::batch_arc::BatchArc;
 use crate::source::{PatternSource, Source};
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
 
 /// What a bus spends on recent names, in bytes.
 pub(super) const BYTES: usize = 2 << 20;
 
 /// What each stripe may spend of it at least, in bytes: room for some fifty names.
 pub(super) const MIN_STRIPE_BYTES: usize = 32 << 10;
-
-/// What the entry on probation may cost, in bytes.
-pub(super) const PROBATION_BYTES: usize = 8 << 10;
 
 /// The ghost list gets one part in this many of it.
 pub(super) const GHOSTS: usize = 32;
@@ -45,38 +42,25 @@ const FEW: usize = 4;
 pub(super) type Removed<P> = SmallVec<[Arc<Channel<P>>; FEW]>;
 
 impl<P> Stripe<P> {
-    /// Returns the entry on probation, if it is that of `name`.
-    pub(in crate::trie) fn find_on_probation(
-        &self,
-        name: &str,
-        hash: u64,
-    ) -> Option<&Arc<Channel<P>>> {
-        self.probation.as_ref().filter(|channel| channel.is(name, hash))
-    }
-
-    /// Puts an entry on probation in place of the one that is there. The entry comes back if that one is in use, or this
-    /// one too large.
+    /// Puts an entry on probation. It comes back if it is too large, or too many there are in use.
     pub(in crate::trie) fn put_on_probation(
         &mut self,
         channel: Arc<Channel<P>>,
         cost: usize,
         removed: &mut Removed<P>,
     ) -> Result<(), Arc<Channel<P>>> {
-        // In this slot alone: whoever else could get it needs the stripe's lock first. No publish is under way. (There
-        // are no weak pointers to entries.)
-        let is_in_use = |channel: &Arc<Channel<P>>| Arc::strong_count(channel) > 1;
-        if cost > PROBATION_BYTES || self.probation.as_ref().is_some_and(is_in_use) {
+        if cost > probation::SET_BYTES {
             return Err(channel);
         }
-        // Acquire: partner of the Release in dropping an `Arc`. What the publisher counted is read below.
-        fence(Ordering::Acquire);
-        channel.set_position(Some(Position::Probation));
-        if let Some(evicted) = self.probation.replace(channel) {
-            evicted.set_position(None);
+        let before = self.probation.len();
+        let vacancy = self.probation.make_room(channel.hash, cost, |evicted| {
             self.ghosts.remember(evicted.hash);
             self.folded.add(evicted.counters.read());
             removed.push(evicted);
-        } else {
+        });
+        let Some(vacancy) = vacancy else { return Err(channel) };
+        self.probation.insert(vacancy, channel, cost);
+        if self.probation.len() > before {
             self.reserve();
         }
         Ok(())
@@ -90,7 +74,7 @@ impl<P> Stripe<P> {
         purpose: Purpose,
         removed: &mut Removed<P>,
     ) -> Option<Arc<Channel<P>>> {
-        let channel = Arc::clone(self.find_on_probation(name, hash)?);
+        let channel = Arc::clone(self.probation.find(name, hash)?);
         self.leave_probation(&channel);
         channel.pin_for(purpose);
         if purpose == Purpose::Publish {
@@ -104,30 +88,17 @@ impl<P> Stripe<P> {
 
     /// Moves an entry to the table if it is on probation.
     pub(in crate::trie) fn leave_probation(&mut self, channel: &Arc<Channel<P>>) {
-        if let Some(channel) = self.remove_from_probation(channel) {
-            self.channels.insert(Listed::new(channel));
+        if let Some(entry) = self.probation.remove(channel) {
+            self.channels.insert(Listed::new(entry));
         }
     }
 
-    /// Takes an entry out if it is on probation.
-    pub(in crate::trie) fn remove_from_probation(
-        &mut self,
-        channel: &Channel<P>,
-    ) -> Option<Arc<Channel<P>>> {
-        if channel.position() != Some(Position::Probation) {
-            return None;
-        }
-        channel.set_position(None);
-        self.probation.take()
-    }
-
-    /// Reserves slots in the table and in the CLOCK for the name on probation, so that promoting it does not allocate.
+    /// Reserves slots in the table and in the CLOCK for the names on probation, so that promoting them does not
+    /// allocate.
     pub(in crate::trie) fn reserve(&mut self) {
         self.clock.trim();
-        if self.probation.is_some() {
-            self.channels.reserve(1);
-            self.clock.reserve();
-        }
+        self.channels.reserve(self.probation.len());
+        self.clock.reserve(self.probation.len());
     }
 
     pub(in crate::trie) fn clock_in(&mut self, channel: &Channel<P>, cost: usize) {
