@@ -14,7 +14,7 @@ use common::{
     Better, Number, Pair, Payload, Random, in_turns, is_test, median, nanos, payload,
     print_numbers, quiet, scaled,
 };
-use fanout::{Bus, Overflow, Topic};
+use fanout::{Bus, Overflow, Subscriber, Topic};
 use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{broadcast, mpsc};
@@ -63,18 +63,35 @@ fn side(tasks: usize, make: impl FnOnce(&Runtime, &Arc<AtomicUsize>) -> Box<dyn 
     Side { runtime, publish, received, tasks, expected: 0 }
 }
 
+/// Starts a task that reads a subscriber's messages.
+fn read_inbox(runtime: &Runtime, received: &Arc<AtomicUsize>, subscriber: Subscriber<Payload>) {
+    let (mut messages, received) = (subscriber.into_message_stream(), Arc::clone(received));
+    runtime.spawn(async move {
+        while let Some(message) = messages.next().await {
+            black_box(message);
+            received.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Starts a task that reads a channel of tokio's.
+fn read_mpsc(runtime: &Runtime, received: &Arc<AtomicUsize>) -> mpsc::Sender<Payload> {
+    let (sender, mut receiver) = mpsc::channel::<Payload>(CAPACITY);
+    let received = Arc::clone(received);
+    runtime.spawn(async move {
+        while let Some(payload) = receiver.recv().await {
+            black_box(payload);
+            received.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    sender
+}
+
 fn ours(tasks: usize) -> Side {
     side(tasks, |runtime, received| {
         let bus: Bus<Payload> = Bus::new();
         for _ in 0..tasks {
-            let mut messages = quiet(&bus, CAPACITY).subscribe("c").unwrap().into_message_stream();
-            let received = Arc::clone(received);
-            runtime.spawn(async move {
-                while let Some(message) = messages.next().await {
-                    black_box(message);
-                    received.fetch_add(1, Ordering::Relaxed);
-                }
-            });
+            read_inbox(runtime, received, quiet(&bus, CAPACITY).subscribe("c").unwrap());
         }
         let (topic, payload) = (bus.topic("c"), payload());
         Box::new(move || _ = black_box(topic.publish(Arc::clone(&payload))))
@@ -83,19 +100,7 @@ fn ours(tasks: usize) -> Side {
 
 fn mpscs(tasks: usize) -> Side {
     side(tasks, |runtime, received| {
-        let senders: Vec<_> = (0..tasks)
-            .map(|_| {
-                let (sender, mut receiver) = mpsc::channel::<Payload>(CAPACITY);
-                let received = Arc::clone(received);
-                runtime.spawn(async move {
-                    while let Some(payload) = receiver.recv().await {
-                        black_box(payload);
-                        received.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-                sender
-            })
-            .collect();
+        let senders: Vec<_> = (0..tasks).map(|_| read_mpsc(runtime, received)).collect();
         let payload = payload();
         Box::new(move || {
             senders.iter().for_each(|sender| sender.try_send(Arc::clone(&payload)).unwrap());
@@ -142,18 +147,10 @@ fn our_channels(channels: usize, by_name: bool) -> Side {
         let mut topics: Vec<Topic<Payload>> = Vec::new();
         for number in 0..channels {
             let name = channel(number);
-            let mut messages =
-                quiet(&bus, CAPACITY).subscribe(&name).unwrap().into_message_stream();
+            read_inbox(runtime, received, quiet(&bus, CAPACITY).subscribe(&name).unwrap());
             if !by_name {
                 topics.push(bus.topic(&name));
             }
-            let received = Arc::clone(received);
-            runtime.spawn(async move {
-                while let Some(message) = messages.next().await {
-                    black_box(message);
-                    received.fetch_add(1, Ordering::Relaxed);
-                }
-            });
         }
         let payload = payload();
         if by_name {
@@ -170,19 +167,8 @@ fn our_channels(channels: usize, by_name: bool) -> Side {
 
 fn map_of_mpscs(channels: usize) -> Side {
     many(channels, |runtime, received| {
-        let senders: HashMap<String, mpsc::Sender<Payload>> = (0..channels)
-            .map(|number| {
-                let (sender, mut receiver) = mpsc::channel::<Payload>(CAPACITY);
-                let received = Arc::clone(received);
-                runtime.spawn(async move {
-                    while let Some(payload) = receiver.recv().await {
-                        black_box(payload);
-                        received.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-                (channel(number), sender)
-            })
-            .collect();
+        let senders: HashMap<String, mpsc::Sender<Payload>> =
+            (0..channels).map(|number| (channel(number), read_mpsc(runtime, received))).collect();
         let payload = payload();
         Box::new(move |number| senders[&channel(number)].try_send(Arc::clone(&payload)).unwrap())
     })
