@@ -38,12 +38,29 @@ pub(crate) enum SmallStr {
     Shared(Arc<str>),
 }
 
+impl Default for SmallStr {
+    #[inline]
+    fn default() -> Self {
+        Self::Inline(InlineStr::new())
+    }
+}
+
 impl SmallStr {
     #[inline]
     pub(crate) fn new(text: &str) -> Self {
-        match InlineStr::from(text) {
-            Ok(text) => Self::Inline(text),
-            Err(_) => Self::Shared(Arc::from(text)),
+        let mut small = Self::default();
+        small.set(text);
+        small
+    }
+
+    /// Replaces the text.
+    #[inline]
+    pub(crate) fn set(&mut self, text: &str) {
+        *self = Self::default();
+        if let Self::Inline(inline) = self
+            && inline.try_push_str(text).is_err()
+        {
+            *self = Self::Shared(Arc::from(text));
         }
     }
 

@@ -4,9 +4,11 @@
 //! Whoever has it takes only the locks of patterns' recipients, in the order of the patterns' ids, and an inbox's
 //! lock.
 
+use std::mem;
 use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
 
+use super::patterns::Patterns;
 use super::recent::clock;
 use super::recipients::Recipient;
 use super::route::{Route, Turn};
@@ -133,13 +135,82 @@ impl Position {
     }
 }
 
+/// What an entry is made of.
+pub(super) struct NewEntry<P> {
+    pub(super) name: SmallStr,
+    pub(super) hash: u64,
+    /// Until the entry is made.
+    route: Option<Route<P>>,
+}
+
+impl<P> NewEntry<P> {
+    /// To be derived.
+    #[inline]
+    pub(super) fn new(hash: u64) -> Self {
+        Self { name: SmallStr::default(), hash, route: Some(Route::empty()) }
+    }
+
+    /// Sets the name, and finds the patterns that match it. In place: to move what has just been written costs a stall
+    /// (see "Store forwarding" in `internals.md`).
+    #[inline]
+    pub(super) fn derive(&mut self, name: &str, patterns: &Patterns<P>)
+    where
+        P: Send + 'static,
+    {
+        self.name.set(name);
+        if let Some(route) = &mut self.route {
+            route.derive(&self.name, patterns);
+        }
+    }
+
+    /// Returns the route; an empty one once the entry is made.
+    pub(super) fn route(&mut self) -> &mut Route<P> {
+        self.route.get_or_insert_with(Route::empty)
+    }
+
+    /// Makes the entry.
+    #[inline]
+    pub(super) fn build(&mut self) -> Channel<P> {
+        let route = self.route.take().unwrap_or_else(Route::empty);
+        Channel::new(self.name.clone(), self.hash, route)
+    }
+
+    /// Makes the entry in the memory of one that nobody holds, whose route is left in `self`: an allocation less, on
+    /// cache lines that evicting has read anyway.
+    #[inline]
+    pub(super) fn build_in(&mut self, evicted: &mut Channel<P>) {
+        // Each field by its name: one that is added later cannot be forgotten.
+        let Channel {
+            hash,
+            label,
+            position,
+            needs_reaccount,
+            subscribers,
+            counters,
+            turn,
+            accounted,
+            pins,
+            name,
+        } = evicted;
+        let patterns = self.route().patterns.len();
+        mem::swap(turn.get_mut(), self.route());
+        *hash = self.hash;
+        (*label, *name) = Channel::<P>::split_name(self.name.clone());
+        *counters = Counters::default();
+        // Relaxed: nobody else has the entry.
+        position.store(NONE, Ordering::Relaxed);
+        needs_reaccount.store(false, Ordering::Relaxed);
+        subscribers.store(0, Ordering::Relaxed);
+        accounted.store(patterns, Ordering::Relaxed);
+        pins.store(0, Ordering::Relaxed);
+    }
+}
+
 impl<P> Channel<P> {
     /// The entry of a name, in no stripe yet.
+    #[inline]
     pub(super) fn new(name: SmallStr, hash: u64, route: Route<P>) -> Self {
-        let (label, name) = match name {
-            SmallStr::Inline(label) => (Some(label), OnceLock::new()),
-            SmallStr::Shared(name) => (None, OnceLock::from(name)),
-        };
+        let (label, name) = Self::split_name(name);
         Self {
             label,
             name,
@@ -151,6 +222,13 @@ impl<P> Channel<P> {
             accounted: AtomicUsize::new(route.patterns.len()),
             counters: Counters::default(),
             turn: Mutex::new(route),
+        }
+    }
+
+    fn split_name(name: SmallStr) -> (Option<InlineStr>, OnceLock<Arc<str>>) {
+        match name {
+            SmallStr::Inline(label) => (Some(label), OnceLock::new()),
+            SmallStr::Shared(name) => (None, OnceLock::from(name)),
         }
     }
 
@@ -212,14 +290,6 @@ impl<P> Channel<P> {
     /// `true` if the CLOCK may evict the entry; one in use gets a second chance.
     pub(super) fn cool(&mut self) -> bool {
         self.turn.get_mut().cool()
-    }
-
-    /// Counts the publish that the name's ghost stands for: the publish to come makes two, and the CLOCK gives the entry a
-    /// second chance.
-    pub(super) fn count_earlier_publish(&self) {
-        if let Some(mut route) = self.try_turn() {
-            route.count_use();
-        }
     }
 
     /// Has the next [`EntryGuard`](super::entry_guard::EntryGuard) that is dropped ask the stripe to account for the
@@ -309,7 +379,7 @@ impl<P> Channel<P> {
     pub(crate) fn detach(&self, route: &mut Route<P>) -> Route<P> {
         // Relaxed: written in the turn.
         self.subscribers.store(0, Ordering::Relaxed);
-        std::mem::replace(route, Route::ended())
+        mem::replace(route, Route::ended())
     }
 }
 

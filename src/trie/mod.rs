@@ -183,7 +183,9 @@ impl<P> Trie<P> {
     where
         P: Send + 'static,
     {
-        Route::derive(&SmallStr::new(name), &self.patterns)
+        let mut route = Route::empty();
+        route.derive(&SmallStr::new(name), &self.patterns);
+        route
     }
 
     /// `true` if `pattern` has a subscriber.

@@ -50,20 +50,18 @@ impl<P> Route<P> {
         }
     }
 
-    /// Derives the route of a channel that nobody has subscribed.
-    pub(super) fn derive(name: &SmallStr, patterns: &Patterns<P>) -> Self
+    /// Finds the patterns for the empty route of a channel that nobody has subscribed.
+    pub(super) fn derive(&mut self, name: &SmallStr, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {
-        let mut route = Self::empty();
-        route.generation = patterns.generation(name.as_str().as_bytes());
+        self.generation = patterns.generation(name.as_str().as_bytes());
         patterns.matching(name.as_str(), |entry| {
-            route.patterns.push(PatternSource::new(name.clone(), Arc::clone(entry)));
+            self.patterns.push(PatternSource::new(name.clone(), Arc::clone(entry)));
         });
-        if route.patterns.len() > 1 {
-            route.patterns.sort_unstable_by_key(|known| known.entry().id);
+        if self.patterns.len() > 1 {
+            self.patterns.sort_unstable_by_key(|known| known.entry().id);
         }
-        route
     }
 
     pub(super) fn ended() -> Self {

@@ -9,7 +9,7 @@
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use super::channel::{Channel, Counters, Counts};
+use super::channel::{Channel, Counters, Counts, NewEntry};
 use super::patterns::Patterns;
 use super::probe_table::{Hashed, ProbeTable};
 use super::recent::clock::Clock;
@@ -17,7 +17,6 @@ use super::recent::ghosts::Ghosts;
 use super::recent::probation::{self, Probation};
 use super::recent::{self, Removed};
 use super::route::Route;
-use crate::small_str::SmallStr;
 use crate::sync::{Ordering, RwLock, RwLockReadGuard};
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
@@ -103,7 +102,7 @@ impl<P> Stripes<P> {
 
     /// Returns the entry of `name`, if it has one.
     #[inline(always)]
-    pub(super) fn find(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
+    fn find(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
         let stripe = self.stripe(hash).read();
         if let Some(channel) = stripe.find(name, hash) {
             channel.pin_for(purpose);
@@ -121,9 +120,9 @@ impl<P> Stripes<P> {
         hash: u64,
         purpose: Purpose,
     ) -> Option<Arc<Channel<P>>> {
-        let is_on_probation = stripe.probation.find(name, hash).is_some();
+        stripe.probation.find(name, hash)?;
         drop(stripe);
-        if is_on_probation { self.promote(name, hash, purpose) } else { None }
+        self.promote(name, hash, purpose)
     }
 
     /// Returns the entry of `name`, made if there is none; `None` if the bus is closed.
@@ -156,46 +155,37 @@ impl<P> Stripes<P> {
         P: Send + 'static,
     {
         // Before locking: matching takes its time, and the locks of the pattern trie.
-        let text = SmallStr::new(name);
-        let route = Route::derive(&text, patterns);
-        self.insert(Arc::new(Channel::new(text, hash, route)), purpose)
+        let mut new = NewEntry::new(hash);
+        new.derive(name, patterns);
+        self.insert(&mut new, purpose)
     }
 
-    /// Moves the entry of a name from probation to the table, if it is still there.
+    /// Returns the entry of `name`, which was on probation a moment ago, and moves it to the table.
     fn promote(&self, name: &str, hash: u64, purpose: Purpose) -> Option<Arc<Channel<P>>> {
         let mut removed = Removed::new();
         let mut stripe = self.stripe(hash).write();
-        let channel = stripe.promote(name, hash, purpose, &mut removed);
+        let found = stripe.find_and_promote(name, hash, purpose, &mut removed);
         drop(stripe);
-        channel
+        found
     }
 
     /// Adds an entry, unless another thread has added one for its name meanwhile: returns the one that is there.
     pub(super) fn insert(
         &self,
-        entry: Arc<Channel<P>>,
+        new: &mut NewEntry<P>,
         purpose: Purpose,
     ) -> Option<Arc<Channel<P>>> {
         // What is removed or not needed is dropped after unlocking.
         let mut removed = Removed::new();
-        let mut stripe = self.stripe(entry.hash).write();
+        let (name, hash) = (new.name.as_str(), new.hash);
+        let mut stripe = self.stripe(hash).write();
         if stripe.closed {
             return None;
         }
-        let known = match stripe.find(entry.name(), entry.hash) {
-            Some(channel) => {
-                channel.pin_for(purpose);
-                Some(Arc::clone(channel))
-            }
-            None => stripe.promote(entry.name(), entry.hash, purpose, &mut removed),
-        };
-        if known.is_some() {
-            drop(stripe);
-            return known;
-        }
-        stripe.insert(Arc::clone(&entry), purpose, &mut removed);
+        let known = stripe.find_and_promote(name, hash, purpose, &mut removed);
+        let channel = known.unwrap_or_else(|| stripe.insert(new, purpose, &mut removed));
         drop(stripe);
-        Some(entry)
+        Some(channel)
     }
 
     /// Accounts for a recent name at what it costs with the patterns that match it now. One that exceeds the whole
@@ -324,32 +314,55 @@ impl<P> Stripe<P> {
         Some(&listed.channel)
     }
 
+    /// Returns the entry of `name`, and moves it to the table if it is on probation.
+    fn find_and_promote(
+        &mut self,
+        name: &str,
+        hash: u64,
+        purpose: Purpose,
+        removed: &mut Removed<P>,
+    ) -> Option<Arc<Channel<P>>> {
+        match self.find(name, hash) {
+            Some(channel) => {
+                channel.pin_for(purpose);
+                Some(Arc::clone(channel))
+            }
+            None => self.promote(name, hash, purpose, removed),
+        }
+    }
+
     /// `true` if the table has this very entry.
     fn has(&self, channel: &Arc<Channel<P>>) -> bool {
         self.find(channel.name(), channel.hash).is_some_and(|other| Arc::ptr_eq(other, channel))
     }
 
-    /// Adds the entry of a name that has none.
-    fn insert(&mut self, channel: Arc<Channel<P>>, purpose: Purpose, removed: &mut Removed<P>) {
-        channel.pin_for(purpose);
+    /// Adds the entry of a name that has none. What is left in `new` is to be dropped after unlocking.
+    #[inline]
+    fn insert(
+        &mut self,
+        new: &mut NewEntry<P>,
+        purpose: Purpose,
+        removed: &mut Removed<P>,
+    ) -> Arc<Channel<P>> {
         if self.clock.cost() > self.budget {
             // What was in use before, and could not go, goes now.
             self.make_room(0, usize::MAX, removed);
         }
-        let was_recent = self.ghosts.take(channel.hash);
-        let mut channel = channel;
+        let was_recent = self.ghosts.take(new.hash);
+        let patterns = new.route().patterns.len();
+        let cost = Channel::<P>::cost(new.name.as_str(), patterns);
         if purpose == Purpose::Publish {
-            // Relaxed: under the stripe's lock.
-            let patterns = channel.accounted.load(Ordering::Relaxed);
-            let cost = Channel::<P>::cost(channel.name(), patterns);
             if was_recent {
-                channel.count_earlier_publish();
-            } else {
-                match self.put_on_probation(channel, cost, removed) {
-                    Ok(()) => return,
-                    Err(back) => channel = back,
-                }
+                // With the publish to come, the one that the ghost stands for makes two: the CLOCK gives the entry a
+                // second chance.
+                new.route().count_use();
+            } else if let Some(channel) = self.put_on_probation(new, cost, removed) {
+                return channel;
             }
+        }
+        let channel = Arc::new(new.build());
+        channel.pin_for(purpose);
+        if purpose == Purpose::Publish {
             if cost <= self.budget {
                 // First room: the entry to come is the coldest, and its publish is yet to come.
                 self.make_room(cost, usize::MAX, removed);
@@ -359,8 +372,9 @@ impl<P> Stripe<P> {
                 channel.request_reaccount();
             }
         }
-        self.channels.insert(Listed::new(channel));
+        self.channels.insert(Listed::new(Arc::clone(&channel)));
         self.reserve();
+        channel
     }
 
     /// Removes the entry if nobody needs it.

@@ -2,6 +2,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 
+use super::channel::NewEntry;
 use super::*;
 use crate::bus::Bus;
 use crate::publish::before_waiting;
@@ -539,12 +540,12 @@ fn two_that_both_found_no_entry_come_to_one() {
             let name = format!("{i}:{j}");
             let hash = stripes.hash(&name);
             let entry = || {
-                let text = SmallStr::new(&name);
-                let route = Route::derive(&text, &patterns);
-                Arc::new(Channel::new(text, hash, route))
+                let mut new = NewEntry::new(hash);
+                new.derive(&name, &patterns);
+                new
             };
             let [one, other] =
-                [first, second].map(|purpose| stripes.insert(entry(), purpose).unwrap());
+                [first, second].map(|purpose| stripes.insert(&mut entry(), purpose).unwrap());
             assert!(Arc::ptr_eq(&one, &other));
             let topics =
                 usize::from(first == Purpose::Topic) + usize::from(second == Purpose::Topic);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::channel::{Channel, Position};
+use super::channel::{Channel, NewEntry, Position};
 use super::patterns::PatternEntry;
 use super::stripe::{Listed, Purpose, Stripe};
 use crate::batch_arc::BatchArc;
@@ -42,28 +42,33 @@ const FEW: usize = 4;
 pub(super) type Removed<P> = SmallVec<[Arc<Channel<P>>; FEW]>;
 
 impl<P> Stripe<P> {
-    /// Puts an entry on probation. It comes back if it is too large, or too many there are in use.
+    /// Puts a name on probation; its entry takes the memory of one that was evicted, if any was. Returns `None` if the
+    /// entry is too large, or too many there are in use.
     pub(in crate::trie) fn put_on_probation(
         &mut self,
-        channel: Arc<Channel<P>>,
+        new: &mut NewEntry<P>,
         cost: usize,
         removed: &mut Removed<P>,
-    ) -> Result<(), Arc<Channel<P>>> {
+    ) -> Option<Arc<Channel<P>>> {
         if cost > probation::SET_BYTES {
-            return Err(channel);
+            return None;
         }
         let before = self.probation.len();
-        let vacancy = self.probation.make_room(channel.hash, cost, |evicted| {
+        let vacancy = self.probation.make_room(new.hash, cost, |evicted| {
             self.ghosts.remember(evicted.hash);
             self.folded.add(evicted.counters.read());
             removed.push(evicted);
+        })?;
+        let reused = removed.pop().and_then(|mut evicted| {
+            new.build_in(Arc::get_mut(&mut evicted)?);
+            Some(evicted)
         });
-        let Some(vacancy) = vacancy else { return Err(channel) };
-        self.probation.insert(vacancy, channel, cost);
+        let channel = reused.unwrap_or_else(|| Arc::new(new.build()));
+        self.probation.insert(vacancy, Arc::clone(&channel), cost);
         if self.probation.len() > before {
             self.reserve();
         }
-        Ok(())
+        Some(channel)
     }
 
     /// Moves the entry of a name from probation to the table. Does not allocate.
