@@ -282,7 +282,7 @@ mod tests {
         let bus: Bus<u32> = Bus::new();
         let inbox = bus.subscriber_builder().lifecycle_events(false).subscribe("channel").unwrap();
         let topic = bus.topic("channel");
-        // Another publish has had the turn since before the closing, and has yet to take the entry apart.
+        // Another publish has had the turn since before the closing, and has yet to detach the entry.
         let turn = topic.entry.turn();
         bus.close();
         drop(turn);

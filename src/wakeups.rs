@@ -72,8 +72,8 @@ pub(crate) fn drop_waker<T>(holder: T) {
     contain_panic(|| drop(holder));
 }
 
-/// Runs code of a waker. A panic in it goes no further than the panic hook, which has reported it: whatever it was called
-/// by did nothing wrong, and others are to be woken.
+/// Runs code of a waker. A panic in it goes no further than the panic hook, which has reported it: whatever it was
+/// called by did nothing wrong, and others are to be woken.
 fn contain_panic(code: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
         reentrancy::discard(panic);

@@ -158,13 +158,13 @@ impl<P> Engine<P> {
             return;
         }
         let _wakeups = wakeups::CallOnDrop;
-        self.trie.shut_down();
+        self.trie.begin_closing();
         // Only the inboxes are closed here: the trie itself lets go of their subscriptions.
         let subscribers = self.registry.live();
         for subscriber in &subscribers {
             subscriber.inbox().close(CloseReason::Bus);
         }
-        let recipients = self.trie.take_down();
+        let recipients = self.trie.finish_closing();
         self.is_closed.store(true, Ordering::Relaxed);
         // The last handle to an inbox drops its messages, and so runs user code: that comes when all is closed.
         let mut panics = Panics::default();

@@ -119,8 +119,8 @@ pub(crate) struct Inbox<P> {
     /// | `LAGGED` | Messages were lost that no `Lagged` event has reported. | set under the lock, cleared without |
     /// | `CLOSED` | The inbox is closed. | set once, under the lock |
     /// | `TERMINATED` | A receive has returned `Closed`, and all later ones must, too. | set once, under the lock |
-    /// | `PARKED` | Receivers wait, or are about to. Whoever brings something to read wakes one. | under the lock |
-    /// | `SENDERS_WAITING` | Publishers wait for room, not woken yet. Whoever takes a message wakes some. | under the lock |
+    /// | `PARKED` | Receivers wait, or are about to. What is to be read wakes one. | under the lock |
+    /// | `SENDERS_WAITING` | Publishers wait for room, not woken yet. A take wakes some. | under the lock |
     /// | `EVENTS_DISABLED` | There will never be lifecycle events, so takes need not be marked. | never |
     ///
     /// Usually no bit but `EVENTS_DISABLED` is set: publishers have nothing to do but send, and receivers but take.

@@ -284,9 +284,9 @@ impl<P> Inbox<P> {
 
     /// Wakes all threads, and the task that has waited longest.
     ///
-    /// A thread can wait for several inboxes, one after another, so the first in the list is not necessarily waiting for
-    /// this one yet. A task that waits for another inbox first has no waker here. One that is woken makes way for the
-    /// next when it has sent its message, or gives up.
+    /// A thread can wait for several inboxes, one after another, so the first in the list is not necessarily waiting
+    /// for this one yet. A task that waits for another inbox first has no waker here. One that is woken makes way for
+    /// the next when it has sent its message, or gives up.
     #[inline(never)]
     fn wake_senders(&self) {
         if let Some(lazy) = &mut self.inner.lock().lazy {
@@ -363,7 +363,8 @@ impl<P> BlockedSend<P> {
     }
 }
 
-/// Removes the sender from the inbox's list. If there is room, the next one is woken: this one may have been woken for it.
+/// Removes the sender from the inbox's list. If there is room, the next one is woken: this one may have been woken for
+/// it.
 impl<P> Drop for BlockedSend<P> {
     fn drop(&mut self) {
         let mut removed = None;

@@ -1,7 +1,7 @@
 //! Tasks that wait: to read, and for room.
 //!
-//! It owns no state: a task's waker lies in the list of `waiters` or of `overflow`. It may not clone or drop a waker, nor
-//! call one, under the lock: wakers are user code.
+//! It owns no state: a task's waker lies in the list of `waiters` or of `overflow`. It may not clone or drop a waker,
+//! nor call one, under the lock: wakers are user code.
 
 use std::mem;
 use std::task::{Context, Poll, Waker};
@@ -94,8 +94,8 @@ impl<P> Inbox<P> {
 }
 
 impl<P> BlockedSend<P> {
-    /// Tries to send, as a task. Ready when the message has entered or the wait is cancelled; otherwise the task is woken
-    /// when there may be room. Returns the message if it did not enter.
+    /// Tries to send, as a task. Ready when the message has entered or the wait is cancelled; otherwise the task is
+    /// woken when there may be room. Returns the message if it did not enter.
     pub(crate) fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -142,7 +142,7 @@ impl<P> BlockedSend<P> {
             self.inbox.update_senders_waiting(lazy);
         }
         drop(inner);
-        // A waker is dropped under no lock. (If it is not listed, the wait has been cancelled, and the next look tells.)
+        // A waker is dropped under no lock. (If it is not listed, the wait has been cancelled: the next look tells.)
         wakeups::drop_waker(publisher);
     }
 }

@@ -3,10 +3,10 @@
 //! This file owns the list of waiting receivers and the `PARKED` bit. It may not hold the lock while a thread sleeps,
 //! while a task's waker is cloned or dropped, or while it is called.
 //!
-//! Both kinds wait in one list, first in, first out, each as a [`Waker`]. A thread's waker only unparks it, and is called
-//! at once. A task's is user code, and is put off: see [`wakeups`]. Whoever wakes a receiver takes it out of the list, so
-//! that one that has not looked yet is not woken again. One that was woken and gives up, or leaves something to read, wakes the
-//! next.
+//! Both kinds wait in one list, first in, first out, each as a [`Waker`]. A thread's waker only unparks it, and is
+//! called at once. A task's is user code, and is put off: see [`wakeups`]. Whoever wakes a receiver takes it out of the
+//! list, so that one that has not looked yet is not woken again. One that was woken and gives up, or leaves something
+//! to read, wakes the next.
 //!
 //! crossbeam could wait by itself, with `select!` over the queue and a second channel for everything that is not a
 //! message. But that needs a second caller of its `start_recv`, which would then be inlined nowhere: a receive takes 24
@@ -44,8 +44,8 @@ impl SleepingThread {
     fn current() -> Arc<Self> {
         // While a thread ends, its local storage is gone: it gets a new one then.
         let current = CURRENT.try_with(Arc::clone).unwrap_or_else(|_| Arc::new(Self::new()));
-        // Relaxed: a thread that wakes it finds it in a list whose lock is taken after this. One that found it there in an
-        // earlier wait may wake it now: then it looks once more than it must.
+        // Relaxed: a thread that wakes it finds it in a list whose lock is taken after this. One that found it there in
+        // an earlier wait may wake it now: then it looks once more than it must.
         current.woken.store(false, Ordering::Relaxed);
         current
     }

@@ -24,7 +24,7 @@ use crate::error::PatternError;
 use glob::Glob;
 #[cfg(feature = "glob")]
 use program::ProgramBuilder;
-use program::{Op, Ops};
+use program::{Op, Ops, Steps};
 
 /// A compiled wildcard that channels are matched against, in one of two dialects.
 ///
@@ -211,12 +211,12 @@ impl Pattern {
     /// assert!(!pattern.is_match("user:42:posts:new"));
     /// ```
     pub fn is_match(&self, channel: &str) -> bool {
-        self.is_match_counting(channel, &mut 0)
+        self.is_match_counting(channel, &mut Steps::default())
     }
 
     /// `true` if the pattern matches `channel`. Adds the number of ops tried and of literal bytes compared to `steps`;
     /// a shell glob adds nothing.
-    pub(crate) fn is_match_counting(&self, channel: &str, steps: &mut usize) -> bool {
+    pub(crate) fn is_match_counting(&self, channel: &str, steps: &mut Steps) -> bool {
         match &self.0.compiled {
             // redis-server matches the empty channel only by the empty pattern.
             Compiled::Redis { .. } if channel.is_empty() => self.0.text.is_empty(),

@@ -92,60 +92,53 @@ impl<'a, P> AfterTurn<'a, P> {
         &mut self,
         segment: &Segment<'_, P>,
         at: usize,
-        interrupt: Interrupt<P>,
+        mut interrupt: Interrupt<P>,
     ) -> Counts {
         let mut counts = Counts::default();
         let Some(recipient) = &segment.slots[at] else { return counts };
-        let inbox = &recipient.inbox;
-        let scratch = self.scratch();
-        let mut interrupt = interrupt;
+        let (inbox, scratch) = (&recipient.inbox, self.scratch());
         loop {
             let message = match interrupt {
                 Interrupt::Full(message) => message,
                 Interrupt::Undeliverable(message) => {
                     scratch.dead.push(message);
-                    return counts;
+                    break;
                 }
                 Interrupt::TaskWoken => {
                     counts.delivered += 1;
-                    return counts;
+                    break;
                 }
             };
             match inbox.overflow(message, segment.ids[at]) {
                 Overflowed::Retry { message: Message { payload, source }, evicted } => {
                     counts.evicted += u64::from(evicted.is_some());
                     scratch.dead.extend(evicted);
-                    match deliver(recipient, segment.is_shared, payload, source) {
-                        Ok(()) => {
-                            counts.delivered += 1;
-                            return counts;
-                        }
-                        Err(again) => interrupt = again,
+                    if let Err(again) = deliver(recipient, segment.is_shared, payload, source) {
+                        interrupt = again;
+                        continue;
                     }
-                    continue;
+                    counts.delivered += 1;
                 }
-                Overflowed::Undeliverable(message) => {
-                    scratch.dead.push(message);
-                    return counts;
-                }
+                Overflowed::Undeliverable(message) => scratch.dead.push(message),
                 Overflowed::Refused(message) => {
                     scratch.dead.push(message);
                     counts.dropped += 1;
-                    return counts;
                 }
                 Overflowed::Disconnected(message) => {
                     scratch.dead.push(message);
                     counts.dropped += 1;
                     scratch.disconnected.push(inbox.member());
+                    scratch.barred.insert(Arc::as_ptr(inbox).addr());
                 }
                 Overflowed::Blocked(wait) => {
                     let recipient = Recipient::new(recipient.to.clone(), Arc::clone(inbox));
                     scratch.waits.push_back((recipient, wait));
+                    scratch.barred.insert(Arc::as_ptr(inbox).addr());
                 }
             }
-            scratch.barred.insert(Arc::as_ptr(inbox).addr());
-            return counts;
+            break;
         }
+        counts
     }
 
     /// `true` if nothing is left to do, and nothing held.
@@ -198,7 +191,7 @@ impl<'a, P> AfterTurn<'a, P> {
                     waited.dropped += u64::from(unsent.is_lost);
                 }
             }
-            // Before it sleeps for the next inbox, or takes the turn: whoever was woken, and the next that waits for room.
+            // Before it sleeps for the next inbox, or takes the turn: all who were woken, and the next to send.
             wakeups::call_pending();
         }
         let waited = mem::take(&mut scratch.waited);
@@ -229,7 +222,7 @@ impl<P> Drop for AfterTurn<'_, P> {
     #[inline]
     fn drop(&mut self) {
         if self.scratch.is_some() {
-            self.engine.trie.retire_if_closed(self.channel);
+            self.engine.trie.detach_if_closed(self.channel);
             self.give_up();
         }
         self.engine.release_deferred();

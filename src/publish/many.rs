@@ -44,7 +44,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
         turn.remove_dead(channel);
     }
     drop(turn);
-    engine.trie.retire_if_closed(channel);
+    engine.trie.detach_if_closed(channel);
     // Before it waits for room: who is woken may be the one who makes it.
     wakeups::call_pending();
     drop(payload.take());

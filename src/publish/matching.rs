@@ -21,7 +21,7 @@ pub(crate) fn match_count_by_name<P: Send + 'static>(engine: &Engine<P>, name: &
     }
     let route = engine.trie.derive(name);
     let matched = count(&route);
-    route.patterns.iter().for_each(|known| engine.trie.shut_if_closed(known.entry()));
+    route.patterns.iter().for_each(|known| engine.trie.release_if_closed(known.entry()));
     matched
 }
 
@@ -57,7 +57,7 @@ fn match_count<P: Send + 'static>(engine: &Engine<P>, channel: &Arc<Channel<P>>)
     if turn.is_detached() {
         return None;
     }
-    engine.trie.refresh_to_look(channel, &mut turn);
+    engine.trie.refresh(channel, &mut turn);
     Some(count(&turn))
 }
 

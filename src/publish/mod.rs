@@ -170,6 +170,7 @@ fn publish<P: Clone + Send + 'static>(
         drop(entry);
         return detached(payload);
     }
+    turn.count_use();
     engine.trie.refresh(channel, &mut turn);
     one::publish(engine, channel, payload, turn).into()
 }
@@ -214,6 +215,7 @@ fn publish_when_free<P: Clone + Send + 'static>(
     if may_not_publish(engine, &turn) {
         return Err(payload);
     }
+    turn.count_use();
     engine.trie.refresh(channel, &mut turn);
     Ok(many::publish(engine, channel, payload, room_wait, turn))
 }

@@ -73,7 +73,7 @@ fn interrupted<P: Clone + Send + 'static>(
         }
         Interrupt::TaskWoken => {
             let published = delivered(channel, turn);
-            engine.trie.retire_if_closed(channel);
+            engine.trie.detach_if_closed(channel);
             wakeups::call_pending();
             published
         }
@@ -81,7 +81,7 @@ fn interrupted<P: Clone + Send + 'static>(
             channel.counters.add(Counts::of_one(0));
             drop(turn);
             // A payload is dropped after the turn.
-            engine.trie.retire_if_closed(channel);
+            engine.trie.detach_if_closed(channel);
             drop(message);
             Published { delivered: 0, dropped: 0 }
         }

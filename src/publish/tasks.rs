@@ -29,8 +29,8 @@ pub struct Publish<'a, P: 'static = Arc<str>> {
     waits: Waits<P>,
     /// Messages that did not enter, to be dropped.
     unsent: Vec<Message<P>>,
-    /// What became of messages that waited, as far as it is not counted yet. It lies here, like the rest, so that a panic
-    /// in user code leaves it in order.
+    /// What became of messages that waited, as far as it is not counted yet. It lies here, like the rest, so that a
+    /// panic in user code leaves it in order.
     waited: Counts,
     published: Published,
 }

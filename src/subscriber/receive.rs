@@ -398,8 +398,8 @@ impl<P> Subscriber<P> {
     /// - If the subscriber is also read by its own methods, lifecycle events come late there,
     ///   though no later than when the queue is empty: a message that was taken here counts as
     ///   still queued.
-    /// - A publisher that waits for room ([`Overflow::Block`](crate::Overflow::Block)) is not woken at once. It looks again
-    ///   within about a millisecond.
+    /// - A publisher that waits for room ([`Overflow::Block`](crate::Overflow::Block)) is not woken at once. It looks
+    ///   again within about a millisecond.
     ///
     /// The receiver can be cloned. What is unread when the last handle to the subscriber is dropped
     /// is dropped with it, whoever still has a receiver.

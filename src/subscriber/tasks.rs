@@ -309,7 +309,8 @@ impl<P> EventStream<'_, P> {
     ///
     /// For event loops that are no runtime. Make a [`Waker`](std::task::Waker) that makes the loop come back here, as
     /// by [`std::task::Wake`], and poll until `Pending`. The waker is called when there is something to read again.
-    /// After 32 polls in a row that found something, a thread's next poll is `Pending` once, and calls the waker at once.
+    /// After 32 polls in a row that found something, a thread's next poll is `Pending` once, and calls the waker at
+    /// once.
     ///
     /// # Examples
     ///

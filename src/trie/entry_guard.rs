@@ -7,10 +7,10 @@ use crate::reentrancy;
 
 /// An entry in use: whoever takes its turn has one of these, and drops it after the turn.
 ///
-/// It does what the turn's holder must do afterwards, by unwinding too: on a bus that was closed meanwhile, it takes
-/// the entry apart, since closing does not wait for turns; and it has the stripe account for a recent name whose cost
+/// It does what the turn's holder must do afterwards, by unwinding too: on a bus that was closed meanwhile, it detaches
+/// the entry, since closing does not wait for turns; and it has the stripe account for a recent name whose cost
 /// has changed. A publish that runs user code before its guard is dropped calls
-/// [`retire_if_closed`](Trie::retire_if_closed) first.
+/// [`detach_if_closed`](Trie::detach_if_closed) first.
 pub(crate) struct EntryGuard<'a, P> {
     trie: &'a Trie<P>,
     channel: &'a Arc<Channel<P>>,
@@ -49,7 +49,7 @@ impl<P> Trie<P> {
     #[cold]
     fn after_turn(&self, channel: &Arc<Channel<P>>) {
         if self.is_closed() {
-            self.retire(channel);
+            self.detach(channel);
         } else {
             self.stripes.reaccount(channel);
         }

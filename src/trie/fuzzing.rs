@@ -2,6 +2,7 @@
 
 use super::patterns::tree::{Entry, PatternTree};
 use crate::pattern::Pattern;
+use crate::pattern::program::Steps;
 
 /// A pattern, and which it is.
 #[derive(Clone)]
@@ -25,12 +26,12 @@ pub fn matches(patterns: &[&str], channel: &str) -> (Vec<bool>, usize) {
         tree.insert(&pattern, &Numbered(at, pattern.clone()));
     }
     let mut matched = vec![false; patterns.len()];
-    let mut confirming = 0;
+    let mut confirming = Steps::default();
     let steps = tree.matches(channel.as_bytes(), |end, unconfirmed| {
         assert!(!matched[end.0], "found twice");
         matched[end.0] = !unconfirmed || end.1.is_match_counting(channel, &mut confirming);
     });
-    (matched, steps + confirming)
+    (matched, steps + confirming.count())
 }
 
 /// Returns `true` if `glob` matches `channel`, and `true` if the tree finds it by its literal prefix.

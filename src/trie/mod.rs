@@ -82,7 +82,7 @@ impl<P> Trie<P> {
 
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        // SeqCst: partner of the store in `shut_down`. The one writes here and then tries a turn, the other
+        // SeqCst: partner of the store in `begin_closing`. The one writes here and then tries a turn, the other
         // gives up a turn and then reads here: one of them must see the other.
         self.closed.load(Ordering::SeqCst)
     }
@@ -101,15 +101,7 @@ impl<P> Trie<P> {
         self.stripes.entry(name, hash, Purpose::Publish, &self.patterns)
     }
 
-    /// Brings the patterns of a route up to date, for a look at them.
-    pub(crate) fn refresh_to_look(&self, channel: &Channel<P>, route: &mut Route<P>)
-    where
-        P: Send + 'static,
-    {
-        route.update(channel, &self.patterns);
-    }
-
-    /// Brings the patterns of a route up to date, for a publish.
+    /// Brings the patterns of a route up to date.
     #[inline]
     pub(crate) fn refresh(&self, channel: &Channel<P>, route: &mut Route<P>)
     where
@@ -167,7 +159,7 @@ impl<P> Trie<P> {
     /// The entry of a name, if it has one.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Channel<P>>> {
         reentrancy::assert_not_in_clone();
-        self.stripes.get(name, self.stripes.hash(name))
+        self.stripes.peek(name, self.stripes.hash(name))
     }
 
     pub(crate) fn hash(&self, name: &str) -> u64 {

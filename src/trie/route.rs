@@ -86,23 +86,13 @@ impl<P> Route<P> {
 
     /// Counts a publish.
     #[inline]
-    pub(super) fn count_use(&mut self) {
+    pub(crate) fn count_use(&mut self) {
         self.uses = 2.min(self.uses + 1);
-    }
-
-    /// Brings `patterns` up to date for a publish.
-    #[inline]
-    pub(crate) fn refresh(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
-    where
-        P: Send + 'static,
-    {
-        self.count_use();
-        self.update(channel, patterns);
     }
 
     /// Brings `patterns` up to date.
     #[inline]
-    pub(crate) fn update(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
+    pub(crate) fn refresh(&mut self, channel: &Channel<P>, patterns: &Patterns<P>)
     where
         P: Send + 'static,
     {

@@ -94,8 +94,8 @@ impl<P> Stripes<P> {
         &self.stripes[(hash >> 32) as usize & (self.stripes.len() - 1)]
     }
 
-    /// Returns the entry of `name`, if it has one.
-    pub(super) fn get(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
+    /// Returns the entry of `name`, if it has one, and leaves it where it is.
+    pub(super) fn peek(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         let stripe = self.stripe(hash).read();
         stripe.find(name, hash).or_else(|| stripe.probation.find(name, hash)).cloned()
     }
@@ -224,13 +224,13 @@ impl<P> Stripes<P> {
 
     /// Removes the entry, whoever needs it: for a bus that is closed. Returns what its route held, unless the turn is
     /// taken: then its holder calls this when it is done.
-    pub(super) fn retire(&self, channel: &Arc<Channel<P>>) -> Option<Route<P>> {
+    pub(super) fn detach(&self, channel: &Arc<Channel<P>>) -> Option<Route<P>> {
         self.stripe(channel.hash).write().detach(channel)
     }
 
-    /// Refuses new entries from now on, and calls `retired` with what the routes held, after unlocking. Entries whose
+    /// Refuses new entries from now on, and calls `detached` with what the routes held, after unlocking. Entries whose
     /// turn is taken stay until their holder is done.
-    pub(super) fn close(&self, mut retired: impl FnMut(Route<P>)) {
+    pub(super) fn close(&self, mut detached: impl FnMut(Route<P>)) {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();
             stripe.closed = true;
@@ -238,7 +238,7 @@ impl<P> Stripes<P> {
             let routes: Vec<_> =
                 channels.iter().filter_map(|channel| stripe.detach(channel)).collect();
             drop(stripe);
-            routes.into_iter().for_each(&mut retired);
+            routes.into_iter().for_each(&mut detached);
         }
     }
 
@@ -380,7 +380,7 @@ impl<P> Stripe<P> {
     /// Removes the entry if nobody needs it.
     pub(super) fn prune(&mut self, channel: &Arc<Channel<P>>, removed: &mut Removed<P>) {
         if self.closed {
-            // Whoever has the turn takes the entry apart with all that its route holds: it must find the route.
+            // Whoever has the turn detaches the entry and takes all that its route holds: it must find the route.
             return;
         }
         if let Some(mut route) = channel.try_turn() {
@@ -389,7 +389,7 @@ impl<P> Stripe<P> {
                 route.mark_detached();
                 drop(route);
                 // What its route holds goes with it.
-                self.forget(channel);
+                self.remove(channel);
             }
         } else if channel.position().is_none() && self.has(channel) {
             // A publish is under way, perhaps the last: the CLOCK will come by, and the publisher ask for the cost.
@@ -405,12 +405,12 @@ impl<P> Stripe<P> {
         }
         let held = channel.detach(&mut route);
         drop(route);
-        self.forget(channel);
+        self.remove(channel);
         Some(held)
     }
 
     /// Takes out an entry that is detached.
-    fn forget(&mut self, channel: &Arc<Channel<P>>) {
+    fn remove(&mut self, channel: &Arc<Channel<P>>) {
         self.folded.add(channel.counters.read());
         self.probation.remove(channel);
         self.clock_out(channel);

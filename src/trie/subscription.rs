@@ -242,11 +242,11 @@ impl<P> Subscribable for PatternEntry<P> {
         let entry = trie.patterns.acquire(pattern, hash);
         let mut recipients = entry.write();
         // Under the lock: a thread that closes the bus marks the trie as closed and then tries this lock. Either it
-        // finds this recipient, or this finds the mark; if it finds the lock taken, `shut_if_closed` below does its
+        // finds this recipient, or this finds the mark; if it finds the lock taken, `release_if_closed` below does its
         // work.
         if trie.is_closed() {
             drop(recipients);
-            trie.shut_if_closed(&entry);
+            trie.release_if_closed(&entry);
             trie.patterns.release(&entry);
             return Err(Closed);
         }
@@ -254,7 +254,7 @@ impl<P> Subscribable for PatternEntry<P> {
         let id = trie.next_subscription_id();
         recipients.push(id, recipient);
         drop(recipients);
-        trie.shut_if_closed(&entry);
+        trie.release_if_closed(&entry);
         Ok(Subscription { entry, id })
     }
 
@@ -264,7 +264,7 @@ impl<P> Subscribable for PatternEntry<P> {
     ) -> Option<Recipient<P>> {
         reentrancy::assert_not_in_clone();
         let recipient = entry.write().remove(*id);
-        trie.shut_if_closed(entry);
+        trie.release_if_closed(entry);
         trie.patterns.release(entry);
         recipient
     }
@@ -276,7 +276,7 @@ impl<P> Subscribable for PatternEntry<P> {
     ) -> R {
         reentrancy::assert_not_in_clone();
         let result = look(&entry.read());
-        trie.shut_if_closed(entry);
+        trie.release_if_closed(entry);
         result
     }
 }

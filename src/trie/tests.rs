@@ -21,6 +21,7 @@ fn publish(trie: &Trie<u32>, name: &str) -> Arc<Channel<u32>> {
         let entry = trie.guard(&channel);
         let mut turn = entry.turn();
         if !turn.is_detached() {
+            turn.count_use();
             trie.refresh(&channel, &mut turn);
             drop(turn);
             drop(entry);
@@ -194,8 +195,8 @@ fn closing_takes_fresh_names_too() {
     let late = enter(&trie, "name:1").unwrap();
     let entry = trie.guard(&late);
     let turn = entry.turn();
-    trie.shut_down();
-    trie.take_down();
+    trie.begin_closing();
+    trie.finish_closing();
     assert_eq!(trie.stripes.census().0, 1, "whose turn is taken");
     drop(turn);
     drop(entry);
@@ -245,7 +246,7 @@ fn a_route_that_grows_in_a_look_at_what_matches_is_accounted_for() {
         // One whose set was full has gone.
         let Some(channel) = trie.find(name) else { return };
         let entry = trie.guard(&channel);
-        trie.refresh_to_look(&channel, &mut entry.turn());
+        trie.refresh(&channel, &mut entry.turn());
     });
 }
 
@@ -256,6 +257,7 @@ fn a_route_that_grows_in_a_publish_that_panics_is_accounted_for() {
             let channel = enter(trie, name).unwrap();
             let entry = trie.guard(&channel);
             let mut turn = entry.turn();
+            turn.count_use();
             trie.refresh(&channel, &mut turn);
             // As a payload's `Clone` does.
             std::panic::resume_unwind(Box::new(()));
@@ -511,7 +513,7 @@ fn a_publish_that_finds_the_turn_taken_on_a_closed_bus_does_not_wait_and_is_coun
 }
 
 #[test]
-fn whoever_has_the_turn_when_the_bus_is_closed_takes_the_entry_apart_at_its_end() {
+fn whoever_has_the_turn_when_the_bus_is_closed_detaches_the_entry_at_its_end() {
     let bus: Bus<Brittle> = Bus::new();
     let trie = &bus.engine.trie;
     let sub = bus.subscribe("name").unwrap();

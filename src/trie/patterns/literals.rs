@@ -203,11 +203,11 @@ impl<E: Entry> LiteralEdges<E> {
             Self::None => unreachable!("filled above"),
             Self::One(_, node) => node,
             Self::Many(table) => {
-                table.lookahead.restrict_to(lookahead);
+                table.lookahead.keep_common(lookahead);
                 table.node_or_insert(literal, lookahead, hasher)
             }
         };
-        node.lookahead.restrict_to(lookahead);
+        node.lookahead.keep_common(lookahead);
         node
     }
 

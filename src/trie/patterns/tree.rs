@@ -158,8 +158,8 @@ impl Lookahead {
         Self(None)
     }
 
-    /// Keeps what both require.
-    pub(super) fn restrict_to(&mut self, other: Self) {
+    /// Keeps what both require: for one that stands for the patterns of both.
+    pub(super) fn keep_common(&mut self, other: Self) {
         if *self != other {
             *self = Self(None);
         }
@@ -348,7 +348,7 @@ impl<E: Entry> PatternTree<E> {
             let (edge, rest) = match PathStep::within(edges_left, rest_here) {
                 PathStep::End(list) => {
                     let removed = branch.take_entry(list, is_it)?;
-                    if branch.degree() > 0 {
+                    if branch.len() > 0 {
                         return Some(removed);
                     }
                     break removed;
@@ -360,7 +360,7 @@ impl<E: Entry> PatternTree<E> {
                 // A table holds two literals or more: the branch stays.
                 return if is_it(entry) { branch.take_single(edge, &self.hasher) } else { None };
             }
-            if branch.degree() > 1 {
+            if branch.len() > 1 {
                 kept = rest_here;
             }
             let node = branch.child_mut(edge, &self.hasher)?;
@@ -417,7 +417,7 @@ impl<E: Entry> PatternTree<E> {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.root.degree() == 0
+        self.root.len() == 0
     }
 }
 
@@ -502,7 +502,7 @@ impl<E: Entry> Branch<E> {
             {
                 let hash = hash_literal(hasher, literal);
                 if table.find(literal, hash).is_none() {
-                    table.lookahead.restrict_to(lookahead);
+                    table.lookahead.keep_common(lookahead);
                     table.insert(literal, LiteralSlot::SinglePattern(hash, entry));
                     return;
                 }
@@ -570,9 +570,9 @@ impl<E: Entry> Branch<E> {
     }
 
     /// Returns the number of entries and edges of this branch.
-    fn degree(&self) -> usize {
+    fn len(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
-            let star = rare.star.as_ref().map_or(0, |star| star.degree());
+            let star = rare.star.as_ref().map_or(0, |star| star.len());
             rare.any.len() + rare.classes.len() + rare.unconfirmed.len() + star
         });
         self.entries.len() + self.star_entries.len() + self.literals.len() + rare
@@ -656,7 +656,7 @@ impl<E: Entry> Branch<E> {
                     at
                 });
                 let node = &mut rare.any[at].1;
-                node.lookahead.restrict_to(lookahead);
+                node.lookahead.keep_common(lookahead);
                 node
             }
             Edge::Class(set) => class_or_insert(&mut rare.classes, set, lookahead),
@@ -700,7 +700,7 @@ impl<E: Entry> Branch<E> {
             }
         }
         if let Some(rare) = &mut self.rare {
-            rare.star.take_if(|star| star.degree() == 0);
+            rare.star.take_if(|star| star.len() == 0);
         }
         self.drop_rare_if_empty();
     }
@@ -749,7 +749,7 @@ impl<E> Drop for Branch<E> {
 }
 
 impl<E> Star<E> {
-    fn degree(&self) -> usize {
+    fn len(&self) -> usize {
         self.literals.len() + self.classes.len() + self.suffixes.len()
     }
 }
@@ -773,7 +773,7 @@ fn class_or_insert<E>(
         classes.len() - 1
     });
     let node = &mut classes[at].1;
-    node.lookahead.restrict_to(lookahead);
+    node.lookahead.keep_common(lookahead);
     node
 }
 

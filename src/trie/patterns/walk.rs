@@ -33,7 +33,7 @@ use super::literals::{
 };
 use super::tree::{Branch, Entry, MAX_REST, Node, PatternTree, Star, Subtree};
 use crate::pattern::ByteSet;
-use crate::pattern::program::{self, Op, Ops};
+use crate::pattern::program::{self, Op, Ops, Steps};
 
 /// The number of candidates that a walk keeps; further ones are verified at once. There is room for these without an
 /// allocation.
@@ -68,7 +68,7 @@ pub(crate) struct Walk<'a, E> {
     top: Option<Visit<'a, E>>,
     stack: SmallVec<[Visit<'a, E>; 64]>,
     seen: Seen,
-    steps: usize,
+    steps: Steps,
 }
 
 /// A single pattern after a literal that has the hash of `literal`.
@@ -122,7 +122,7 @@ impl<'a, E: Entry> Walk<'a, E> {
             top: None,
             stack: SmallVec::new(),
             seen: Seen::default(),
-            steps: 0,
+            steps: Steps::default(),
         }
     }
 
@@ -130,7 +130,7 @@ impl<'a, E: Entry> Walk<'a, E> {
     pub(crate) fn collect(&mut self, tree: &'a PatternTree<E>, found: &mut impl FnMut(&E, bool)) {
         if self.channel.is_empty() {
             // Only the empty pattern matches the empty channel, as in redis-server. A shell glob decides for itself.
-            self.steps += 1;
+            self.steps.add(1);
             tree.root.entries.iter().for_each(|entry| found(entry, false));
             for entry in tree.root.rare.iter().flat_map(|rare| &rare.unconfirmed) {
                 found(entry, true);
@@ -166,7 +166,7 @@ impl<'a, E: Entry> Walk<'a, E> {
     /// Returns what the walk took: visits of a node, and bytes of literals compared.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn steps(&self) -> usize {
-        self.steps
+        self.steps.count()
     }
 
     #[inline]
@@ -185,7 +185,7 @@ impl<'a, E: Entry> Walk<'a, E> {
         after_star: bool,
         found: &mut impl FnMut(&E, bool),
     ) {
-        self.steps += 1;
+        self.steps.add(1);
         let remaining = &self.channel[at..];
         if !node.lookahead.allows(remaining) {
             return;
@@ -210,7 +210,7 @@ impl<'a, E: Entry> Walk<'a, E> {
         after_star: bool,
         found: &mut impl FnMut(&E, bool),
     ) {
-        self.steps += 1;
+        self.steps.add(1);
         // The program's address identifies the pattern: a table may move the entry, but the program stays.
         let address = entry.program().as_ptr().addr();
         self.match_rest(entry, rest, address, &self.channel[at..], after_star, found);
@@ -293,7 +293,7 @@ impl<'a, E: Entry> Walk<'a, E> {
         after_star: bool,
         found: &mut impl FnMut(&E, bool),
     ) {
-        self.steps += literal.len();
+        self.steps.add(literal.len());
         let hash = hash_literal(self.hasher, literal);
         if let Some(candidate) = self.candidates.get_mut(self.candidates_len) {
             // The first slot of this hash. A single pattern is the only one; a node may share its hash with others.
@@ -322,7 +322,7 @@ impl<'a, E: Entry> Walk<'a, E> {
         after_star: bool,
         found: &mut impl FnMut(&E, bool),
     ) {
-        self.steps += 1;
+        self.steps.add(1);
         let remaining = &self.channel[at..];
         if remaining.is_empty() {
             branch.entries.iter().for_each(|entry| found(entry, false));
@@ -375,7 +375,7 @@ impl<'a, E: Entry> Walk<'a, E> {
                 }
             };
         }
-        self.steps += 1;
+        self.steps.add(1);
         if at < self.channel.len() {
             self.push(Visit::Star { star, at: at + 1 });
             self.follow_classes(&star.classes, at, true, found);
@@ -392,7 +392,7 @@ impl<'a, E: Entry> Walk<'a, E> {
     ) {
         let Some(&byte) = self.channel.get(at) else { return };
         for (set, node) in classes {
-            self.steps += 1;
+            self.steps.add(1);
             if set.contains(byte) {
                 self.visit_node(node, at + 1, after_star, found);
             }
@@ -414,7 +414,7 @@ impl<'a, E: Entry> Walk<'a, E> {
                 if remaining.first() != Some(first) {
                     return;
                 }
-                self.steps += node.literal().len();
+                self.steps.add(node.literal().len());
                 if remaining.starts_with(node.literal()) {
                     self.visit_node(node, at + node.literal().len(), after_star, found);
                 }
@@ -448,7 +448,7 @@ impl<'a, E: Entry> Walk<'a, E> {
         match suffixes {
             LiteralEdges::None => {}
             LiteralEdges::One(_, node) => {
-                self.steps += node.literal().len();
+                self.steps.add(node.literal().len());
                 if remaining.ends_with(node.literal()) {
                     self.visit_node(node, end, true, found);
                 }

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 
 use super::tree::{Entry, PatternTree};
 use crate::pattern::Pattern;
+use crate::pattern::program::Steps;
 
 type Tree = PatternTree<Pattern>;
 
@@ -45,14 +46,14 @@ fn remove(tree: &mut Tree, pattern: &str) -> Option<Pattern> {
 /// Returns the patterns that match, sorted, and the steps taken, including those of confirming.
 fn matches(tree: &Tree, channel: &str) -> (Vec<String>, usize) {
     let mut found = Vec::new();
-    let mut confirming = 0;
+    let mut confirming = Steps::default();
     let steps = tree.matches(channel.as_bytes(), |pattern, unconfirmed| {
         if !unconfirmed || pattern.is_match_counting(channel, &mut confirming) {
             found.push(pattern.as_str().to_owned());
         }
     });
     found.sort();
-    (found, steps + confirming)
+    (found, steps + confirming.count())
 }
 
 /// Returns what [`matches`] must find, by asking each of `patterns`.
