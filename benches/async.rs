@@ -7,15 +7,17 @@ use std::collections::HashMap;
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
     Better, Number, Pair, Payload, Random, in_turns, is_test, median, nanos, payload,
-    print_numbers, quiet, scaled,
+    print_numbers, quiet, resident, scaled,
 };
 use fanout::{Bus, Overflow, Subscriber, Topic};
 use futures::StreamExt;
+use globset::{Glob, GlobSetBuilder};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::yield_now;
@@ -75,8 +77,12 @@ fn read_inbox(runtime: &Runtime, received: &Arc<AtomicUsize>, subscriber: Subscr
 }
 
 /// Starts a task that reads a channel of tokio's.
-fn read_mpsc(runtime: &Runtime, received: &Arc<AtomicUsize>) -> mpsc::Sender<Payload> {
-    let (sender, mut receiver) = mpsc::channel::<Payload>(CAPACITY);
+fn read_mpsc(
+    runtime: &Runtime,
+    received: &Arc<AtomicUsize>,
+    capacity: usize,
+) -> mpsc::Sender<Payload> {
+    let (sender, mut receiver) = mpsc::channel::<Payload>(capacity);
     let received = Arc::clone(received);
     runtime.spawn(async move {
         while let Some(payload) = receiver.recv().await {
@@ -100,7 +106,7 @@ fn ours(tasks: usize) -> Side {
 
 fn mpscs(tasks: usize) -> Side {
     side(tasks, |runtime, received| {
-        let senders: Vec<_> = (0..tasks).map(|_| read_mpsc(runtime, received)).collect();
+        let senders: Vec<_> = (0..tasks).map(|_| read_mpsc(runtime, received, CAPACITY)).collect();
         let payload = payload();
         Box::new(move || {
             senders.iter().for_each(|sender| sender.try_send(Arc::clone(&payload)).unwrap());
@@ -167,11 +173,94 @@ fn our_channels(channels: usize, by_name: bool) -> Side {
 
 fn map_of_mpscs(channels: usize) -> Side {
     many(channels, |runtime, received| {
-        let senders: HashMap<String, mpsc::Sender<Payload>> =
-            (0..channels).map(|number| (channel(number), read_mpsc(runtime, received))).collect();
+        let senders: HashMap<String, mpsc::Sender<Payload>> = (0..channels)
+            .map(|number| (channel(number), read_mpsc(runtime, received, CAPACITY)))
+            .collect();
         let payload = payload();
         Box::new(move |number| senders[&channel(number)].try_send(Arc::clone(&payload)).unwrap())
     })
+}
+
+/// Patterns with a task each.
+fn our_patterns(patterns: usize) -> Side {
+    many(patterns, |runtime, received| {
+        let bus: Bus<Payload> = Bus::new();
+        for number in 0..patterns {
+            let subscriber = quiet(&bus, CAPACITY).build();
+            subscriber.psubscribe(pattern(number)).unwrap();
+            read_inbox(runtime, received, subscriber);
+        }
+        let payload = payload();
+        Box::new(move |number| _ = bus.publish(&channel(number), Arc::clone(&payload)))
+    })
+}
+
+/// One `GlobSet` of all patterns, and a channel of tokio's for each.
+fn globs_of_mpscs(patterns: usize) -> Side {
+    many(patterns, |runtime, received| {
+        let mut globs = GlobSetBuilder::new();
+        let mut senders = Vec::new();
+        for number in 0..patterns {
+            globs.add(Glob::new(&pattern(number)).unwrap());
+            senders.push(read_mpsc(runtime, received, CAPACITY));
+        }
+        let (globs, payload) = (globs.build().unwrap(), payload());
+        let mut matching = Vec::new();
+        Box::new(move |number| {
+            globs.matches_into(channel(number), &mut matching);
+            for &at in &matching {
+                senders[at].try_send(Arc::clone(&payload)).unwrap();
+            }
+        })
+    })
+}
+
+fn pattern(number: usize) -> String {
+    format!("user:{number}:*")
+}
+
+/// Bytes of memory that each of many readers takes that have nothing to read.
+struct Memory {
+    /// What a subscriber takes more once it is waited for.
+    waiting: f64,
+    /// A subscriber, and a task that waits for it.
+    our_task: f64,
+    /// A channel of tokio's, and a task that waits for it.
+    their_task: f64,
+}
+
+fn memory() -> Memory {
+    const ROOM: usize = 16;
+    let readers = scaled(100_000, 100);
+    let grown = |since: f64| (resident() - since) / readers as f64;
+    let (runtime, received) = (current_thread(), Arc::default());
+    let let_them_wait = || runtime.block_on(yield_now());
+
+    let bus: Bus<Payload> = Bus::new();
+    let subscribers = |channels: &str| -> Vec<Subscriber<Payload>> {
+        let name = |number| format!("{channels}:{number}");
+        (0..readers).map(|number| quiet(&bus, ROOM).subscribe(name(number)).unwrap()).collect()
+    };
+    let polled = subscribers("polled");
+    let mut streams: Vec<_> = polled.iter().map(Subscriber::message_stream).collect();
+    let before = resident();
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(streams.iter_mut().all(|stream| stream.poll_recv(&mut context).is_pending()));
+    let waiting = grown(before);
+
+    let before = resident();
+    for subscriber in subscribers("read") {
+        read_inbox(&runtime, &received, subscriber);
+    }
+    let_them_wait();
+    let our_task = grown(before);
+
+    let before = resident();
+    let senders: Vec<_> = (0..readers).map(|_| read_mpsc(&runtime, &received, ROOM)).collect();
+    let_them_wait();
+    let their_task = grown(before);
+    drop(senders);
+    Memory { waiting, our_task, their_task }
 }
 
 /// Returns the median nanoseconds from a send on a thread to an idle task on another, of both ways.
@@ -318,20 +407,22 @@ fn main() {
     if common::is_filtered() {
         return;
     }
+    // First: later, memory that was used and freed would hide it.
+    let memory = memory();
     let mut numbers = Vec::new();
     for (tasks, reach) in [(1, 1.15), (10, 1.15), (100, 1.15), (1_000, 1.25)] {
         for burst in [1, 32] {
             let rounds = scaled(if tasks == 1_000 { 101 } else { 401 }, 1);
             let (mut us, mut them) = (ours(tasks), mpscs(tasks));
             let pair = in_turns(rounds, || us.round(burst), || them.round(burst));
-            let what = format!("{tasks} tasks, bursts of {burst}, over a Vec of mpsc");
+            let what = format!("tasks: {tasks}, bursts of {burst}, over a Vec of mpsc");
             numbers.push(match burst {
                 1 => ratio("A1", what, reach, 1.0, pair),
                 _ => ratio("A2", what, 0.9, 0.7, pair),
             });
             let (mut us, mut them) = (ours(tasks), broadcasts(tasks));
             let pair = in_turns(rounds, || us.round(burst), || them.round(burst));
-            let what = format!("{tasks} tasks, bursts of {burst}, over broadcast");
+            let what = format!("tasks: {tasks}, bursts of {burst}, over broadcast");
             let (reach, aim) = if burst == 1 { (1.25, 1.0) } else { (1.6, 1.1) };
             numbers.push(ratio("A3", what, reach, aim, pair));
         }
@@ -351,6 +442,17 @@ fn main() {
         }
     }
     numbers.push(Number {
+        name: "A8",
+        what: "memory of a subscriber once it is waited for".to_owned(),
+        // A page more or less is of the allocator's doing.
+        figure: memory.waiting.round(),
+        reach: 0.0,
+        aim: 0.0,
+        unit: "B",
+        better: Better::Less,
+        against: "absolute".to_owned(),
+    });
+    numbers.push(Number {
         name: "A9",
         what: "a timer of 1 ms beside a reader that never runs dry, late by".to_owned(),
         figure: lateness(),
@@ -361,8 +463,21 @@ fn main() {
         against: "absolute".to_owned(),
     });
     for (readers, reach, aim) in [(1, 2.0, 1.2), (10, 1.0, 0.7)] {
-        let what = format!("publish_async to {readers} readers, over a loop of send");
+        let what = format!("publish_async, readers: {readers}, over a loop of send");
         numbers.push(ratio("A10", what, reach, aim, lossless(readers)));
     }
     print_numbers("Tasks", &numbers);
+
+    let patterns = scaled(1_000, 10);
+    let (mut us, mut them) = (our_patterns(patterns), globs_of_mpscs(patterns));
+    let burst = scaled(500, 5);
+    let pair = in_turns(scaled(101, 1), || us.round(burst), || them.round(burst));
+    println!(
+        "{patterns} patterns with a task each, by name: {:.0} ns a delivery, {:.2} × a GlobSet before mpsc ({:.0} ns)",
+        pair.ours, pair.ratio, pair.floor
+    );
+    println!(
+        "a subscriber with a task that waits for it takes {:.0} B, an mpsc with one {:.0} B",
+        memory.our_task, memory.their_task
+    );
 }

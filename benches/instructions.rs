@@ -7,6 +7,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use fanout::{Bus, Event, Message, Receipt, Subscriber, Topic};
 use gungraun::prelude::*;
@@ -154,6 +155,21 @@ fn try_recv(fan: Fan) -> Fan {
     fan
 }
 
+// A task waits, a publish wakes it, and it reads the message.
+#[library_benchmark]
+#[bench::one(args = (1), setup = fan, config = held("Topic::publish to a waiting task, and its polls"))]
+fn publish_to_task(fan: Fan) -> Fan {
+    let mut messages = fan.subscribers[0].message_stream();
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..TIMES {
+        assert!(messages.poll_recv(&mut context).is_pending());
+        black_box::<Receipt>(fan.topic.publish(Arc::clone(&fan.payload)));
+        assert!(black_box(messages.poll_recv(&mut context)).is_ready());
+    }
+    drop(messages);
+    fan
+}
+
 /// A bus with its subscribers, and names that are used once each.
 struct Names {
     bus: Bus<Payload>,
@@ -265,7 +281,7 @@ fn psubscribe(several: Several) -> Several {
 
 library_benchmark_group!(
     name = paths;
-    benchmarks = topic_publish, publish_by_name, try_recv_message, try_recv, publish, subscribe, psubscribe
+    benchmarks = topic_publish, publish_by_name, publish_to_task, try_recv_message, try_recv, publish, subscribe, psubscribe
 );
 
 main!(library_benchmark_groups = paths);

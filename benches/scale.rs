@@ -10,12 +10,11 @@ use std::thread;
 
 use common::{
     Better, Number, Pair, Payload, Random, in_turns, is_test, iterate, median, nanos, payload,
-    quiet, scaled,
+    quiet, resident, scaled,
 };
 use criterion::{BenchmarkId, Criterion};
 use fanout::crossbeam_channel::{Receiver, Sender, bounded};
 use fanout::{Bus, Message, Subscriber, Topic};
-use memory_stats::memory_stats;
 
 const CAPACITY: usize = 16;
 
@@ -28,11 +27,6 @@ fn subscribers() -> usize {
 
 fn subscriber(bus: &Bus<Payload>) -> Subscriber<Payload> {
     quiet(bus, CAPACITY).build()
-}
-
-/// Returns the bytes of memory that the process has; 0 if the system does not tell.
-fn resident() -> f64 {
-    memory_stats().map_or(0.0, |memory| memory.physical_mem as f64)
 }
 
 /// Subscribers, each on a channel of its own.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use comfy_table::{CellAlignment, Table, presets};
 use criterion::{Bencher, Criterion};
 use fanout::{Bus, SubscriberBuilder};
+use memory_stats::memory_stats;
 
 pub type Payload = Arc<[u8]>;
 
@@ -185,6 +186,11 @@ pub fn print_numbers(title: &str, numbers: &[Number]) {
         column.set_cell_alignment(CellAlignment::Left);
     }
     println!("\n{title} (medians)\n{table}\n");
+}
+
+/// Returns the bytes of memory that the process has; 0 if the system does not tell.
+pub fn resident() -> f64 {
+    memory_stats().map_or(0.0, |memory| memory.physical_mem as f64)
 }
 
 /// A generator of pseudo-random numbers that is the same in every run (SplitMix64).
