@@ -9,11 +9,12 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 const LOCK: &str = include_str!("../Cargo.lock");
 
 /// Crates whose versions matter, as the lock file spells them.
-const CRATES: [&str; 11] = [
+const CRATES: [&str; 12] = [
     "fanout",
     "crossbeam-channel",
     "flume",
     "tokio",
+    "async-channel",
     "async-broadcast",
     "bus",
     "globset",

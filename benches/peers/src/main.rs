@@ -23,7 +23,7 @@ use clap::{Parser, ValueEnum};
 use crate::machine::Machine;
 use crate::peers::redis::Server;
 use crate::report::{Grid, Report};
-use crate::shapes::{Effort, Redis, channels, patterns, polled, slow, threads};
+use crate::shapes::{Effort, Redis, channels, patterns, polled, slow, tasks, threads};
 
 /// Measures fanout and its peers in turns, prints the tables, and writes them with a chart.
 #[derive(Parser)]
@@ -47,6 +47,8 @@ enum Shape {
     Polled,
     /// One channel to receivers that block in threads
     Threads,
+    /// One channel to receivers that are tasks
+    Tasks,
     /// Many channels with one receiver each
     Channels,
     /// Many patterns, of which one matches
@@ -112,6 +114,14 @@ fn measure(args: &Args, effort: Effort, redis: &Redis<'_>, machine: Machine) -> 
             grid.push(receivers, threads::run(effort, receivers, redis)?);
         }
         report.threads = Some(grid);
+    }
+    if args.wants(Shape::Tasks) {
+        let mut grid = Grid::default();
+        for &receivers in tasks::receivers(effort) {
+            eprintln!("one channel to {receivers} receivers, in tasks");
+            grid.push(receivers, tasks::run(effort, receivers)?);
+        }
+        report.tasks = Some(grid);
     }
     if args.wants(Shape::Channels) {
         eprintln!("{} channels with one receiver each", channels::channels(effort));

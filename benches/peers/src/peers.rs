@@ -57,6 +57,13 @@ pub trait Receive: Send {
     fn recv(&mut self) -> Result<Got>;
 }
 
+/// A receiver for a task of its own.
+pub trait ReceiveAsync: Receive + 'static {
+    /// Calls `take` with each message, in the loop that its crate's user would write. A loss need not show: it
+    /// is for the caller to count.
+    fn each(self, take: impl FnMut(Payload) + Send) -> impl Future<Output = ()> + Send;
+}
+
 /// A way to send from one to many.
 pub trait Peer: Sync {
     type Publisher: Publish;

@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::measure::{Figure, Line};
 use crate::peers::PAYLOAD;
 use crate::shapes::slow::{SlowLine, SlowOutcome};
-use crate::shapes::{BATCH, CAPACITY, Effort, channels, patterns, polled, slow, threads};
+use crate::shapes::{BATCH, CAPACITY, Effort, channels, patterns, polled, slow, tasks, threads};
 
 /// Times that differ by less are called level: the machine's noise is about that.
 const LEVEL: f64 = 0.1;
@@ -37,6 +37,30 @@ impl Grid {
     fn columns(&self) -> impl Iterator<Item = String> {
         self.receivers.iter().map(|&receivers| counted(receivers, "receiver"))
     }
+
+    /// A table of one column of the samples, of these of the contenders; `none` is as in [`cell`].
+    fn section(
+        &self,
+        title: impl Into<String>,
+        text: impl Into<String>,
+        contenders: &[Vec<&Line>],
+        column: usize,
+        none: &str,
+    ) -> Section {
+        let header = ["contender", "full queue"].map(str::to_owned).into_iter();
+        let rows = contenders.iter().map(|lines| {
+            let mut row = named(lines[0]);
+            row.extend(lines.iter().map(|line| cell(line, column, none)));
+            row.push(losses(lines));
+            row
+        });
+        Section {
+            title: title.into(),
+            text: text.into(),
+            header: header.chain(self.columns()).chain(["lost".to_owned()]).collect(),
+            rows: rows.collect(),
+        }
+    }
 }
 
 pub struct Report {
@@ -44,6 +68,7 @@ pub struct Report {
     pub effort: Effort,
     pub polled: Option<Grid>,
     pub threads: Option<Grid>,
+    pub tasks: Option<Grid>,
     pub channels: Option<Vec<Line>>,
     /// Lines by the form of the patterns.
     pub patterns: Option<Vec<(&'static str, Vec<Line>)>>,
@@ -76,6 +101,7 @@ impl Report {
             effort,
             polled: None,
             threads: None,
+            tasks: None,
             channels: None,
             patterns: None,
             slow: None,
@@ -148,6 +174,9 @@ arrive are counted: unless the table shows a loss, every message arrived, or the
         if let Some(grid) = &self.threads {
             sections.extend(threads_sections(grid));
         }
+        if let Some(grid) = &self.tasks {
+            sections.extend(tasks_sections(grid));
+        }
         if let Some(lines) = &self.channels {
             sections.push(channels_section(lines, self.effort));
         }
@@ -180,6 +209,17 @@ arrive are counted: unless the table shows a loss, every message arrived, or the
                 verdict(&what, losing, threads::PUBLISH);
             }
         }
+        if let Some(grid) = &self.tasks {
+            for (receivers, lines) in grid.columns().zip(&grid.lines) {
+                let what = format!("One channel to {receivers} in tasks, one message at a time");
+                verdict(&what, lines, tasks::SINGLY);
+                let what = format!(
+                    "One channel to {receivers} in tasks, {} messages at a time",
+                    tasks::BURST,
+                );
+                verdict(&what, lines, tasks::IN_BURSTS);
+            }
+        }
         if let Some(lines) = &self.channels {
             let what = format!(
                 "{} channels, publish and drain",
@@ -204,24 +244,9 @@ arrive are counted: unless the table shows a loss, every message arrived, or the
 // ---- the shapes' tables --------------------------------------------------------------------------
 
 fn polled_sections(grid: &Grid) -> [Section; 2] {
-    let section = |title: &str, text: String, column| {
-        let header = ["contender", "full queue"].map(str::to_owned).into_iter();
-        let rows = grid.contenders().into_iter().map(|lines| {
-            let none = if column == polled::PUBLISH { "handles too" } else { "" };
-            let mut row = named(lines[0]);
-            row.extend(lines.iter().map(|line| cell(line, column, none)));
-            row.push(losses(&lines));
-            row
-        });
-        Section {
-            title: title.to_owned(),
-            text,
-            header: header.chain(grid.columns()).chain(["lost".to_owned()]).collect(),
-            rows: rows.collect(),
-        }
-    };
+    let contenders = grid.contenders();
     [
-        section(
+        grid.section(
             "One channel, receivers that poll: publishing",
             format!(
                 "One thread publishes {BATCH} messages, then takes them from each receiver in turn. Nanoseconds a \
@@ -229,49 +254,63 @@ fn polled_sections(grid: &Grid) -> [Section; 2] {
                  answered by then. The broker's actors run on the same thread, so it has no figure of its own \
                  here. `fanout` publishes through a `Topic`, and by the channel's name in the second line.",
             ),
+            &contenders,
             polled::PUBLISH,
+            "handles too",
         ),
-        section(
+        grid.section(
             "One channel, receivers that poll: publishing and draining",
-            "As above, until all messages are taken. Nanoseconds a delivery.".to_owned(),
+            "As above, until all messages are taken. Nanoseconds a delivery.",
+            &contenders,
             polled::PUBLISH_AND_DRAIN,
+            "",
         ),
     ]
 }
 
 fn threads_sections(grid: &Grid) -> [Section; 2] {
-    let section = |title: &str, text: &str, contenders: &[Vec<&Line>], column| {
-        let header = ["contender", "full queue"].map(str::to_owned).into_iter();
-        let rows = contenders.iter().map(|lines| {
-            let mut row = named(lines[0]);
-            row.extend(lines.iter().map(|line| cell(line, column, "")));
-            row.push(losses(lines));
-            row
-        });
-        Section {
-            title: title.to_owned(),
-            text: text.to_owned(),
-            header: header.chain(grid.columns()).chain(["lost".to_owned()]).collect(),
-            rows: rows.collect(),
-        }
-    };
     let contenders = grid.contenders();
     let (waiting, losing) = contenders.split_at(threads::LOSSY);
     [
-        section(
+        grid.section(
             "One channel, receivers in threads: nothing lost",
             "Each receiver blocks in a thread of its own, and the publisher sends as fast as it can, waiting for \
              the slowest receiver. Nanoseconds a delivery until the last receiver has its last message.",
             waiting,
             threads::DELIVERY,
+            "",
         ),
-        section(
+        grid.section(
             "One channel, receivers in threads: the publisher never waits",
             "As above, with contenders that lose messages instead. Nanoseconds a publish, to all receivers, and the \
              part of the deliveries that was lost, for each number of receivers. A faster publisher leaves its \
              receivers less time: read the time and the loss together.",
             losing,
             threads::PUBLISH,
+            "",
+        ),
+    ]
+}
+
+fn tasks_sections(grid: &Grid) -> [Section; 2] {
+    let contenders = grid.contenders();
+    [
+        grid.section(
+            "One channel, receivers in tasks: one message at a time",
+            "The receivers are tasks on a current-thread runtime of tokio's. The publisher runs there too: it \
+             publishes a message, then gives way until all tasks have received it. Nanoseconds a delivery, most of it \
+             for waking a task and for its turn. A task reads `fanout` by `into_message_stream`, and the others by \
+             their `recv`. Neither crossbeam's channels nor `bus` can be awaited.",
+            &contenders,
+            tasks::SINGLY,
+            "",
+        ),
+        grid.section(
+            format!("One channel, receivers in tasks: {} messages at a time", tasks::BURST),
+            "As above, but a task that is woken finds several messages. Nanoseconds a delivery.",
+            &contenders,
+            tasks::IN_BURSTS,
+            "",
         ),
     ]
 }

@@ -4,6 +4,7 @@ pub mod channels;
 pub mod patterns;
 pub mod polled;
 pub mod slow;
+pub mod tasks;
 pub mod threads;
 
 use std::time::Duration;

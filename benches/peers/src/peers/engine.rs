@@ -1,10 +1,12 @@
 //! `fanout` itself, with its defaults unless stated otherwise: lifecycle events are on, and a full inbox loses its
 //! oldest message.
 
+use std::future::poll_fn;
+
 use anyhow::Result;
 use fanout::{Bus, Event, Message, Overflow, Subscriber, Topic};
 
-use super::{Got, Payload, Peer, Publish, Receive, WhenFull};
+use super::{Got, Payload, Peer, Publish, Receive, ReceiveAsync, WhenFull};
 
 const CHANNEL: &str = "user:42:notifications";
 
@@ -123,6 +125,16 @@ impl Receive for Subscriber<Payload> {
             }
         }
         Ok(Got::Nothing)
+    }
+}
+
+impl ReceiveAsync for Subscriber<Payload> {
+    async fn each(self, mut take: impl FnMut(Payload) + Send) {
+        let mut messages = self.into_message_stream();
+        // What `StreamExt::next` does.
+        while let Some(message) = poll_fn(|context| messages.poll_recv(context)).await {
+            take(message.payload);
+        }
     }
 }
 

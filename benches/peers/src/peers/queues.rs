@@ -1,13 +1,13 @@
 //! A queue for each receiver, in a hand-made `Vec` of their sending ends.
 //!
 //! That of crossbeam's channels is the floor: `fanout` keeps such a channel for each of its inboxes. Where
-//! a receiver polls, sending does not wait; in threads it does, by each crate's own blocking call
+//! a receiver polls or is a task, sending does not wait; in threads it does, by each crate's own blocking call
 //! (`blocking_send` and `blocking_recv` for tokio's).
 
 use anyhow::{Result, bail};
 use tokio::sync::mpsc;
 
-use super::{Got, Payload, Peer, Publish, Receive, WhenFull};
+use super::{Got, Payload, Peer, Publish, Receive, ReceiveAsync, WhenFull};
 
 /// The way in which sending treats a full queue.
 #[derive(Clone, Copy)]
@@ -38,6 +38,7 @@ pub trait Queue: Sync {
 pub struct Crossbeam(pub Full);
 pub struct Flume(pub Full);
 pub struct TokioMpsc(pub Full);
+pub struct AsyncChannel(pub Full);
 
 /// A sender for each receiver.
 pub struct Senders<S> {
@@ -179,6 +180,14 @@ impl Receive for flume::Receiver<Payload> {
     }
 }
 
+impl ReceiveAsync for flume::Receiver<Payload> {
+    async fn each(self, mut take: impl FnMut(Payload) + Send) {
+        while let Ok(payload) = self.recv_async().await {
+            take(payload);
+        }
+    }
+}
+
 impl Queue for TokioMpsc {
     type Sender = mpsc::Sender<Payload>;
     type Receiver = mpsc::Receiver<Payload>;
@@ -217,5 +226,62 @@ impl Receive for mpsc::Receiver<Payload> {
 
     fn recv(&mut self) -> Result<Got> {
         Ok(self.blocking_recv().map_or(Got::Nothing, Got::Message))
+    }
+}
+
+impl ReceiveAsync for mpsc::Receiver<Payload> {
+    async fn each(mut self, mut take: impl FnMut(Payload) + Send) {
+        while let Some(payload) = mpsc::Receiver::recv(&mut self).await {
+            take(payload);
+        }
+    }
+}
+
+impl Queue for AsyncChannel {
+    type Sender = async_channel::Sender<Payload>;
+    type Receiver = async_channel::Receiver<Payload>;
+
+    fn name(&self) -> &'static str {
+        "Vec of async-channel"
+    }
+
+    fn full(&self) -> Full {
+        self.0
+    }
+
+    fn bounded(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        async_channel::bounded(capacity)
+    }
+}
+
+impl Enqueue for async_channel::Sender<Payload> {
+    fn try_send(&self, payload: Payload) -> Result<bool> {
+        match self.try_send(payload) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_full() => Ok(false),
+            Err(_) => bail!("the receiver is gone"),
+        }
+    }
+
+    fn send(&self, payload: Payload) -> Result<()> {
+        Ok(self.send_blocking(payload)?)
+    }
+}
+
+impl Receive for async_channel::Receiver<Payload> {
+    fn try_recv(&mut self) -> Result<Got> {
+        Ok(Got::of(async_channel::Receiver::try_recv(self)))
+    }
+
+    fn recv(&mut self) -> Result<Got> {
+        Ok(Got::of(self.recv_blocking()))
+    }
+}
+
+impl ReceiveAsync for async_channel::Receiver<Payload> {
+    async fn each(self, mut take: impl FnMut(Payload) + Send) {
+        while let Ok(payload) = async_channel::Receiver::recv(&self).await {
+            take(payload);
+        }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError as TokioError, TryRecvError as TokioTryError};
 
 use super::queues::Full;
-use super::{Got, Payload, Peer, Publish, Receive, WhenFull};
+use super::{Got, Payload, Peer, Publish, Receive, ReceiveAsync, WhenFull};
 
 pub struct TokioBroadcast;
 
@@ -66,6 +66,14 @@ impl Receive for broadcast::Receiver<Payload> {
             Err(TokioError::Lagged(missed)) => Got::Lost(missed),
             Err(TokioError::Closed) => Got::Nothing,
         })
+    }
+}
+
+impl ReceiveAsync for broadcast::Receiver<Payload> {
+    async fn each(mut self, mut take: impl FnMut(Payload) + Send) {
+        while let Ok(payload) = broadcast::Receiver::recv(&mut self).await {
+            take(payload);
+        }
     }
 }
 
@@ -136,6 +144,15 @@ impl Receive for async_broadcast::Receiver<Payload> {
             Err(async_broadcast::RecvError::Overflowed(missed)) => Got::Lost(missed),
             Err(async_broadcast::RecvError::Closed) => Got::Nothing,
         })
+    }
+}
+
+impl ReceiveAsync for async_broadcast::Receiver<Payload> {
+    async fn each(mut self, mut take: impl FnMut(Payload) + Send) {
+        // Its `recv` allocates, for futures that are not just awaited.
+        while let Ok(payload) = self.recv_direct().await {
+            take(payload);
+        }
     }
 }
 
