@@ -300,7 +300,7 @@ fn tasks_sections(grid: &Grid) -> [Section; 2] {
             "The receivers are tasks on a current-thread runtime of tokio's. The publisher runs there too: it \
              publishes a message, then gives way until all tasks have received it. Nanoseconds a delivery, most of it \
              for waking a task and for its turn. A task reads `fanout` by `into_message_stream`, and the others by \
-             their `recv`. Neither crossbeam's channels nor `bus` can be awaited.",
+             awaiting one receive after another. Neither crossbeam's channels nor `bus` can be awaited.",
             &contenders,
             tasks::SINGLY,
             "",
