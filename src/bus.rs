@@ -164,6 +164,9 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// goes to those who are subscribed after it has run. If nothing matches, the publish is still
     /// counted in [`Stats::published`].
     ///
+    /// It can wait as [`publish`](Self::publish) does: in a task, use `publish_async` if a full
+    /// [`Overflow::Block`] inbox may match.
+    ///
     /// # Panics
     ///
     /// Panics if called from a payload's `Clone` during a publish. A panic in `f`, or in a

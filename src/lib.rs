@@ -69,8 +69,8 @@
 //!
 //! # Ordering
 //!
-//! - The messages of one publisher thread arrive in its order.
-//! - All inboxes that get two messages of one channel get them in the same order, whichever threads published
+//! - The messages of one publisher, a thread or a task, arrive in its order.
+//! - All inboxes that get two messages of one channel get them in the same order, whoever published
 //!   them. A publish has its channel's *turn* while it delivers. A publisher may wait for that turn, but not for a
 //!   subscriber to read.
 //! - [`Overflow::Block`] keeps the first promise and gives up the second for inboxes that were full.
@@ -83,7 +83,7 @@
 //!
 //! An inbox has a capacity, and an [`Overflow`] policy that decides what happens when it is full: it loses its
 //! oldest message, loses the new one, ends its subscriber, or makes the publisher wait after all others have
-//! been served. No loss is silent:
+//! been served (in a task, publish to such an inbox with `publish_async`). No loss is silent:
 //!
 //! ```
 //! use fanout::{Bus, Event};
@@ -152,9 +152,9 @@
 //!
 //! # Cargo features
 //!
-//! - `async` (default): receiving and publishing in tasks, for any runtime: [`docs::tasks`]. It carries the crate
+//! - `async` (default): receiving and publishing in tasks, for any runtime: [`docs::tasks`]. It depends on the crate
 //!   `futures-core`, which has no code to speak of, and no runtime.
-//! - `glob` (default): shell globs, [`Pattern::glob`]. It carries the crate `globset`, which takes 21 of the 28
+//! - `glob` (default): shell globs, [`Pattern::glob`]. It depends on the crate `globset`, which takes 21 of the 28
 //!   seconds of a first build.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -169,6 +169,8 @@ pub mod docs;
 mod engine;
 mod error;
 mod event;
+#[cfg(feature = "async")]
+mod give_way;
 mod inbox;
 mod limits;
 mod listener;

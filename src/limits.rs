@@ -171,7 +171,7 @@ pub enum Overflow {
     /// wait ends early, and the message counts as dropped, when the subscriber or the bus is
     /// closed, or when the subscription that brought the message is removed.
     ///
-    /// Messages of one publisher thread stay in order. Messages of several publishers may come in
+    /// Messages of one publisher, a thread or a task, stay in order. Messages of several publishers may come in
     /// another order here than in other inboxes, once this inbox has been full.
     ///
     /// # Examples
@@ -191,8 +191,8 @@ pub enum Overflow {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     Block {
-        /// The longest time to wait, counted from the start of the publish; `None` waits without
-        /// end.
+        /// The longest time that a thread waits, counted from the start of the publish; `None`
+        /// waits without end. `publish_async` has no timer, and ignores it.
         timeout: Option<Duration>,
     },
 }

@@ -206,8 +206,9 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// [`Overflow::Block`](crate::Overflow::Block) without blocking the thread.
     ///
     /// The future publishes when it is first polled, as [`publish`](Self::publish) does, and then waits for the full
-    /// inboxes with that policy, one after another. It has no clock: a policy's timeout does not end its wait. Set one
-    /// around it. If the future is dropped while it waits, the messages that have not entered count as dropped.
+    /// inboxes with that policy, one after another. It does not observe the policy's timeout. If the future is dropped
+    /// while it waits, the messages that have not entered count as dropped, and their readers get
+    /// [`Lagged`](crate::Event::Lagged).
     ///
     /// A receive through [`Subscriber::receiver`](crate::Subscriber::receiver) does not wake it.
     ///

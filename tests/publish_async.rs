@@ -240,3 +240,58 @@ fn all_arrives_on_a_multi_thread_runtime_beside_threads() {
         all_arrives(&runtime, 4, 2);
     });
 }
+
+/// What has room is delivered at the first poll, even where that gives way.
+#[test]
+fn a_task_that_publishes_without_end_gives_way_to_its_readers() {
+    watched(|| {
+        const MESSAGES: usize = 10_000;
+        let bus: Bus<u32> = Bus::new();
+        let topic = bus.topic("c");
+        let subs: Vec<_> =
+            (0..2).map(|_| silent(&bus).capacity(64).subscribe("c").unwrap()).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let read =
+                |sub: &Subscriber<u32>| tokio::spawn(sub.clone().into_message_stream().count());
+            let readers: Vec<_> = subs.iter().map(read).collect();
+            for n in 0..MESSAGES as u32 {
+                let receipt = if n % 2 == 0 {
+                    topic.publish_async(n).await
+                } else {
+                    bus.publish_async("c", n).await
+                };
+                assert_eq!(receipt.delivered, 2);
+            }
+            bus.close();
+            for reader in readers {
+                assert_eq!(reader.await.unwrap(), MESSAGES);
+            }
+        });
+        let (_, waker) = Calls::new();
+        let bus: Bus<u32> = Bus::new();
+        let sub = silent(&bus).subscribe("c").unwrap();
+        for n in 0..100_u32 {
+            let mut publish = bus.publish_async("c", n);
+            let ready = poll(&mut publish, &waker).is_ready();
+            assert_eq!(sub.try_recv_message().unwrap().payload, n);
+            assert!(ready || poll(&mut publish, &waker).is_ready(), "once in a row");
+        }
+    });
+}
+
+#[test]
+fn a_closed_bus_is_told_at_the_first_poll() {
+    let bus: Bus<u32> = Bus::new();
+    let topic = bus.topic("c");
+    bus.close();
+    let (_, waker) = Calls::new();
+    for _ in 0..100 {
+        assert_eq!(poll(&mut bus.publish_async("c", 1_u32), &waker), Poll::Ready(receipt(0, 0)));
+    }
+    for _ in 0..100 {
+        let mut publish = topic.publish_async(1_u32);
+        let first = poll(&mut publish, &waker);
+        assert!(first.is_ready() || poll(&mut publish, &waker) == Poll::Ready(receipt(0, 0)));
+    }
+}

@@ -16,6 +16,7 @@ use std::time::Duration;
 use fanout::{
     Bus, Event, EventStream, MessageStream, Overflow, Recv, RecvError, RecvMessage, Subscriber,
 };
+use futures::future::FusedFuture;
 use futures::stream::FusedStream;
 use futures::{FutureExt, StreamExt};
 use proptest::prelude::*;
@@ -591,6 +592,44 @@ fn a_task_that_never_runs_dry_gives_way() {
     (0..100_u32).for_each(|n| _ = bus.publish("c", n));
     let refused = (0..100).filter(|_| sub.recv_message_async().now_or_never().is_none()).count();
     assert!((1..=4).contains(&refused), "{refused}");
+}
+
+#[test]
+fn futures_select_takes_them_all() {
+    futures::executor::block_on(async {
+        let bus: Bus<u32> = Bus::new();
+        let sub = silent(&bus).subscribe("c").unwrap();
+        let mut event = sub.recv_async();
+        let mut message = sub.recv_message_async();
+        let mut publish = bus.publish_async("c", 7_u32);
+        assert!(!event.is_terminated() && !message.is_terminated() && !publish.is_terminated());
+        let mut read = 0;
+        while read == 0 {
+            futures::select! {
+                receipt = publish => assert_eq!(receipt.delivered, 1),
+                event = event => read = event.unwrap().into_message().unwrap().payload,
+                message = message => read = message.unwrap().payload,
+            }
+        }
+        assert_eq!(read, 7);
+        assert!(publish.is_terminated());
+        assert!(event.is_terminated() != message.is_terminated());
+    });
+}
+
+#[test]
+fn a_receive_that_has_completed_receives_the_next_if_it_is_polled_again() {
+    let bus: Bus<u32> = Bus::new();
+    let sub = silent(&bus).subscribe("c").unwrap();
+    (0..2_u32).for_each(|n| _ = bus.publish("c", n));
+    let mut recv = sub.recv_message_async();
+    for n in 0..2 {
+        let received = poll(&mut recv, Waker::noop()).map(|received| received.unwrap().payload);
+        assert_eq!(received, Poll::Ready(n));
+        assert!(recv.is_terminated());
+    }
+    assert!(poll(&mut recv, Waker::noop()).is_pending());
+    assert!(!recv.is_terminated());
 }
 
 #[test]

@@ -6,10 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use futures_core::future::FusedFuture;
+
 use super::after_turn::{RoomWait, Waits};
 use super::{Published, deliver, publish_when_free};
 use crate::engine::Engine;
 use crate::event::Message;
+use crate::give_way;
 use crate::publish::Interrupt;
 use crate::reentrancy::{Panics, for_each_then_resume};
 use crate::stats::Receipt;
@@ -20,7 +23,8 @@ use crate::wakeups;
 /// [`Overflow::Block`](crate::Overflow::Block); see [`Topic::publish_async`](crate::Topic::publish_async).
 ///
 /// It publishes when it is first polled. If it is dropped while it waits, the messages that have not entered count as
-/// dropped.
+/// dropped, and their readers get [`Lagged`](crate::Event::Lagged). After 32 polls in a row that were ready, a thread's
+/// next one is `Pending` once, for the sake of other tasks; what has room has then been delivered.
 #[must_use = "futures do nothing unless they are awaited or polled"]
 pub struct Publish<'a, P: 'static = Arc<str>> {
     engine: &'a Engine<P>,
@@ -152,9 +156,23 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
         if !this.unsent.is_empty() {
             for_each_then_resume(mem::take(&mut this.unsent), drop);
         }
-        ready!(polled);
+        if polled.is_pending() {
+            give_way::count_poll(false);
+            return Poll::Pending;
+        }
+        // Only now: what has room is delivered at the first poll.
+        if matches!(this.state, State::Waiting(_)) && give_way::must_give_way(context) {
+            return Poll::Pending;
+        }
+        give_way::count_poll(true);
         this.state = State::Done;
         Poll::Ready(this.published.into())
+    }
+}
+
+impl<P: Clone + Send + 'static> FusedFuture for Publish<'_, P> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.state, State::Done)
     }
 }
 

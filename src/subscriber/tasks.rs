@@ -1,42 +1,45 @@
-//! Receiving in tasks: futures and streams, for any runtime and for event loops that are none.
+//! Receiving in tasks: futures and streams, for any runtime and for event loops without one.
 
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_core::future::FusedFuture;
 use futures_core::stream::{FusedStream, Stream};
 
 use super::Subscriber;
 use crate::error::{RecvError, TryRecvError};
 use crate::event::{Event, Message};
+use crate::give_way::{count_poll, must_give_way};
 use crate::inbox::{Inbox, Ticket};
 
-/// How many times in a row a thread's tasks may find something to read. The next poll gives way to other tasks.
-const MAX_IN_A_ROW: u8 = 32;
-
-thread_local! {
-    /// How many polls of this thread in a row have found something to read.
-    static IN_A_ROW: Cell<u8> = const { Cell::new(0) };
-}
-
 /// A future that resolves to the next event; see [`Subscriber::recv_async`].
+///
+/// If it is polled again after that, it receives the next one.
 #[must_use = "futures do nothing unless they are awaited or polled"]
 pub struct Recv<'a, P = Arc<str>> {
     place: Place<&'a Inbox<P>, P>,
+    is_done: bool,
 }
 
 /// A future that resolves to the next message; see [`Subscriber::recv_message_async`].
+///
+/// If it is polled again after that, it receives the next one.
 #[must_use = "futures do nothing unless they are awaited or polled"]
 pub struct RecvMessage<'a, P = Arc<str>> {
     place: Place<&'a Inbox<P>, P>,
+    is_done: bool,
 }
 
 /// A stream of events; see [`Subscriber::stream`] and [`Subscriber::into_stream`].
 ///
-/// It ends when the subscriber is closed and its inbox drained, for good. To drop it while it is pending loses nothing.
+/// It ends when the subscriber is closed and its inbox drained, for good. Dropping it loses nothing, unless it owns the
+/// last handle to its subscriber: then it unsubscribes, and what is unread is discarded.
+///
+/// `next` and the other adapters come from `StreamExt` of the crate `futures` or `tokio-stream`. The [guide to
+/// tasks](crate::docs::tasks) has more.
 #[must_use = "streams do nothing unless they are polled"]
 pub struct EventStream<'a, P = Arc<str>> {
     source: StreamSource<'a, P>,
@@ -44,8 +47,12 @@ pub struct EventStream<'a, P = Arc<str>> {
 
 /// A stream of messages; see [`Subscriber::message_stream`] and [`Subscriber::into_message_stream`].
 ///
-/// It skips all other events, and ends when the subscriber is closed and its inbox drained, for good. To drop it while
-/// it is pending loses nothing.
+/// It skips all other events, `Lagged` too: [`Subscriber::missed`] tells what was lost. It ends when the subscriber is
+/// closed and its inbox drained, for good. Dropping it loses nothing, unless it owns the last handle to its subscriber:
+/// then it unsubscribes, and what is unread is discarded.
+///
+/// `next` and the other adapters come from `StreamExt` of the crate `futures` or `tokio-stream`. The [guide to
+/// tasks](crate::docs::tasks) has more.
 #[must_use = "streams do nothing unless they are polled"]
 pub struct MessageStream<'a, P = Arc<str>> {
     source: StreamSource<'a, P>,
@@ -59,8 +66,8 @@ impl<P> Subscriber<P> {
     /// The future may be dropped at any time: no event is lost, and a wake-up that it has got goes to the next
     /// receiver that waits. Several tasks and threads may wait at once; the one that came first is woken first.
     ///
-    /// After 32 polls in a row that found something, a thread's next poll is `Pending` once, and wakes its task at
-    /// once: so a task that never runs dry does not starve its neighbours.
+    /// After 32 polls in a row that were ready, a thread's next poll is `Pending` once, and wakes its task at once: so
+    /// a task that never runs dry does not starve its neighbours.
     ///
     /// # Errors
     ///
@@ -81,7 +88,7 @@ impl<P> Subscriber<P> {
     /// # }).unwrap();
     /// ```
     pub fn recv_async(&self) -> Recv<'_, P> {
-        Recv { place: Place::new(&*self.member.inbox) }
+        Recv { place: Place::new(&*self.member.inbox), is_done: false }
     }
 
     /// Waits for the next message without blocking the thread, skipping all other events.
@@ -110,10 +117,10 @@ impl<P> Subscriber<P> {
     /// # }).unwrap();
     /// ```
     pub fn recv_message_async(&self) -> RecvMessage<'_, P> {
-        RecvMessage { place: Place::new(&*self.member.inbox) }
+        RecvMessage { place: Place::new(&*self.member.inbox), is_done: false }
     }
 
-    /// Returns a stream of events.
+    /// Returns a stream of events. Several streams and clones of one subscriber share its events.
     ///
     /// # Examples
     ///
@@ -135,7 +142,8 @@ impl<P> Subscriber<P> {
         EventStream { source: StreamSource::new(Holder::Borrowed(self)) }
     }
 
-    /// Returns a stream of messages, which skips all other events.
+    /// Returns a stream of messages, which skips all other events. Several streams and clones of one subscriber share
+    /// its messages.
     ///
     /// # Examples
     ///
@@ -186,6 +194,23 @@ impl<P> Subscriber<P> {
     }
 
     /// Returns a stream of messages that owns the subscriber, for a task of its own. It skips all other events.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    /// use futures::StreamExt;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let bus: Bus<u32> = Bus::new();
+    /// let scores = bus.psubscribe("score:*")?.into_message_stream();
+    /// let reader = tokio::spawn(scores.fold(0, async |sum, message| sum + message.payload));
+    /// (1..=3_u32).for_each(|points| _ = bus.publish("score:ada", points));
+    /// drop(bus);
+    /// assert_eq!(reader.await?, 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     pub fn into_message_stream(self) -> MessageStream<'static, P> {
         MessageStream { source: StreamSource::new(Holder::Owned(self)) }
     }
@@ -210,15 +235,12 @@ impl<I: AsRef<Inbox<P>>, P> Place<I, P> {
         context: &mut Context<'_>,
         try_recv: impl Fn(&Inbox<P>) -> Result<T, TryRecvError>,
     ) -> Poll<Result<T, RecvError>> {
-        let in_a_row = IN_A_ROW.get();
-        if in_a_row >= MAX_IN_A_ROW {
-            IN_A_ROW.set(0);
-            context.waker().wake_by_ref();
+        if must_give_way(context) {
             return Poll::Pending;
         }
         let inbox = self.inbox.as_ref();
         let polled = inbox.poll(&mut self.ticket, context, || try_recv(inbox));
-        IN_A_ROW.set(if polled.is_ready() { in_a_row + 1 } else { 0 });
+        count_poll(polled.is_ready());
         polled
     }
 }
@@ -241,7 +263,9 @@ impl<P> Future for Recv<'_, P> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.place.poll(context, Inbox::try_recv)
+        let polled = self.place.poll(context, Inbox::try_recv);
+        self.is_done = polled.is_ready();
+        polled
     }
 }
 
@@ -250,7 +274,9 @@ impl<P> Future for RecvMessage<'_, P> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.place.poll(context, Inbox::try_recv_message)
+        let polled = self.place.poll(context, Inbox::try_recv_message);
+        self.is_done = polled.is_ready();
+        polled
     }
 }
 
@@ -300,17 +326,17 @@ impl<'a, P> StreamSource<'a, P> {
 }
 
 impl<P> EventStream<'_, P> {
-    /// Returns the subscriber, to subscribe and unsubscribe by.
+    /// Returns the subscriber, for example to subscribe to further channels, or to close it.
     pub fn subscriber(&self) -> &Subscriber<P> {
         self.source.subscriber()
     }
 
     /// Polls for the next event; `None` when the subscriber is closed and its inbox drained.
     ///
-    /// For event loops that are no runtime. Make a [`Waker`](std::task::Waker) that makes the loop come back here, as
-    /// by [`std::task::Wake`], and poll until `Pending`. The waker is called when there is something to read again.
-    /// After 32 polls in a row that found something, a thread's next poll is `Pending` once, and calls the waker at
-    /// once.
+    /// For event loops without a runtime. Make a [`Waker`](std::task::Waker) that makes the loop come back here, as by
+    /// [`std::task::Wake`], and poll until `Pending`. The waker is called when there is something to read again. After
+    /// 32 polls in a row that were ready, a thread's next poll is `Pending` once, and calls the waker before it
+    /// returns: do not poll under a lock that the waker takes.
     ///
     /// # Examples
     ///
@@ -353,14 +379,14 @@ impl<P> EventStream<'_, P> {
 }
 
 impl<P> MessageStream<'_, P> {
-    /// Returns the subscriber, to subscribe and unsubscribe by.
+    /// Returns the subscriber, for example to subscribe to further channels, or to close it.
     pub fn subscriber(&self) -> &Subscriber<P> {
         self.source.subscriber()
     }
 
     /// Polls for the next message; `None` when the subscriber is closed and its inbox drained.
     ///
-    /// For event loops that are no runtime: see [`EventStream::poll_recv`].
+    /// For event loops without a runtime: see [`EventStream::poll_recv`].
     #[inline]
     pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Message<P>>> {
         self.source.poll_recv(context, Inbox::try_recv_message)
@@ -382,6 +408,18 @@ impl<P> Stream for MessageStream<'_, P> {
     #[inline]
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message<P>>> {
         self.poll_recv(context)
+    }
+}
+
+impl<P> FusedFuture for Recv<'_, P> {
+    fn is_terminated(&self) -> bool {
+        self.is_done
+    }
+}
+
+impl<P> FusedFuture for RecvMessage<'_, P> {
+    fn is_terminated(&self) -> bool {
+        self.is_done
     }
 }
 
