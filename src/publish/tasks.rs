@@ -42,8 +42,8 @@ pub struct Publish<'a, P: 'static = Arc<str>> {
 enum State<'a, P> {
     /// Not polled yet.
     Unpublished(Target<'a, P>, P),
-    /// Published. Messages may wait for room.
-    Waiting(Arc<Channel<P>>),
+    /// Published, on a channel unless the bus is closed. Messages may wait for room.
+    Published(Option<Arc<Channel<P>>>),
     Done,
 }
 
@@ -95,7 +95,7 @@ impl<'a, P> Publish<'a, P> {
     /// Counts what became of messages that waited.
     fn count_waited(&mut self) {
         let waited = mem::take(&mut self.waited);
-        if let State::Waiting(channel) = &self.state
+        if let State::Published(Some(channel)) = &self.state
             && waited.delivered + waited.dropped > 0
         {
             self.published.delivered += waited.delivered as usize;
@@ -118,9 +118,9 @@ impl<P: Clone + Send + 'static> Publish<'_, P> {
                     engine.trie.entry_for_publish(name, hash)
                 }
             };
-            let Some(channel) = channel else { return engine.trie.count_unreached(hash) };
             // Before it publishes, which can panic when messages wait already.
-            self.state = State::Waiting(Arc::clone(&channel));
+            self.state = State::Published(channel.clone());
+            let Some(channel) = channel else { return engine.trie.count_unreached(hash) };
             match publish_when_free(engine, &channel, payload, RoomWait::InTask(&mut self.waits)) {
                 Ok(published) => {
                     self.published = published;
@@ -147,7 +147,7 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
         match mem::replace(&mut this.state, State::Done) {
             State::Done => panic!("a future was polled after it had completed"),
             State::Unpublished(target, payload) => this.publish(target, payload),
-            waiting @ State::Waiting(_) => this.state = waiting,
+            published @ State::Published(_) => this.state = published,
         }
         let polled = this.poll_waits(context);
         this.count_waited();
@@ -161,7 +161,7 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
             return Poll::Pending;
         }
         // Only now: what has room is delivered at the first poll.
-        if matches!(this.state, State::Waiting(_)) && give_way::must_give_way(context) {
+        if give_way::must_give_way(context) {
             return Poll::Pending;
         }
         give_way::count_poll(true);
