@@ -197,7 +197,7 @@ pub use limits::{Limits, Overflow};
 pub use listener::Listener;
 pub use pattern::Pattern;
 #[cfg(feature = "async")]
-pub use publish::Publish;
+pub use publish::{Publish, PublishMany};
 pub use stats::{CloseReason, Receipt, Stats, SubscriberInfo};
 #[cfg(feature = "async")]
 pub use subscriber::{EventStream, MessageStream, Recv, RecvMessage};

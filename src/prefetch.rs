@@ -1,4 +1,4 @@
-//! A hint to the processor. A leaf.
+//! Hints to the processor. A leaf.
 
 #![allow(unsafe_code)]
 
@@ -13,4 +13,15 @@ pub(crate) fn prefetch<T>(at: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Has all cache lines of a value at `at` brought into the cache, and does not wait for them.
+#[inline(always)]
+pub(crate) fn prefetch_all<T>(at: *const T) {
+    const LINE: usize = 64;
+    let first = at.cast::<u8>();
+    // The last byte may lie on a line of its own.
+    for offset in (0..size_of::<T>()).step_by(LINE).chain([size_of::<T>().saturating_sub(1)]) {
+        prefetch(first.wrapping_add(offset));
+    }
 }

@@ -1,5 +1,6 @@
 //! Receipts, counters and close reasons. Knows nothing of the engine.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 /// What one publish did: `matched == delivered + dropped`.
@@ -30,6 +31,15 @@ pub struct Receipt {
     pub delivered: usize,
     /// Messages of this publish that did not enter an inbox.
     pub dropped: usize,
+}
+
+/// Sums what several publishes did.
+impl AddAssign for Receipt {
+    fn add_assign(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.delivered += other.delivered;
+        self.dropped += other.dropped;
+    }
 }
 
 /// Counters of a whole bus since it was created, returned by [`Bus::stats`](crate::Bus::stats).

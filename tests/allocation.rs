@@ -341,6 +341,23 @@ fn names_stay_remembered_while_subscribers_come_and_go() {
 }
 
 #[test]
+fn publishing_to_many_channels_does_not_allocate() {
+    let bus: Bus<Payload> = Bus::new();
+    let builder = bus.subscriber_builder().capacity(4).lifecycle_events(false);
+    let names: Vec<String> = (0..100).map(|n| format!("user:{n}:notifications")).collect();
+    let _subs: Vec<_> = names.iter().map(|name| builder.clone().subscribe(name).unwrap()).collect();
+    let _monitor = builder.psubscribe("user:*").unwrap();
+    let payload: Payload = Arc::from(&b"payload"[..]);
+    // Until all inboxes are full, and then again.
+    for round in 0..10 {
+        let many = allocations(|| bus.publish_many(&names, Arc::clone(&payload)));
+        let messages = names.iter().map(|name| (name, Arc::clone(&payload)));
+        let each = allocations(|| bus.publish_each(messages));
+        assert!(round == 0 || (many, each) == (0, 0), "{round}: {many}, {each}");
+    }
+}
+
+#[test]
 fn names_are_remembered_with_any_number_of_stripes() {
     for stripes in [1, 64, 4_096, 1 << 20, usize::MAX] {
         let bus: Bus<Payload> = Bus::builder().stripes(stripes).build();

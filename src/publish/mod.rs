@@ -8,6 +8,7 @@
 //! Every message that enters an inbox is sent, looked after and counted by [`deliver`].
 
 mod after_turn;
+mod look_ahead;
 mod many;
 mod matching;
 mod merge;
@@ -30,11 +31,12 @@ use crate::sync::{Ordering, add_exclusively};
 use crate::trie::{Channel, Counts, Recipient, Turn};
 
 use after_turn::RoomWait;
+pub(crate) use look_ahead::{by_names, by_names_each};
 pub(crate) use matching::{match_count_by_name, match_count_by_topic};
 #[cfg(feature = "async")]
-pub use tasks::Publish;
-#[cfg(feature = "async")]
 pub(crate) use tasks::Target;
+#[cfg(feature = "async")]
+pub use tasks::{Publish, PublishMany};
 
 /// What a publish did: messages. Two words, returned in registers.
 #[derive(Clone, Copy)]

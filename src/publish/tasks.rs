@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::future::FusedFuture;
 
 use super::after_turn::{RoomWait, Waits};
+use super::look_ahead::{Found, LookAhead, OneForAll};
 use super::{Published, deliver, publish_when_free};
 use crate::engine::Engine;
 use crate::event::Message;
@@ -51,6 +52,8 @@ enum State<'a, P> {
 pub(crate) enum Target<'a, P> {
     Topic(&'a Arc<Channel<P>>),
     Name(&'a str),
+    /// The entry of a name that has been looked up.
+    Found(Arc<Channel<P>>),
 }
 
 // Nothing in it is pinned.
@@ -110,14 +113,20 @@ impl<P: Clone + Send + 'static> Publish<'_, P> {
     fn publish(&mut self, target: Target<'_, P>, payload: P) {
         let engine = self.engine;
         let (mut payload, mut hash) = (payload, 0);
+        let mut found = None;
+        if let Target::Found(channel) = &target {
+            hash = channel.hash;
+            found = Some(Arc::clone(channel));
+        }
         loop {
-            let channel = match target {
+            let channel = found.take().or_else(|| match &target {
                 Target::Topic(channel) => Some(Arc::clone(channel)),
                 Target::Name(name) => {
                     hash = engine.trie.hash(name);
                     engine.trie.entry_for_publish(name, hash)
                 }
-            };
+                Target::Found(channel) => engine.trie.entry_for_publish(channel.name(), hash),
+            });
             // Before it publishes, which can panic when messages wait already.
             self.state = State::Published(channel.clone());
             let Some(channel) = channel else { return engine.trie.count_unreached(hash) };
@@ -167,6 +176,64 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
         give_way::count_poll(true);
         this.state = State::Done;
         Poll::Ready(this.published.into())
+    }
+}
+
+/// A future that publishes one payload to many channels, and waits for room in full inboxes that are
+/// [`Overflow::Block`](crate::Overflow::Block); see [`Bus::publish_many_async`](crate::Bus::publish_many_async).
+///
+/// It resolves to the sum of the receipts.
+#[must_use = "futures do nothing unless they are awaited or polled"]
+pub struct PublishMany<'a, P: 'static, I: Iterator> {
+    look_ahead: LookAhead<'a, P, I>,
+    payload: OneForAll<P>,
+    current: Option<Publish<'a, P>>,
+    sum: Receipt,
+}
+
+// Nothing in it is pinned.
+impl<P, I: Iterator> Unpin for PublishMany<'_, P, I> {}
+
+impl<'a, P, I> PublishMany<'a, P, I>
+where
+    P: Clone + Send + 'static,
+    I: Iterator<Item: AsRef<str>>,
+{
+    pub(crate) fn new(engine: &'a Engine<P>, names: I, payload: P) -> Self {
+        let look_ahead = LookAhead::new(engine, names, AsRef::as_ref);
+        let payload = OneForAll::new(payload);
+        Self { look_ahead, payload, current: None, sum: Receipt::default() }
+    }
+}
+
+impl<P, I> Future for PublishMany<'_, P, I>
+where
+    P: Clone + Send + 'static,
+    I: Iterator<Item: AsRef<str>>,
+{
+    type Output = Receipt;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Receipt> {
+        let Self { look_ahead, payload, current, sum } = &mut *self;
+        let engine = look_ahead.engine();
+        loop {
+            if let Some(publish) = current {
+                *sum += ready!(Pin::new(publish).poll(context));
+                *current = None;
+            }
+            engine.check_reentrancy();
+            let Some((Found { channel, .. }, is_last)) = look_ahead.next() else {
+                return Poll::Ready(*sum);
+            };
+            let target = Target::Found(channel);
+            *current = Some(Publish::new(engine, target, payload.get(is_last)));
+        }
+    }
+}
+
+impl<P, I: Iterator> fmt::Debug for PublishMany<'_, P, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishMany").field("sum", &self.sum).finish_non_exhaustive()
     }
 }
 

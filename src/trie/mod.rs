@@ -101,6 +101,16 @@ impl<P> Trie<P> {
         self.stripes.entry(name, hash, Purpose::Publish, &self.patterns)
     }
 
+    /// Returns the address where the entry of a name of this hash is looked up, to prefetch it.
+    pub(crate) fn slot_address(&self, hash: u64) -> *const u8 {
+        self.stripes.slot_address(hash)
+    }
+
+    /// Returns the address of the entry of a name of this hash, to prefetch it; null if there is none.
+    pub(crate) fn entry_address(&self, hash: u64) -> *const Channel<P> {
+        self.stripes.entry_address(hash)
+    }
+
     /// Brings the patterns of a route up to date.
     #[inline]
     pub(crate) fn refresh(&self, channel: &Channel<P>, route: &mut Route<P>)

@@ -4,7 +4,7 @@
 //! control bytes costs two. Items keep their hashes, 32 bits of them, so that a look-up reads nothing outside the table
 //! for other items, and neither does a resize.
 
-use std::mem;
+use std::{mem, ptr};
 
 /// An item that knows its hash.
 pub(super) trait Hashed {
@@ -77,6 +77,13 @@ impl<T: Hashed> ProbeTable<T> {
             }
             at += 1;
         }
+    }
+
+    /// Returns the address of the first slot where an item of this `hash` may be; null if there are no slots.
+    #[inline]
+    pub(super) fn address(&self, hash: u32) -> *const u8 {
+        let slot = self.slots.get(hash as usize & self.mask());
+        slot.map_or(ptr::null(), |slot| ptr::from_ref(slot).cast())
     }
 
     /// Returns the item of this `hash` for which `is_it` holds.

@@ -7,6 +7,7 @@
 //! turn is only tried. So no publish, however long, holds up another channel.
 
 use std::hash::{BuildHasher, Hasher};
+use std::ptr;
 use std::sync::Arc;
 
 use super::channel::{Channel, Counters, Counts, NewEntry};
@@ -98,6 +99,18 @@ impl<P> Stripes<P> {
     pub(super) fn peek(&self, name: &str, hash: u64) -> Option<Arc<Channel<P>>> {
         let stripe = self.stripe(hash).read();
         stripe.find(name, hash).or_else(|| stripe.probation.find(name, hash)).cloned()
+    }
+
+    /// Returns the address where the entry of a name of this hash is looked up, to prefetch it.
+    pub(super) fn slot_address(&self, hash: u64) -> *const u8 {
+        self.stripe(hash).read().channels.address(hash as u32)
+    }
+
+    /// Returns the address of the entry of a name of this hash, to prefetch it; null if it is not in the table.
+    pub(super) fn entry_address(&self, hash: u64) -> *const Channel<P> {
+        let stripe = self.stripe(hash).read();
+        let listed = stripe.channels.find(hash as u32, |_| true);
+        listed.map_or(ptr::null(), |listed| Arc::as_ptr(&listed.channel))
     }
 
     /// Returns the entry of `name`, if it has one.

@@ -1,0 +1,190 @@
+//! Publishing on many channels in one call. Their look-ups overlap: of half a million channels hardly any is in a cache,
+//! and where single publishes wait for memory one after another, several wait at once here.
+//!
+//! Names are taken in batches, and a batch in steps. Each step brings into the cache what the next one reads:
+//!
+//! 1. The names are hashed; the slots of their stripes' tables are prefetched.
+//! 2. The slots are read; the entries are prefetched.
+//! 3. The entries are found. Where nobody is reached, the publish is counted, and that is all. Otherwise an inbox is
+//!    prefetched.
+//! 4. The caller publishes.
+//!
+//! A step collects addresses first, under one stripe's lock or one channel's turn after another, and prefetches then:
+//! a locked instruction waits for what is under way, also for a page walk of a prefetch. No lock is held from one name
+//! to the next, and none while the caller's iterator runs.
+
+use std::iter::Fuse;
+use std::ptr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::{Counts, by_name_again, publish};
+use crate::engine::Engine;
+use crate::prefetch::{prefetch, prefetch_all};
+use crate::stats::Receipt;
+use crate::trie::Channel;
+
+/// Names in a batch.
+const BATCH: usize = 16;
+
+/// Publishes `payload` on each channel of `names`, in this order.
+pub(crate) fn by_names<P: Clone + Send + 'static, S: AsRef<str>>(
+    engine: &Engine<P>,
+    names: impl Iterator<Item = S>,
+    payload: P,
+) -> Receipt {
+    let mut payload = OneForAll::new(payload);
+    let look_ahead = LookAhead::new(engine, names, AsRef::as_ref);
+    publish_found(look_ahead, |_, is_last| payload.get(is_last))
+}
+
+/// Publishes on each channel of `items` the payload that stands beside it, in this order.
+pub(crate) fn by_names_each<P: Clone + Send + 'static, S: AsRef<str>>(
+    engine: &Engine<P>,
+    items: impl Iterator<Item = (S, impl Into<P>)>,
+) -> Receipt {
+    let look_ahead = LookAhead::new(engine, items, |(name, _)| name.as_ref());
+    publish_found(look_ahead, |(_, payload), _| payload.into())
+}
+
+/// Publishes what `make_payload` makes of an item that was found; it is told whether this is the last.
+fn publish_found<P: Clone + Send + 'static, I: Iterator>(
+    look_ahead: LookAhead<'_, P, I>,
+    mut make_payload: impl FnMut(I::Item, bool) -> P,
+) -> Receipt {
+    let engine = look_ahead.engine;
+    engine.check_reentrancy();
+    let mut sum = Receipt::default();
+    for (Found { channel, item }, is_last) in look_ahead {
+        engine.check_reentrancy();
+        let payload = make_payload(item, is_last);
+        let detached = |payload| by_name_again(engine, channel.name(), channel.hash, payload);
+        sum += publish(engine, &channel, payload, detached);
+    }
+    sum
+}
+
+/// A payload, and its clones.
+pub(super) struct OneForAll<P>(Option<P>);
+
+impl<P: Clone> OneForAll<P> {
+    pub(super) fn new(payload: P) -> Self {
+        Self(Some(payload))
+    }
+
+    /// Returns a clone, or the payload itself if it is the last.
+    pub(super) fn get(&mut self, is_last: bool) -> P {
+        let payload = if is_last { self.0.take() } else { self.0.clone() };
+        payload.unwrap_or_else(|| unreachable!("the last comes once"))
+    }
+}
+
+/// An iterator over the channels that somebody listens to, each with `true` if it is the last. Publishes that reach
+/// nobody are counted by the way.
+pub(super) struct LookAhead<'a, P, I: Iterator> {
+    engine: &'a Engine<P>,
+    items: Fuse<I>,
+    name_of: fn(&I::Item) -> &str,
+    is_exhausted: bool,
+    batch: arrayvec::IntoIter<Found<P, I::Item>, BATCH>,
+    /// The last that was found: of all, unless another is.
+    held: Option<Found<P, I::Item>>,
+}
+
+/// A channel that somebody listens to.
+pub(super) struct Found<P, T> {
+    pub(super) channel: Arc<Channel<P>>,
+    /// The item that named it.
+    pub(super) item: T,
+}
+
+impl<'a, P: Send + 'static, I: Iterator> LookAhead<'a, P, I> {
+    pub(super) fn new(engine: &'a Engine<P>, items: I, name_of: fn(&I::Item) -> &str) -> Self {
+        let batch = ArrayVec::new().into_iter();
+        Self { engine, items: items.fuse(), name_of, is_exhausted: false, batch, held: None }
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn engine(&self) -> &'a Engine<P> {
+        self.engine
+    }
+
+    /// Looks a batch up.
+    fn look_up(&mut self) -> ArrayVec<Found<P, I::Item>, BATCH> {
+        let Self { engine, name_of, .. } = *self;
+        let trie = &engine.trie;
+        let mut hashed = ArrayVec::<_, BATCH>::new();
+        let items = self.items.by_ref().take(BATCH);
+        hashed.extend(items.map(|item| (trie.hash(name_of(&item)), item)));
+        self.is_exhausted = !hashed.is_full();
+
+        let slots: ArrayVec<_, BATCH> =
+            hashed.iter().map(|&(hash, _)| trie.slot_address(hash)).collect();
+        slots.iter().for_each(|&slot| prefetch(slot));
+        let entries: ArrayVec<_, BATCH> =
+            hashed.iter().map(|&(hash, _)| trie.entry_address(hash)).collect();
+        entries.iter().for_each(|&entry| prefetch_all(entry));
+
+        let mut found = ArrayVec::new();
+        let mut inboxes = ArrayVec::<_, BATCH>::new();
+        for (hash, item) in hashed {
+            if let Some((channel, inbox)) = find_listened_to(engine, name_of(&item), hash) {
+                inboxes.push(inbox);
+                found.push(Found { channel, item });
+            }
+        }
+        inboxes.iter().for_each(|&inbox| prefetch(inbox));
+        found
+    }
+}
+
+impl<P: Send + 'static, I: Iterator> Iterator for LookAhead<'_, P, I> {
+    type Item = (Found<P, I::Item>, bool);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            for found in self.batch.by_ref() {
+                if let Some(earlier) = self.held.replace(found) {
+                    return Some((earlier, false));
+                }
+            }
+            if self.is_exhausted {
+                return Some((self.held.take()?, true));
+            }
+            self.batch = self.look_up().into_iter();
+        }
+    }
+}
+
+/// Returns the channel `name` and the address of an inbox, if anybody listens to it now. Otherwise counts a publish.
+fn find_listened_to<P: Send + 'static>(
+    engine: &Engine<P>,
+    name: &str,
+    hash: u64,
+) -> Option<(Arc<Channel<P>>, *const u8)> {
+    loop {
+        let Some(channel) = engine.trie.entry_for_publish(name, hash) else {
+            engine.trie.count_unreached(hash);
+            return None;
+        };
+        let entry = engine.trie.guard(&channel);
+        let mut turn = entry.turn();
+        if turn.is_detached() {
+            // It is looked up again.
+            continue;
+        }
+        engine.trie.refresh(&channel, &mut turn);
+        let exact = turn.exact.slots().iter().flatten().next();
+        let address = exact.map(|recipient| Arc::as_ptr(&recipient.inbox).cast());
+        let has_pattern = || turn.patterns.iter().any(|known| known.entry().read().len() > 0);
+        if address.is_none() && !has_pattern() {
+            turn.count_use();
+            channel.counters.add(Counts::of_one(0));
+            return None;
+        }
+        drop(turn);
+        drop(entry);
+        return Some((channel, address.unwrap_or(ptr::null())));
+    }
+}
