@@ -1,25 +1,30 @@
-//! Measures half a million subscribers: each on a channel of its own (N9, N11), and all on one (N10).
+//! Measures up to a million subscribers: each on a channel of its own (N9, N11, N15, N16), and all on one (N10).
 #![allow(missing_docs)]
 
 mod common;
 
+use std::collections::HashMap;
+use std::fmt::Write;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 use std::thread;
 
 use common::{
-    Better, Number, Pair, Payload, Random, in_turns, is_test, iterate, median, nanos, payload,
-    quiet, resident, scaled,
+    Better, Number, Pair, Payload, Random, Rounds, is_test, iterate, median, nanos, payload, quiet,
+    resident, scaled,
 };
 use criterion::{BenchmarkId, Criterion};
+use dashmap::DashMap;
 use fanout::crossbeam_channel::{Receiver, Sender, bounded};
 use fanout::{Bus, Message, Subscriber, Topic};
 
 const CAPACITY: usize = 16;
 
-/// Number of publishes of one measurement, each to a channel drawn at random.
-const BATCH: usize = 2_000;
+/// Returns the number of publishes of one measurement, each to a channel drawn at random.
+fn batch() -> usize {
+    scaled(5_000, 500)
+}
 
 fn subscribers() -> usize {
     scaled(500_000, 1_000)
@@ -29,88 +34,211 @@ fn subscriber(bus: &Bus<Payload>) -> Subscriber<Payload> {
     quiet(bus, CAPACITY).build()
 }
 
+fn name(number: usize) -> String {
+    format!("user:{number}:notifications")
+}
+
+/// Writes a name as a publisher does who has a buffer for it.
+fn format_name(buffer: &mut String, number: usize) {
+    buffer.clear();
+    write!(buffer, "user:{number}:notifications").expect("a String takes all");
+}
+
+/// Returns the nanoseconds of each of a batch of publishes to channels drawn at random below `count`. `publish` gets
+/// their numbers and names; `drain` returns how many messages a receiver had.
+fn publishing(
+    count: usize,
+    random: &mut Random,
+    publish: impl FnOnce(&[usize], &[String]),
+    drain: impl Fn(usize) -> usize,
+) -> f64 {
+    let drawn: Vec<usize> = (0..batch()).map(|_| random.below(count)).collect();
+    let names: Vec<String> = drawn.iter().map(|&number| name(number)).collect();
+    let taken = nanos(drawn.len(), || publish(&drawn, &names));
+    let read: usize = drawn.iter().map(|&number| drain(number)).sum();
+    assert_eq!(read, drawn.len());
+    taken
+}
+
 /// Subscribers, each on a channel of its own.
 struct Own {
     bus: Bus<Payload>,
-    names: Vec<String>,
     topics: Vec<Topic<Payload>>,
     inboxes: Vec<Subscriber<Payload>>,
-    random: Random,
+}
+
+/// How to publish to many channels.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By names from a list.
+    List,
+    /// By names formatted into a buffer.
+    Format,
+    Topic,
+    /// By names from a list, in one call.
+    Many,
 }
 
 impl Own {
     fn new(count: usize) -> Self {
         let bus: Bus<Payload> = Bus::new();
-        let names: Vec<String> = (0..count).map(|i| format!("user:{i}:notifications")).collect();
-        let inboxes = names
-            .iter()
-            .map(|name| {
+        let inboxes = (0..count)
+            .map(|number| {
                 let inbox = subscriber(&bus);
-                inbox.subscribe(name).expect("the bus is open and has no limits");
+                inbox.subscribe(name(number)).expect("the bus is open and has no limits");
                 inbox
             })
             .collect();
-        Self { bus, names, topics: Vec::new(), inboxes, random: Random(1) }
+        Self { bus, topics: Vec::new(), inboxes }
     }
 
     fn with_topics(mut self) -> Self {
-        self.topics = self.names.iter().map(|name| self.bus.topic(name)).collect();
+        self.topics = (0..self.inboxes.len()).map(|number| self.bus.topic(&name(number))).collect();
         self
     }
 
-    /// Returns the nanoseconds that a publish to a channel drawn at random takes.
-    fn publishing(&mut self, by_name: bool) -> f64 {
-        let drawn = draw(&mut self.random, self.names.len());
-        // Copied, because a publisher that has just made a name has it in its cache.
-        let names: Vec<String> = drawn.iter().map(|&at| self.names[at].clone()).collect();
+    fn publishing(&self, random: &mut Random, way: Way) -> f64 {
         let payload = payload();
-        let taken = nanos(drawn.len(), || {
-            for (&at, name) in drawn.iter().zip(&names) {
-                let payload = black_box(Arc::clone(&payload));
-                if by_name {
-                    black_box(self.bus.publish(name, payload));
-                } else {
-                    black_box(self.topics[at].publish(payload));
+        let copy = || black_box(Arc::clone(&payload));
+        let publish = |drawn: &[usize], names: &[String]| match way {
+            Way::List => {
+                names.iter().for_each(|name| _ = black_box(self.bus.publish(name, copy())));
+            }
+            Way::Format => {
+                let mut buffer = String::new();
+                for &number in drawn {
+                    format_name(&mut buffer, number);
+                    black_box(self.bus.publish(&buffer, copy()));
                 }
             }
-        });
-        let read: usize = drawn.iter().map(|&at| self.inboxes[at].try_iter().count()).sum();
-        assert_eq!(read, drawn.len());
-        taken
+            Way::Topic => {
+                drawn.iter().for_each(|&at| _ = black_box(self.topics[at].publish(copy())));
+            }
+            Way::Many => _ = black_box(self.bus.publish_many(names, copy())),
+        };
+        let drain = |number: usize| self.inboxes[number].try_messages().count();
+        publishing(self.inboxes.len(), random, publish, drain)
     }
 }
 
-/// A plain crossbeam channel for each subscriber.
-struct Raw {
+/// A plain crossbeam channel for each subscriber, by index and in the maps that one makes by hand.
+struct ByHand {
     senders: Vec<Sender<Payload>>,
     receivers: Vec<Receiver<Payload>>,
-    random: Random,
+    std: RwLock<HashMap<String, Sender<Payload>>>,
+    hashbrown: RwLock<hashbrown::HashMap<String, Sender<Payload>, foldhash::fast::RandomState>>,
+    dashmap: DashMap<String, Sender<Payload>>,
 }
 
-impl Raw {
+impl ByHand {
     fn new(count: usize) -> Self {
-        let (senders, receivers) = (0..count).map(|_| bounded(CAPACITY)).unzip();
-        Self { senders, receivers, random: Random(1) }
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded(CAPACITY)).unzip();
+        let named = || (0..count).map(name).zip(senders.iter().cloned());
+        let std = RwLock::new(named().collect());
+        let hashbrown = RwLock::new(named().collect());
+        let dashmap = named().collect();
+        Self { senders, receivers, std, hashbrown, dashmap }
     }
 
-    fn publishing(&mut self) -> f64 {
-        let drawn = draw(&mut self.random, self.senders.len());
+    fn sending(&self, random: &mut Random, send: impl Fn(&Self, &[usize], &[String])) -> f64 {
+        let drain = |number: usize| self.receivers[number].try_iter().count();
+        let send = |drawn: &[usize], names: &[String]| send(self, drawn, names);
+        publishing(self.receivers.len(), random, send, drain)
+    }
+
+    fn by_index(&self, random: &mut Random) -> f64 {
         let payload = payload();
-        let mut sent = 0_usize;
-        let taken = nanos(drawn.len(), || {
-            for &at in &drawn {
+        self.sending(random, |this, drawn, _| {
+            for &number in drawn {
                 let payload = black_box(Arc::clone(&payload));
-                sent += usize::from(self.senders[at].try_send(payload).is_ok());
+                this.senders[number].try_send(payload).expect("there is room");
             }
-        });
-        let read: usize = drawn.iter().map(|&at| self.receivers[at].try_iter().count()).sum();
-        assert_eq!((sent, read), (drawn.len(), drawn.len()));
-        taken
+        })
+    }
+
+    /// Sends by `send_to`, which looks a sender up.
+    fn by_name(
+        &self,
+        random: &mut Random,
+        way: Way,
+        send_to: impl Fn(&Self, &str, Payload),
+    ) -> f64 {
+        let payload = payload();
+        let copy = || black_box(Arc::clone(&payload));
+        self.sending(random, |this, drawn, names| match way {
+            Way::Format => {
+                let mut buffer = String::new();
+                for &number in drawn {
+                    format_name(&mut buffer, number);
+                    send_to(this, &buffer, copy());
+                }
+            }
+            _ => names.iter().for_each(|name| send_to(this, name, copy())),
+        })
+    }
+
+    fn by_std(&self, name: &str, payload: Payload) {
+        let senders = self.std.read().expect("nobody panics");
+        if let Some(sender) = senders.get(name) {
+            sender.try_send(payload).expect("there is room");
+        }
+    }
+
+    fn by_hashbrown(&self, name: &str, payload: Payload) {
+        let senders = self.hashbrown.read().expect("nobody panics");
+        if let Some(sender) = senders.get(name) {
+            sender.try_send(payload).expect("there is room");
+        }
+    }
+
+    fn by_dashmap(&self, name: &str, payload: Payload) {
+        if let Some(sender) = self.dashmap.get(name) {
+            sender.try_send(payload).expect("there is room");
+        }
     }
 }
 
-fn draw(random: &mut Random, below: usize) -> Vec<usize> {
-    (0..BATCH).map(|_| random.below(below)).collect()
+/// The medians of all ways to publish to one of many channels.
+struct Channels {
+    count: usize,
+    by_name: Pair,
+    formatted: Pair,
+    topic: Pair,
+    /// `publish_many` over as many single publishes, and over the best map.
+    many: [Pair; 2],
+    best_map: &'static str,
+}
+
+fn compare(own: &Own, by_hand: &ByHand) -> Channels {
+    type Map = (&'static str, fn(&ByHand, &str, Payload));
+    type Timed<'a> = Box<dyn Fn(&mut Random) -> f64 + 'a>;
+    const MAPS: [Map; 3] = [
+        ("std", ByHand::by_std),
+        ("hashbrown", ByHand::by_hashbrown),
+        ("dashmap", ByHand::by_dashmap),
+    ];
+    let mut ways: Vec<Timed<'_>> = Vec::new();
+    for way in [Way::List, Way::Format, Way::Topic, Way::Many] {
+        ways.push(Box::new(move |random| own.publishing(random, way)));
+    }
+    ways.push(Box::new(|random| by_hand.by_index(random)));
+    for way in [Way::List, Way::Format] {
+        for (_, send_to) in MAPS {
+            ways.push(Box::new(move |random| by_hand.by_name(random, way, send_to)));
+        }
+    }
+    let mut random = Random(1);
+    let rounds = Rounds::take(scaled(61, 1), ways.len(), |way| ways[way](&mut random));
+    let best = |first: usize| rounds.fastest(first..first + MAPS.len());
+    let (listed, formatted) = (best(5), best(5 + MAPS.len()));
+    Channels {
+        count: own.inboxes.len(),
+        by_name: rounds.compare(0, listed),
+        formatted: rounds.compare(1, formatted),
+        topic: rounds.compare(2, 4),
+        many: [rounds.compare(3, 0), rounds.compare(3, listed)],
+        best_map: MAPS[listed - 5].0,
+    }
 }
 
 /// Returns the numbers below `count` in random order.
@@ -151,17 +279,9 @@ fn memory(count: usize) -> (f64, f64, Own) {
     let between = resident();
     let own = Own::new(count);
     let end = resident();
-    // The memory of the bench itself.
-    let names: usize = own.names.iter().map(|name| name.capacity() + size_of::<String>()).sum();
     black_box(&plain);
     let each = |bytes: f64| bytes / count as f64;
-    (each(end - between - names as f64), each(between - start), own)
-}
-
-/// Compares publishes to random channels, by name and through topics, with sends on plain crossbeam channels.
-fn random(own: &mut Own, raw: &mut Raw) -> [Pair; 2] {
-    [true, false]
-        .map(|by_name| in_turns(scaled(201, 1), || own.publishing(by_name), || raw.publishing()))
+    (each(end - between), each(between - start), own)
 }
 
 /// Returns the nanoseconds that a publish to one inbox takes, alone and while another thread publishes to a crowd
@@ -220,17 +340,18 @@ fn beside_a_crowd(count: usize, rounds: usize) -> (Pair, f64) {
 fn with_criterion(criterion: &mut Criterion) {
     let counts = if is_test() { [1_000, 2_000] } else { [10_000, 500_000] };
     for count in counts {
-        let mut own = Own::new(count).with_topics();
-        let mut raw = Raw::new(count);
+        let (own, by_hand) = (Own::new(count).with_topics(), ByHand::new(count));
+        let mut random = Random(1);
         let mut group = criterion.benchmark_group("a channel each");
         let mut measure = |name: &str, one: &mut dyn FnMut() -> f64| {
             group.bench_function(BenchmarkId::new(name, count), |bencher| {
-                iterate(bencher, BATCH, &mut *one);
+                iterate(bencher, batch(), &mut *one);
             });
         };
-        measure("by name", &mut || own.publishing(true));
-        measure("topic", &mut || own.publishing(false));
-        measure("raw", &mut || raw.publishing());
+        measure("by name", &mut || own.publishing(&mut random, Way::List));
+        measure("topic", &mut || own.publishing(&mut random, Way::Topic));
+        measure("many", &mut || own.publishing(&mut random, Way::Many));
+        measure("raw", &mut || by_hand.by_index(&mut random));
         group.finish();
     }
 }
@@ -241,10 +362,10 @@ fn main() {
     // later ones.
     let young = (!common::is_filtered()).then(|| {
         let (ours, plain, own) = memory(count);
-        (ours, plain, random(&mut own.with_topics(), &mut Raw::new(count)))
+        (ours, plain, compare(&own.with_topics(), &ByHand::new(count)))
     });
     let tables = common::run(with_criterion);
-    let Some((ours, plain, pairs)) = young.filter(|_| tables) else { return };
+    let Some((ours, plain, young)) = young.filter(|_| tables) else { return };
 
     let mut numbers = Vec::new();
     let number = |name, what: &str, figure, reach, aim, unit, against| Number {
@@ -258,10 +379,23 @@ fn main() {
         against,
     };
     let absolute = || "absolute".to_owned();
-    for (what, pair) in ["by name", "through a Topic"].iter().zip(pairs) {
-        let against = format!("{:.0} over {:.0} ns", pair.ours, pair.floor);
-        let what = format!("{count} channels, random, {what}");
-        numbers.push(number("N9", &what, pair.ratio, 2.0, 1.3, "×", against));
+    let others = [10_000, 100_000, 1_000_000].map(|other| {
+        let other = if is_test() { other / 1_000 } else { other };
+        compare(&Own::new(other).with_topics(), &ByHand::new(other))
+    });
+    for channels in [&young].into_iter().chain(&others) {
+        let Channels { count, best_map, .. } = channels;
+        for (name, what, pair, reach, aim) in [
+            ("N9", format!("by name, over a map ({best_map})"), &channels.by_name, 1.25, 1.0),
+            ("N9", "by name formatted, over a map".to_owned(), &channels.formatted, 1.25, 1.0),
+            ("N9t", "by Topic, over raw by index".to_owned(), &channels.topic, 2.0, 1.3),
+            ("N15", "publish_many, over as many publish".to_owned(), &channels.many[0], 0.45, 0.3),
+            ("N16", "publish_many, over a map".to_owned(), &channels.many[1], 0.7, 0.4),
+        ] {
+            let what = format!("{count} channels, {what}");
+            let against = format!("{:.0} over {:.0} ns", pair.ours, pair.floor);
+            numbers.push(number(name, &what, pair.ratio, reach, aim, "×", against));
+        }
     }
     let rounds = scaled(5, 1);
     let (mut joining, mut leaving): (Vec<f64>, Vec<f64>) =
@@ -274,16 +408,6 @@ fn main() {
     let what = format!("{count} idle subscribers, memory of each");
     numbers.push(number("N11", &what, ours - plain, 700.0, 300.0, "B", against));
     common::print_numbers("Scale", &numbers);
-    {
-        let (mut own, mut raw) = (Own::new(count).with_topics(), Raw::new(count));
-        let [name, topic] = random(&mut own, &mut raw);
-        println!(
-            "N9 again, now that millions of channels have come and gone in the process: {:.2} × by name, {:.2} × \
-             through a Topic",
-            name.ratio, topic.ratio
-        );
-    }
-
     let (pair, crowd) = beside_a_crowd(count, scaled(21, 1));
     println!(
         "A publish to one inbox: {:.0} ns; while another thread publishes to {count} full ones ({crowd:.1} ms \

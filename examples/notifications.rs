@@ -9,6 +9,7 @@
 //! ```text
 //! cargo run --release --example notifications
 //! cargo run --release --example notifications -- --users 10000 --rate 200000 --seconds 2 --json
+//! cargo run --release --example notifications -- --followers 1000     # one post to 1,000 users at a time
 //! cargo run --release --example notifications -- --help
 //! ```
 
@@ -47,6 +48,10 @@ struct Args {
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     users: u32,
 
+    /// Users that each event goes to; with more than one, events are posts, sent to all followers in one call
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    followers: u32,
+
     /// Notifications a second, of all publishers together
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: u32,
@@ -79,7 +84,8 @@ fn default_workers() -> u16 {
 /// On the wire: `{"to":7,"sent":1500,"what":{"type":"like","by":42,"post":9}}`.
 #[derive(Serialize, Deserialize)]
 struct Notification<'a> {
-    to: u32,
+    /// The user, unless it goes to several.
+    to: Option<u32>,
     /// When, in nanoseconds since the run began.
     sent: u64,
     #[serde(borrow)]
@@ -101,6 +107,10 @@ enum What<'a> {
         post: u32,
         #[serde(borrow)]
         text: Cow<'a, str>,
+    },
+    Post {
+        by: u32,
+        post: u32,
     },
 }
 
@@ -195,19 +205,20 @@ struct Sent {
     matched: u64,
     delivered: u64,
     dropped: u64,
-    /// Times of the publish alone. If the monitor's thread sleeps the publish wakes it, a system call that costs more
-    /// than the rest.
+    /// Times of the publish alone, for each user that it goes to. If the monitor's thread sleeps the publish wakes it, a
+    /// system call that costs more than the rest.
     publish: Histogram<u64>,
     /// Times by which each publish began behind its schedule.
     late: Histogram<u64>,
     finished: Instant,
 }
 
-/// Publishes every `publishers`-th message of the schedule, beginning with `first`.
+/// Publishes every `publishers`-th event of the schedule, beginning with `first`.
 fn publish(run: &Run<'_>, args: &Args, first: u64, queues: &[Sender<u32>]) -> Sent {
-    let total = total(args);
+    let followers = u64::from(args.followers);
     let mut random = Random(first);
-    let mut name = String::new();
+    let mut to = vec![0; args.followers as usize];
+    let mut names = vec![String::new(); to.len()];
     let mut sent = Sent {
         count: 0,
         matched: 0,
@@ -217,35 +228,45 @@ fn publish(run: &Run<'_>, args: &Args, first: u64, queues: &[Sender<u32>]) -> Se
         late: histogram(),
         finished: run.start,
     };
-    for number in (first..total).step_by(args.publishers.into()) {
+    for event in (first..events(args)).step_by(args.publishers.into()) {
         // The schedule is absolute: what is late does not delay what follows, so the rate cannot drift.
-        let due = run.start + nth(number, args.rate);
+        let due = run.start + nth(event * followers, args.rate);
         wait_until(due);
         sent.late.saturating_record(nanos(due.elapsed()));
 
-        let to = random.below(args.users);
-        let what = What::random(&mut random, args.users);
-        let notification = Notification { to, sent: run.nanos(), what };
+        for (user, name) in to.iter_mut().zip(&mut names) {
+            *user = random.below(args.users);
+            channel_of(*user, name);
+        }
+        let (one, what) = match to[..] {
+            [user] => (Some(user), What::random(&mut random, args.users)),
+            _ => (None, What::Post { by: random.below(args.users), post: random.below(u32::MAX) }),
+        };
+        let notification = Notification { to: one, sent: run.nanos(), what };
         let json = serde_json::to_string(&notification).expect("plain data");
         let payload: Arc<str> = Arc::from(json);
-        channel_of(to, &mut name);
 
         let began = Instant::now();
-        let receipt = run.bus.publish(&name, payload);
-        sent.publish.saturating_record(nanos(began.elapsed()));
+        let receipt = match &names[..] {
+            [name] => run.bus.publish(name, payload),
+            names => run.bus.publish_many(names, payload),
+        };
+        sent.publish.saturating_record(nanos(began.elapsed()) / followers);
 
-        let mailbox = &run.mailboxes[to as usize];
-        mailbox.sent.fetch_add(1, Ordering::Relaxed);
-        mailbox.wake(to, &queues[to as usize % queues.len()]);
+        for &user in &to {
+            let mailbox = &run.mailboxes[user as usize];
+            mailbox.sent.fetch_add(1, Ordering::Relaxed);
+            mailbox.wake(user, &queues[user as usize % queues.len()]);
+        }
 
-        sent.count += 1;
+        sent.count += followers;
         sent.matched += receipt.matched as u64;
         sent.delivered += receipt.delivered as u64;
         sent.dropped += receipt.dropped as u64;
-        run.published.fetch_add(1, Ordering::Relaxed);
+        run.published.fetch_add(followers, Ordering::Relaxed);
     }
     // The last message's slot belongs to the run too, or the rate would seem higher than it was.
-    wait_until(run.start + nth(total, args.rate));
+    wait_until(run.start + nth(total(args), args.rate));
     sent.finished = Instant::now();
     sent
 }
@@ -279,6 +300,7 @@ struct Seen {
     follows: u64,
     likes: u64,
     comments: u64,
+    posts: u64,
     /// Payloads that did not parse, or were for another channel's user.
     bad: u64,
     /// Times from just before a notification was encoded until it was parsed.
@@ -287,7 +309,7 @@ struct Seen {
 
 impl Seen {
     fn new() -> Self {
-        Self { count: 0, follows: 0, likes: 0, comments: 0, bad: 0, latency: histogram() }
+        Self { count: 0, follows: 0, likes: 0, comments: 0, posts: 0, bad: 0, latency: histogram() }
     }
 
     fn read(&mut self, message: &Message, run: &Run<'_>) {
@@ -297,13 +319,15 @@ impl Seen {
             return;
         };
         self.latency.saturating_record(run.nanos().saturating_sub(notification.sent));
-        if user_of(message.channel()) != Some(notification.to) {
+        let user = user_of(message.channel());
+        if user.is_none() || notification.to.is_some() && notification.to != user {
             self.bad += 1;
         }
         match notification.what {
             What::Follow { .. } => self.follows += 1,
             What::Like { .. } => self.likes += 1,
             What::Comment { .. } => self.comments += 1,
+            What::Post { .. } => self.posts += 1,
         }
     }
 
@@ -312,6 +336,7 @@ impl Seen {
         self.follows += other.follows;
         self.likes += other.likes;
         self.comments += other.comments;
+        self.posts += other.posts;
         self.bad += other.bad;
         self.latency += &other.latency;
     }
@@ -481,8 +506,13 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// Returns how many notifications are sent, whole events of them.
 fn total(args: &Args) -> u64 {
-    u64::from(args.rate) * u64::from(args.seconds)
+    events(args) * u64::from(args.followers)
+}
+
+fn events(args: &Args) -> u64 {
+    (u64::from(args.rate) * u64::from(args.seconds) / u64::from(args.followers)).max(1)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -521,6 +551,7 @@ struct Outcome<'a> {
 #[derive(Serialize)]
 struct Report {
     users: u32,
+    followers: u32,
     publishers: u16,
     workers: u16,
     seconds: u32,
@@ -576,6 +607,7 @@ impl Report {
         let achieved_rate = published as f64 / outcome.elapsed.as_secs_f64();
         let mut report = Self {
             users: args.users,
+            followers: args.followers,
             publishers: args.publishers,
             workers: args.workers,
             seconds: args.seconds,
@@ -612,6 +644,8 @@ impl Report {
             }
         };
         check("published, of rate × seconds", self.published, total(outcome.args));
+        let read = |seen: &Seen| seen.follows + seen.likes + seen.comments + seen.posts + seen.bad;
+        check("kinds of the users', of read", read(&outcome.users_saw), self.read_by_workers);
         check("matched, of two for each publish", self.matched, MATCHES_EACH * self.published);
         check("delivered + dropped, of matched", self.delivered + self.dropped, self.matched);
         let users = self.read_by_workers + self.missed_by_users;
@@ -679,8 +713,12 @@ impl std::fmt::Display for Report {
         let mut times = Table::new();
         times.load_preset(presets::UTF8_FULL_CONDENSED);
         times.set_header(["µs", "p50", "p99", "p99.9", "max"]);
+        let publish = match self.followers {
+            1 => "publish".to_owned(),
+            followers => format!("publish to {}, each", count(followers.into())),
+        };
         for (what, of) in [
-            ("publish", &self.publish),
+            (&*publish, &self.publish),
             ("latency, to a user", &self.latency),
             ("latency, to the monitor", &self.monitor_latency),
             ("publisher behind schedule", &self.late),

@@ -129,7 +129,7 @@ fn history(way: Way, policies: usize, ops: &[Op]) -> (Vec<String>, Stats) {
 }
 
 proptest! {
-    #![proptest_config(cases(512))]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn one_call_does_what_as_many_single_publishes_do(ops in vec(op(), 0..60)) {

@@ -1,6 +1,7 @@
 //! Code that the benches share: measuring in turns, and tables of figures with their goals.
 #![allow(dead_code, missing_docs)]
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,49 @@ pub fn in_turns(
         floor: median(&mut them),
         ratio: median(&mut ratios),
         difference: median(&mut differences),
+    }
+}
+
+/// The times of several ways, taken in turns.
+pub struct Rounds(Vec<Vec<f64>>);
+
+impl Rounds {
+    /// Takes the time of each of `ways` ways in each round, every way as often first as the others.
+    pub fn take(rounds: usize, ways: usize, mut time: impl FnMut(usize) -> f64) -> Self {
+        let mut times = vec![Vec::new(); ways];
+        // Two rounds to warm up.
+        for round in 0..rounds + 2 {
+            for turn in 0..ways {
+                let way = (round + turn) % ways;
+                let taken = time(way);
+                if round >= 2 {
+                    times[way].push(taken);
+                }
+            }
+        }
+        Self(times)
+    }
+
+    fn median(&self, way: usize) -> f64 {
+        median(&mut self.0[way].clone())
+    }
+
+    /// Returns the way with the smallest median.
+    pub fn fastest(&self, ways: Range<usize>) -> usize {
+        let compare =
+            |&one: &usize, &other: &usize| self.median(one).total_cmp(&self.median(other));
+        ways.min_by(compare).expect("there are ways")
+    }
+
+    /// Compares two ways, round by round.
+    pub fn compare(&self, ours: usize, floor: usize) -> Pair {
+        let pairs = || self.0[ours].iter().zip(&self.0[floor]);
+        Pair {
+            ours: self.median(ours),
+            floor: self.median(floor),
+            ratio: median(&mut pairs().map(|(a, b)| a / b).collect::<Vec<_>>()),
+            difference: median(&mut pairs().map(|(a, b)| a - b).collect::<Vec<_>>()),
+        }
     }
 }
 
