@@ -13,7 +13,7 @@ use super::look_ahead::{Found, LookAhead, OneForAll};
 use super::{Published, deliver, publish_when_free};
 use crate::engine::Engine;
 use crate::event::Message;
-use crate::give_way;
+use crate::give_way::{Round, count_ready, must_give_way};
 use crate::publish::Interrupt;
 use crate::reentrancy::{Panics, for_each_then_resume};
 use crate::stats::Receipt;
@@ -24,8 +24,8 @@ use crate::wakeups;
 /// [`Overflow::Block`](crate::Overflow::Block); see [`Topic::publish_async`](crate::Topic::publish_async).
 ///
 /// It publishes when it is first polled. If it is dropped while it waits, the messages that have not entered count as
-/// dropped, and their readers get [`Lagged`](crate::Event::Lagged). After 32 polls in a row that were ready, a thread's
-/// next one is `Pending` once, for the sake of other tasks; what has room has then been delivered.
+/// dropped, and their readers get [`Lagged`](crate::Event::Lagged). After 32 polls of a thread that were ready, the next
+/// is `Pending` once, for the sake of other tasks; what has room has then been delivered.
 #[must_use = "futures do nothing unless they are awaited or polled"]
 pub struct Publish<'a, P: 'static = Arc<str>> {
     engine: &'a Engine<P>,
@@ -38,6 +38,7 @@ pub struct Publish<'a, P: 'static = Arc<str>> {
     /// panic in user code leaves it in order.
     waited: Counts,
     published: Published,
+    gave_way: Round,
 }
 
 enum State<'a, P> {
@@ -68,6 +69,7 @@ impl<'a, P> Publish<'a, P> {
             unsent: Vec::new(),
             waited: Counts::default(),
             published: Published { delivered: 0, dropped: 0 },
+            gave_way: Round::default(),
         }
     }
 
@@ -165,15 +167,12 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
         if !this.unsent.is_empty() {
             for_each_then_resume(mem::take(&mut this.unsent), drop);
         }
-        if polled.is_pending() {
-            give_way::count_poll(false);
-            return Poll::Pending;
-        }
+        ready!(polled);
         // Only now: what has room is delivered at the first poll.
-        if give_way::must_give_way(context) {
+        if must_give_way(context, &mut this.gave_way) {
             return Poll::Pending;
         }
-        give_way::count_poll(true);
+        count_ready();
         this.state = State::Done;
         Poll::Ready(this.published.into())
     }

@@ -59,6 +59,7 @@ impl<P> Stripe<P> {
             self.folded.add(evicted.counters.read());
             removed.push(evicted);
         })?;
+        // Held by nobody else, or it would not have been evicted.
         let reused = removed.pop().and_then(|mut evicted| {
             new.build_in(Arc::get_mut(&mut evicted)?);
             Some(evicted)
