@@ -168,6 +168,10 @@ fn find_listened_to<P: Send + 'static>(
             engine.trie.count_unreached(hash);
             return None;
         };
+        if channel.subscribers() > 0 {
+            let inbox = channel.inbox_address();
+            return Some((channel, inbox));
+        }
         let entry = engine.trie.guard(&channel);
         let mut turn = entry.turn();
         if turn.is_detached() {
@@ -175,16 +179,14 @@ fn find_listened_to<P: Send + 'static>(
             continue;
         }
         engine.trie.refresh(&channel, &mut turn);
-        let exact = turn.exact.slots().iter().flatten().next();
-        let address = exact.map(|recipient| Arc::as_ptr(&recipient.inbox).cast());
-        let has_pattern = || turn.patterns.iter().any(|known| known.entry().read().len() > 0);
-        if address.is_none() && !has_pattern() {
+        let has_pattern = turn.patterns.iter().any(|known| known.entry().read().len() > 0);
+        if turn.exact.len() == 0 && !has_pattern {
             turn.count_use();
             channel.counters.add(Counts::of_one(0));
             return None;
         }
         drop(turn);
         drop(entry);
-        return Some((channel, address.unwrap_or(ptr::null())));
+        return Some((channel, ptr::null()));
     }
 }

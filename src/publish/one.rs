@@ -19,6 +19,8 @@ pub(super) fn publish<P: Clone + Send + 'static>(
 ) -> Published {
     match (&turn.patterns[..], turn.exact.slots(), &turn.source) {
         ([], [Some(recipient)], Some(source)) => {
+            // The inbox's own line comes while the queue's are waited for.
+            recipient.inbox.prefetch();
             match deliver(recipient, false, payload, source.get()) {
                 Ok(()) => delivered(channel, turn),
                 Err(interrupt) => interrupted(engine, channel, interrupt, turn),

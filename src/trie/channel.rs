@@ -4,9 +4,9 @@
 //! Whoever has it takes only the locks of patterns' recipients, in the order of the patterns' ids, and an inbox's
 //! lock.
 
-use std::mem;
 use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
+use std::{mem, ptr};
 
 use super::patterns::Patterns;
 use super::recent::clock;
@@ -36,6 +36,8 @@ pub(crate) struct Channel<P> {
     needs_reaccount: AtomicBool,
     /// Exact subscribers. Written in the turn.
     subscribers: AtomicUsize,
+    /// The address of a subscriber's inbox, to prefetch it; the inbox may be gone. Written in the turn.
+    inbox_address: AtomicUsize,
     pub(crate) counters: Counters,
     turn: Mutex<Route<P>>,
     /// Patterns included in the cost that the stripe has accounted for. Written under the stripe's lock.
@@ -186,6 +188,7 @@ impl<P> NewEntry<P> {
             position,
             needs_reaccount,
             subscribers,
+            inbox_address,
             counters,
             turn,
             accounted,
@@ -201,6 +204,7 @@ impl<P> NewEntry<P> {
         position.store(NONE, Ordering::Relaxed);
         needs_reaccount.store(false, Ordering::Relaxed);
         subscribers.store(0, Ordering::Relaxed);
+        inbox_address.store(0, Ordering::Relaxed);
         accounted.store(patterns, Ordering::Relaxed);
         pins.store(0, Ordering::Relaxed);
     }
@@ -217,6 +221,7 @@ impl<P> Channel<P> {
             hash,
             pins: AtomicUsize::new(0),
             subscribers: AtomicUsize::new(0),
+            inbox_address: AtomicUsize::new(0),
             position: AtomicU32::new(NONE),
             needs_reaccount: AtomicBool::new(false),
             accounted: AtomicUsize::new(route.patterns.len()),
@@ -319,6 +324,12 @@ impl<P> Channel<P> {
         self.subscribers.load(Ordering::Acquire)
     }
 
+    /// Returns an address where a subscriber's inbox is or was, to prefetch it.
+    pub(crate) fn inbox_address(&self) -> *const u8 {
+        // Relaxed: a hint.
+        ptr::without_provenance(self.inbox_address.load(Ordering::Relaxed))
+    }
+
     /// Keeps the entry for a topic. The caller holds the stripe's lock.
     pub(super) fn pin_for(&self, purpose: Purpose) {
         if purpose == Purpose::Topic {
@@ -350,6 +361,8 @@ impl<P> Channel<P> {
         route.source.get_or_insert_with(|| {
             BatchArc::new(Source::new(SmallStr::Shared(Arc::clone(self.shared_name())), None))
         });
+        // Relaxed: a hint.
+        self.inbox_address.store(Arc::as_ptr(&recipient.inbox).addr(), Ordering::Relaxed);
         route.exact.push(id, recipient);
         // Relaxed: written in the turn.
         self.subscribers.store(route.exact.len(), Ordering::Relaxed);
