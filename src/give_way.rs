@@ -1,10 +1,10 @@
 //! Giving way to other tasks: an executor runs a task until its future is pending, and one that always finds something
 //! to do would starve its neighbours.
 //!
-//! A thread counts the polls that were ready. After [`MAX_READY`] of them begins a round, in which each future gives way
-//! once: the task may poll several, as in a `select!`, and is pending only if all of them are. The round ends when one
-//! that has given way is polled again, since then its task has been pending; or after [`MAX_TOGETHER`], since some are
-//! polled once and dropped.
+//! A thread counts the polls that were ready, anew from one that had to wait. After [`MAX_READY`] of them begins a
+//! round, in which each future gives way once: the task may poll several, as in a `select!`, and is pending only if all
+//! of them are. The round ends when one that has given way is polled again, since then its task has been pending; or
+//! after [`MAX_TOGETHER`], since some are polled once and dropped.
 
 use std::cell::Cell;
 use std::task::Context;
@@ -52,6 +52,13 @@ fn take_part(context: &Context<'_>, gave_way: &mut Round) -> bool {
     wakeups::put_off(context.waker().clone());
     wakeups::call_pending();
     true
+}
+
+/// Begins to count anew: a task has waited.
+#[inline]
+pub(crate) fn begin_anew() {
+    let state = STATE.get();
+    STATE.set(State { ready: 0, together: 0, ..state });
 }
 
 /// Counts a poll that was ready.

@@ -12,7 +12,7 @@ use futures_core::stream::{FusedStream, Stream};
 use super::Subscriber;
 use crate::error::{RecvError, TryRecvError};
 use crate::event::{Event, Message};
-use crate::give_way::{Round, count_ready, must_give_way};
+use crate::give_way::{Round, begin_anew, count_ready, must_give_way};
 use crate::inbox::{Inbox, Ticket};
 
 /// A future that resolves to the next event; see [`Subscriber::recv_async`].
@@ -66,8 +66,8 @@ impl<P> Subscriber<P> {
     /// The future may be dropped at any time: no event is lost, and a wake-up that it has got goes to the next
     /// receiver that waits. Several tasks and threads may wait at once; the one that came first is woken first.
     ///
-    /// After 32 polls that were ready, the next is `Pending` once, and wakes its task at once: so a task that never
-    /// runs dry does not starve its neighbours.
+    /// After 32 polls that were ready at once, the next is `Pending` once, and wakes its task at once: so a task that
+    /// never runs dry does not starve its neighbours.
     ///
     /// # Errors
     ///
@@ -236,12 +236,16 @@ impl<I: AsRef<Inbox<P>>, P> Place<I, P> {
         context: &mut Context<'_>,
         try_recv: impl Fn(&Inbox<P>) -> Result<T, TryRecvError>,
     ) -> Poll<Result<T, RecvError>> {
-        if must_give_way(context, &mut self.gave_way) {
+        let has_waited = self.ticket.is_some();
+        if !has_waited && must_give_way(context, &mut self.gave_way) {
             return Poll::Pending;
         }
         let inbox = self.inbox.as_ref();
         let polled = inbox.poll(&mut self.ticket, context, || try_recv(inbox));
         if polled.is_ready() {
+            if has_waited {
+                begin_anew();
+            }
             count_ready();
         }
         polled
@@ -338,8 +342,8 @@ impl<P> EventStream<'_, P> {
     ///
     /// For event loops without a runtime. Make a [`Waker`](std::task::Waker) that makes the loop come back here, as by
     /// [`std::task::Wake`], and poll until `Pending`. The waker is called when there is something to read again. After
-    /// 32 polls that were ready, the next is `Pending` once, and calls the waker before it returns: do not poll under a
-    /// lock that the waker takes.
+    /// 32 polls that were ready at once, the next is `Pending` once, and calls the waker before it returns: do not poll
+    /// under a lock that the waker takes.
     ///
     /// # Examples
     ///

@@ -36,10 +36,10 @@ pub(crate) struct Channel<P> {
     needs_reaccount: AtomicBool,
     /// Exact subscribers. Written in the turn.
     subscribers: AtomicUsize,
-    /// The address of a subscriber's inbox, to prefetch it; the inbox may be gone. Written in the turn.
-    inbox_address: AtomicUsize,
     pub(crate) counters: Counters,
     turn: Mutex<Route<P>>,
+    /// The address of a subscriber's inbox, to prefetch it; the inbox may be gone. Written in the turn.
+    inbox_address: AtomicUsize,
     /// Patterns included in the cost that the stripe has accounted for. Written under the stripe's lock.
     pub(super) accounted: AtomicUsize,
     /// Topics that hold the entry. Written under the stripe's lock; read under it to prune.
@@ -417,6 +417,6 @@ mod tests {
 
     #[test]
     fn what_a_publish_touches_lies_together() {
-        assert!(offset_of!(Channel<Arc<str>>, accounted) <= 4 * 64);
+        assert!(offset_of!(Channel<Arc<str>>, inbox_address) <= 4 * 64);
     }
 }
