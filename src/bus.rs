@@ -255,7 +255,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// # futures::executor::block_on(async {
     /// let bus: Bus = Bus::new();
-    /// let sub = bus.subscribe_many(["a", "b"])?;
+    /// let _sub = bus.subscriber_builder().subscribe_many(["a", "b"])?;
     /// assert_eq!(bus.publish_many_async(["a", "b", "c"], "hello").await.delivered, 2);
     /// # Ok::<(), fanout::SubscribeError>(())
     /// # }).unwrap();
