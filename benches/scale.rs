@@ -21,9 +21,10 @@ use fanout::{Bus, Message, Subscriber, Topic};
 
 const CAPACITY: usize = 16;
 
-/// Returns the number of publishes of one measurement, each to a channel drawn at random.
-fn batch() -> usize {
-    scaled(5_000, 500)
+/// Returns the number of publishes of one measurement, each to one of `channels` drawn at random: so few that no inbox
+/// fills up.
+fn batch(channels: usize) -> usize {
+    (channels / 2).min(5_000)
 }
 
 fn subscribers() -> usize {
@@ -52,7 +53,7 @@ fn publishing(
     publish: impl FnOnce(&[usize], &[String]),
     drain: impl Fn(usize) -> usize,
 ) -> f64 {
-    let drawn: Vec<usize> = (0..batch()).map(|_| random.below(count)).collect();
+    let drawn: Vec<usize> = (0..batch(count)).map(|_| random.below(count)).collect();
     let names: Vec<String> = drawn.iter().map(|&number| name(number)).collect();
     let taken = nanos(drawn.len(), || publish(&drawn, &names));
     let read: usize = drawn.iter().map(|&number| drain(number)).sum();
@@ -345,7 +346,7 @@ fn with_criterion(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group("a channel each");
         let mut measure = |name: &str, one: &mut dyn FnMut() -> f64| {
             group.bench_function(BenchmarkId::new(name, count), |bencher| {
-                iterate(bencher, batch(), &mut *one);
+                iterate(bencher, batch(count), &mut *one);
             });
         };
         measure("by name", &mut || own.publishing(&mut random, Way::List));
