@@ -1,5 +1,5 @@
-//! Publishing on many channels in one call. Their look-ups overlap: of half a million channels hardly any is in a cache,
-//! and where single publishes wait for memory one after another, several wait at once here.
+//! Publishing on many channels in one call. Their look-ups overlap: of half a million channels hardly any is in a
+//! cache, and where single publishes wait for memory one after another, several wait at once here.
 //!
 //! Names are taken in batches, and a batch in steps. Each step brings into the cache what the next one reads:
 //!

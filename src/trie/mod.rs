@@ -1,6 +1,6 @@
 //! The lock-striped topic trie: who has subscribed to what, and whom a publish reaches.
 //!
-//! It holds the entries of exact channels, striped by their whole names ([`stripe`]); those of recently published
+//! It holds the entries of exact channels, striped by their whole names ([`stripes`]); those of recently published
 //! names within bounds ([`recent`]); for each channel its subscribers and the patterns that match it ([`channel`],
 //! [`route`], [`recipients`]); and the patterns ([`patterns`]). The rest of the engine sees none of these locks, only
 //! [`Trie`] and what it hands out.
@@ -31,6 +31,7 @@ mod recent;
 mod recipients;
 mod route;
 mod stripe;
+mod stripes;
 mod subscription;
 
 use std::sync::Arc;
@@ -48,8 +49,7 @@ use crate::pattern::Pattern;
 use crate::reentrancy;
 use crate::small_str::SmallStr;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use patterns::Patterns;
-use stripe::{Purpose, Stripes};
+use {patterns::Patterns, stripe::Purpose, stripes::Stripes};
 
 /// See the module's documentation.
 pub(crate) struct Trie<P> {
