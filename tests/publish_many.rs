@@ -199,9 +199,14 @@ fn the_very_last_recipient_gets_the_payload_itself_and_nobody_s_channel_a_clone(
         assert_eq!(clones.load(Ordering::SeqCst), delivered.saturating_sub(1), "{names:?}");
         #[cfg(feature = "async")]
         {
+            use futures::future::FusedFuture;
+
             let clones = Arc::new(AtomicUsize::new(0));
             let publish = bus.publish_many_async(&names, Counted(Arc::clone(&clones)));
-            assert_eq!(futures::executor::block_on(publish).delivered, delivered);
+            let mut publish = std::pin::pin!(publish);
+            assert!(!publish.is_terminated());
+            assert_eq!(futures::executor::block_on(&mut publish).delivered, delivered);
+            assert!(publish.is_terminated());
             assert_eq!(clones.load(Ordering::SeqCst), delivered.saturating_sub(1));
         }
     }

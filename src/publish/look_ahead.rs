@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::{Counts, by_name_again, publish};
+use super::{by_name_again, matching, publish};
 use crate::engine::Engine;
 use crate::prefetch::{prefetch, prefetch_all};
 use crate::stats::Receipt;
@@ -172,21 +172,11 @@ fn find_listened_to<P: Send + 'static>(
             let inbox = channel.inbox_address();
             return Some((channel, inbox));
         }
-        let entry = engine.trie.guard(&channel);
-        let mut turn = entry.turn();
-        if turn.is_detached() {
-            // It is looked up again.
-            continue;
+        match matching::probe(engine, &channel) {
+            Some(0) => return None,
+            Some(_) => return Some((channel, ptr::null())),
+            // The entry is detached: the name is looked up again.
+            None => {}
         }
-        engine.trie.refresh(&channel, &mut turn);
-        let has_pattern = turn.patterns.iter().any(|known| known.entry().read().len() > 0);
-        if turn.exact.len() == 0 && !has_pattern {
-            turn.count_use();
-            channel.counters.add(Counts::of_one(0));
-            return None;
-        }
-        drop(turn);
-        drop(entry);
-        return Some((channel, ptr::null()));
     }
 }

@@ -40,11 +40,18 @@ pub(super) fn probe<P: Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
 ) -> Option<usize> {
-    let matched = match_count(engine, channel)?;
-    if matched == 0 {
+    if engine.trie.is_closed() {
         engine.trie.count(channel, Counts::of_one(0));
+        return Some(0);
     }
-    Some(matched)
+    in_turn(engine, channel, |route| {
+        let matched = count(route);
+        if matched == 0 {
+            route.count_use();
+            channel.counters.add(Counts::of_one(0));
+        }
+        matched
+    })
 }
 
 fn match_count<P: Send + 'static>(engine: &Engine<P>, channel: &Arc<Channel<P>>) -> Option<usize> {
@@ -52,13 +59,22 @@ fn match_count<P: Send + 'static>(engine: &Engine<P>, channel: &Arc<Channel<P>>)
         // The turn may be taken, by a publish that has outlived the closing.
         return Some(0);
     }
+    in_turn(engine, channel, |route| count(route))
+}
+
+/// Returns what `look` does with the route of a channel, brought up to date. `None` if the entry is detached.
+fn in_turn<P: Send + 'static>(
+    engine: &Engine<P>,
+    channel: &Arc<Channel<P>>,
+    look: impl FnOnce(&mut Route<P>) -> usize,
+) -> Option<usize> {
     let entry = engine.trie.guard(channel);
     let mut turn = entry.turn();
     if turn.is_detached() {
         return None;
     }
     engine.trie.refresh(channel, &mut turn);
-    Some(count(&turn))
+    Some(look(&mut turn))
 }
 
 fn count<P: 'static>(route: &Route<P>) -> usize {

@@ -188,6 +188,7 @@ pub struct PublishMany<'a, P: 'static, I: Iterator> {
     payload: OneForAll<P>,
     current: Option<Publish<'a, P>>,
     sum: Receipt,
+    is_done: bool,
 }
 
 // Nothing in it is pinned.
@@ -201,7 +202,7 @@ where
     pub(crate) fn new(engine: &'a Engine<P>, names: I, payload: P) -> Self {
         let look_ahead = LookAhead::new(engine, names, AsRef::as_ref);
         let payload = OneForAll::new(payload);
-        Self { look_ahead, payload, current: None, sum: Receipt::default() }
+        Self { look_ahead, payload, current: None, sum: Receipt::default(), is_done: false }
     }
 }
 
@@ -213,7 +214,7 @@ where
     type Output = Receipt;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Receipt> {
-        let Self { look_ahead, payload, current, sum } = &mut *self;
+        let Self { look_ahead, payload, current, sum, is_done } = &mut *self;
         let engine = look_ahead.engine();
         loop {
             if let Some(publish) = current {
@@ -222,11 +223,22 @@ where
             }
             engine.check_reentrancy();
             let Some((Found { channel, .. }, is_last)) = look_ahead.next() else {
+                *is_done = true;
                 return Poll::Ready(*sum);
             };
             let target = Target::Found(channel);
             *current = Some(Publish::new(engine, target, payload.get(is_last)));
         }
+    }
+}
+
+impl<P, I> FusedFuture for PublishMany<'_, P, I>
+where
+    P: Clone + Send + 'static,
+    I: Iterator<Item: AsRef<str>>,
+{
+    fn is_terminated(&self) -> bool {
+        self.is_done
     }
 }
 
