@@ -360,6 +360,21 @@ fn publishing_to_many_channels_does_not_allocate() {
     }
 }
 
+/// Of users that are offline, to whom posts go again and again.
+#[test]
+fn names_that_nobody_listens_to_stay_remembered_while_publish_many_uses_them() {
+    let bus: Bus<u64> = Bus::builder().stripes(1).build();
+    let offline: Vec<String> = (0..50).map(|n| format!("user:{n}:notifications")).collect();
+    (0..2).for_each(|_| _ = bus.publish_many(&offline, 1_u64));
+    for round in 0..200 {
+        // Others come into use, and fill the memory several times.
+        for name in (0..100).map(|n| format!("other:{round}:{n}")) {
+            (0..2).for_each(|_| _ = bus.publish(&name, 1_u64));
+        }
+        assert_eq!(allocations(|| bus.publish_many(&offline, 1_u64)), 0, "{round}");
+    }
+}
+
 #[test]
 fn names_are_remembered_with_any_number_of_stripes() {
     for stripes in [1, 64, 4_096, 1 << 20, usize::MAX] {

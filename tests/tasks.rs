@@ -575,7 +575,7 @@ fn a_task_that_never_runs_dry_gives_way() {
     let (woken, waker) = Counting::new(|| ());
     let mut context = Context::from_waker(&waker);
     let mut messages = pin!(sub.message_stream());
-    let (mut in_a_row, mut read) = (0, 0);
+    let (mut in_a_row, mut read, mut was_pending) = (0, 0, false);
     while read < 1_000 {
         match messages.as_mut().poll_next_unpin(&mut context) {
             Poll::Ready(Some(message)) => {
@@ -583,8 +583,12 @@ fn a_task_that_never_runs_dry_gives_way() {
                 (in_a_row, read) = (in_a_row + 1, read + 1);
             }
             Poll::Ready(None) => panic!("it is open"),
-            Poll::Pending => in_a_row = 0,
+            Poll::Pending => {
+                assert!(!was_pending, "once is enough");
+                in_a_row = 0;
+            }
         }
+        was_pending = in_a_row == 0;
         assert!(in_a_row <= 32);
     }
     assert!(woken.calls() >= 1_000 / 33, "each time, it wakes its task");
@@ -592,6 +596,19 @@ fn a_task_that_never_runs_dry_gives_way() {
     (0..100_u32).for_each(|n| _ = bus.publish("c", n));
     let refused = (0..100).filter(|_| sub.recv_message_async().now_or_never().is_none()).count();
     assert!((1..=12).contains(&refused), "{refused}");
+}
+
+#[test]
+fn a_stream_that_had_to_wait_is_not_pending_beside_a_message() {
+    let bus: Bus<u32> = Bus::new();
+    let sub = silent(&bus).subscribe("c").unwrap();
+    let mut messages = sub.message_stream();
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..100 {
+        assert!(messages.poll_recv(&mut context).is_pending());
+        (0..20_u32).for_each(|n| _ = bus.publish("c", n));
+        assert!((0..20).all(|_| messages.poll_recv(&mut context).is_ready()));
+    }
 }
 
 /// Runs a task that calls `step` 10,000 times, beside a neighbour that must get its turn.
