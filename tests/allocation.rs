@@ -366,13 +366,16 @@ fn names_that_nobody_listens_to_stay_remembered_while_publish_many_uses_them() {
     let bus: Bus<u64> = Bus::builder().stripes(1).build();
     let offline: Vec<String> = (0..50).map(|n| format!("user:{n}:notifications")).collect();
     (0..2).for_each(|_| _ = bus.publish_many(&offline, 1_u64));
+    let mut forgotten = 0;
     for round in 0..200 {
         // Others come into use, and fill the memory several times.
         for name in (0..100).map(|n| format!("other:{round}:{n}")) {
             (0..2).for_each(|_| _ = bus.publish(&name, 1_u64));
         }
-        assert_eq!(allocations(|| bus.publish_many(&offline, 1_u64)), 0, "{round}");
+        forgotten += allocations(|| bus.publish_many(&offline, 1_u64));
     }
+    // Once, when the memory is full for the first time, all names are equally in use.
+    assert!(forgotten <= 2 * offline.len() as u64, "{forgotten}");
 }
 
 #[test]
