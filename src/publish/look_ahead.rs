@@ -83,7 +83,7 @@ impl<P: Clone> OneForAll<P> {
 /// An iterator over the channels that somebody listens to, each with `true` if it is the last. Publishes that reach
 /// nobody are counted by the way.
 pub(super) struct LookAhead<'a, P, I: Iterator> {
-    engine: &'a Engine<P>,
+    pub(super) engine: &'a Engine<P>,
     items: Fuse<I>,
     name_of: fn(&I::Item) -> &str,
     is_exhausted: bool,
@@ -103,11 +103,6 @@ impl<'a, P: Send + 'static, I: Iterator> LookAhead<'a, P, I> {
     pub(super) fn new(engine: &'a Engine<P>, items: I, name_of: fn(&I::Item) -> &str) -> Self {
         let batch = ArrayVec::new().into_iter();
         Self { engine, items: items.fuse(), name_of, is_exhausted: false, batch, held: None }
-    }
-
-    #[cfg(feature = "async")]
-    pub(super) fn engine(&self) -> &'a Engine<P> {
-        self.engine
     }
 
     /// Looks a batch up.

@@ -215,7 +215,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Receipt> {
         let Self { look_ahead, payload, current, sum, is_done } = &mut *self;
-        let engine = look_ahead.engine();
+        let engine = look_ahead.engine;
         loop {
             if let Some(publish) = current {
                 *sum += ready!(Pin::new(publish).poll(context));
