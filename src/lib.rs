@@ -172,6 +172,7 @@ mod event;
 #[cfg(feature = "async")]
 mod give_way;
 mod inbox;
+mod interest;
 mod limits;
 mod listener;
 mod member;
@@ -186,6 +187,7 @@ mod subscriber;
 mod sync;
 mod topic;
 mod trie;
+mod wait_list;
 mod wakeups;
 
 pub use crossbeam_channel;
@@ -193,6 +195,9 @@ pub use crossbeam_channel;
 pub use bus::{Bus, BusBuilder, WeakBus};
 pub use error::{PatternError, RecvError, RecvTimeoutError, SubscribeError, TryRecvError};
 pub use event::{Event, Message};
+#[cfg(feature = "async")]
+pub use interest::RecvInterest;
+pub use interest::{Interest, InterestIter, InterestWatch};
 pub use limits::{Limits, Overflow};
 pub use listener::Listener;
 pub use pattern::Pattern;

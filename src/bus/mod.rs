@@ -11,6 +11,7 @@ pub use builder::BusBuilder;
 
 use crate::engine::{Engine, OpenGuard};
 use crate::error::SubscribeError;
+use crate::interest::InterestWatch;
 #[cfg(doc)]
 use crate::limits::{Limits, Overflow};
 use crate::pattern::Pattern;
@@ -274,6 +275,73 @@ impl<P: Clone + Send + 'static> Bus<P> {
         publish::PublishMany::new(&self.engine, channels.into_iter(), payload.into())
     }
 
+    /// Publishes `payload` to `channel`, to all subscribers but `subscriber`.
+    ///
+    /// It is like [`publish`](Self::publish), as if `subscriber` and its clones had not subscribed to anything; the
+    /// receipt does not count them either. So whoever passes messages on between the bus and something else does not
+    /// get back what it has brought in itself, and a chat does not echo a line to who wrote it.
+    ///
+    /// # Panics
+    ///
+    /// Like [`publish`](Self::publish).
+    ///
+    /// # Complexity
+    ///
+    /// Like [`publish`](Self::publish), and a comparison for each recipient.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let (ada, bob) = (bus.subscribe("room")?, bus.subscribe("room")?);
+    /// assert_eq!(bus.publish_except("room", "hello, I am Ada", &ada).delivered, 1);
+    /// assert_eq!((ada.len(), bob.len()), (0, 1));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn publish_except(
+        &self,
+        channel: &str,
+        payload: impl Into<P>,
+        subscriber: &Subscriber<P>,
+    ) -> Receipt {
+        publish::by_name_except(&self.engine, channel, payload.into(), subscriber.inbox())
+    }
+
+    /// Publishes `payload` to `channel` in a task, to all subscribers but `subscriber`.
+    ///
+    /// It is to [`publish_except`](Self::publish_except) as [`publish_async`](Self::publish_async) is to
+    /// [`publish`](Self::publish).
+    ///
+    /// # Panics
+    ///
+    /// Polling panics where [`publish_async`](Self::publish_async) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// # futures::executor::block_on(async {
+    /// let bus: Bus = Bus::new();
+    /// let sub = bus.subscribe("room")?;
+    /// assert_eq!(bus.publish_except_async("room", "hello", &sub).await.matched, 0);
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// # }).unwrap();
+    /// ```
+    #[cfg(feature = "async")]
+    pub fn publish_except_async<'a>(
+        &'a self,
+        channel: &'a str,
+        payload: impl Into<P>,
+        subscriber: &'a Subscriber<P>,
+    ) -> publish::Publish<'a, P> {
+        let target = publish::Target::Name(channel);
+        let publish = publish::Publish::new(&self.engine, target, payload.into());
+        publish.except(subscriber.inbox())
+    }
+
     /// Publishes the payload that `f` returns to `channel`, and calls `f` only if something
     /// matches.
     ///
@@ -471,6 +539,26 @@ impl<P: Clone + Send + 'static> Bus<P> {
     #[doc(alias = "PSUBSCRIBE")]
     pub fn psubscribe(&self, pattern: impl Into<Pattern>) -> Result<Subscriber<P>, SubscribeError> {
         self.subscriber_builder().psubscribe(pattern)
+    }
+
+    /// Returns a watch that tells which channels and patterns have subscriptions, and what changes about it.
+    ///
+    /// It is for producers: whoever makes or fetches messages only for names that somebody wants.
+    /// See [`InterestWatch`]. On a closed bus, it is closed.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the number of channels and patterns on the bus; it waits for each channel's turn. While there is a
+    /// watch, a name's first subscription and the end of its last one take a look-up each, in O(log n) for the n
+    /// changes that were not received. Where there is none, subscribing costs nothing more; publishing never does.
+    pub fn watch_interest(&self) -> InterestWatch {
+        let trie = &self.engine.trie;
+        self.engine.check_reentrancy();
+        InterestWatch::new(&trie.watchers, |found| trie.for_each_wanted(found), || trie.is_closed())
     }
 
     /// Returns the names of all channels that have a subscriber of their own, in no particular

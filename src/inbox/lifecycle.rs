@@ -30,11 +30,11 @@ use crossbeam_utils::Backoff;
 
 use super::overflow::MIN_ROOM_POLL;
 use super::receive::Next;
-use super::waiters::WaitList;
 use super::{EVENTS, Inbox, Inner, LazyState};
 use crate::event::{Event, Message};
 use crate::pattern::Pattern;
 use crate::sync::Ordering;
+use crate::wait_list::WaitList;
 
 /// The change of a subscription that a lifecycle event reports.
 pub(crate) enum Change {

@@ -63,14 +63,12 @@ use crate::limits::Overflow;
 use crate::reentrancy::Panics;
 use crate::stats::CloseReason;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::wait_list::WaitList;
 pub(crate) use lifecycle::Change;
 use lifecycle::PendingEvent;
 use overflow::WaitingSender;
 pub(crate) use overflow::{BlockedSend, Overflowed};
 pub(crate) use receive::{FastRecv, WaitError};
-#[cfg(feature = "async")]
-pub(crate) use waiters::Ticket;
-use waiters::WaitList;
 pub(crate) use waiters::{Attention, StopSignal, WaitLimit};
 
 // The bits of `Inbox::state`, which documents them.
@@ -96,6 +94,8 @@ pub(crate) struct Settings {
     pub(crate) label: Option<Arc<str>>,
     pub(crate) lifecycle_events: bool,
     pub(crate) dedupe: bool,
+    /// Its subscriptions count for an [`InterestWatch`](crate::InterestWatch).
+    pub(crate) interest: bool,
 }
 
 impl Settings {

@@ -9,11 +9,11 @@ use std::task::Waker;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::waiters::park;
 use super::{EVENTS, Inbox, Inner, LAGGED, LazyState, SENDERS_WAITING, TERMINATED};
 use crate::event::Message;
 use crate::limits::Overflow;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::wait_list::park;
 use crate::wakeups;
 
 /// How long a publisher that waits for room sleeps at first before it tries again by itself. The time doubles up to

@@ -7,11 +7,11 @@ use std::mem;
 use std::task::{Context, Poll, Waker};
 
 use super::overflow::{BlockedSend, CANCELLED, Publisher, SENDING, Unsent};
-use super::waiters::Ticket;
 use super::{Inbox, PARKED, SENDERS_WAITING};
 use crate::error::{RecvError, TryRecvError};
 use crate::event::Message;
 use crate::sync::Ordering;
+use crate::wait_list::Ticket;
 use crate::wakeups;
 
 impl<P> Inbox<P> {
@@ -157,7 +157,7 @@ mod model {
     use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
     use loom::thread;
 
-    use crate::inbox::waiters::{Ticket, WaitList};
+    use crate::wait_list::{Ticket, WaitList};
 
     #[derive(Default)]
     struct Model {

@@ -60,6 +60,7 @@ pub(super) fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<AtomicU64>) {
         overflow: Overflow::DropOldest,
         lifecycle_events: true,
         dedupe: false,
+        interest: true,
     };
     let discarded = Arc::default();
     (Arc::new(Inbox::new(0, settings, Arc::clone(&discarded))), discarded)
@@ -68,7 +69,14 @@ pub(super) fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<AtomicU64>) {
 /// Returns an inbox of one message, which is queued, and a send by this thread that waits for its room.
 pub(super) fn blocked_send(lifecycle_events: bool) -> (Arc<Inbox<u32>>, BlockedSend<u32>) {
     let overflow = Overflow::Block { timeout: None };
-    let settings = Settings { label: None, capacity: 1, overflow, lifecycle_events, dedupe: false };
+    let settings = Settings {
+        label: None,
+        capacity: 1,
+        overflow,
+        lifecycle_events,
+        dedupe: false,
+        interest: true,
+    };
     let inbox = Arc::new(Inbox::new(0, settings, Arc::default()));
     inbox.sender().unwrap().try_send(Message::new("c", 1)).unwrap();
     let Overflowed::Blocked(blocked) = inbox.overflow(Message::new("c", 2), 0) else {

@@ -1,155 +1,23 @@
 //! Receivers that wait, threads and tasks, and waking them.
 //!
-//! This file owns the list of waiting receivers and the `PARKED` bit. It may not hold the lock while a thread sleeps,
-//! while a task's waker is cloned or dropped, or while it is called.
-//!
-//! Both kinds wait in one list, first in, first out, each as a [`Waker`]. A thread's waker only unparks it, and is
-//! called at once. A task's is user code, and is put off: see [`wakeups`]. Whoever wakes a receiver takes it out of the
-//! list, so that one that has not looked yet is not woken again. One that was woken and gives up, or leaves something
-//! to read, wakes the next.
+//! This file owns the inbox's list of waiting receivers and the `PARKED` bit. It may not hold the lock while a thread
+//! sleeps, while a task's waker is cloned or dropped, or while it is called. A receiver that was woken and gives up, or
+//! leaves something to read, wakes the next.
 //!
 //! crossbeam could wait by itself, with `select!` over the queue and a second channel for everything that is not a
 //! message. But that needs a second caller of its `start_recv`, which would then be inlined nowhere: a receive takes 24
 //! ns instead of 16 (see "Inlining" in the module docs).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::Waker;
 use std::time::Instant;
 
 use super::{AFTER_SEND, Inbox, Inner, PARKED, TERMINATED};
 use crate::event::Message;
 use crate::prefetch::prefetch;
-use crate::sync::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::{AtomicU8, Ordering};
+use crate::wait_list::{SleepingThread, Ticket, WaitList, park};
 use crate::wakeups;
-
-thread_local! {
-    /// A thread waits for one inbox at a time, so one waiter per thread is enough.
-    static CURRENT: Arc<SleepingThread> = Arc::new(SleepingThread::new());
-}
-
-/// A thread that sleeps, or is about to.
-struct SleepingThread {
-    thread: Thread,
-    woken: AtomicBool,
-}
-
-impl SleepingThread {
-    fn new() -> Self {
-        Self { thread: thread::current(), woken: AtomicBool::new(false) }
-    }
-
-    /// Returns that of the calling thread, not woken.
-    fn current() -> Arc<Self> {
-        // While a thread ends, its local storage is gone: it gets a new one then.
-        let current = CURRENT.try_with(Arc::clone).unwrap_or_else(|_| Arc::new(Self::new()));
-        // Relaxed: a thread that wakes it finds it in a list whose lock is taken after this. One that found it there in
-        // an earlier wait may wake it now: then it looks once more than it must.
-        current.woken.store(false, Ordering::Relaxed);
-        current
-    }
-
-    fn is_woken(&self) -> bool {
-        self.woken.load(Ordering::Acquire)
-    }
-}
-
-impl Wake for SleepingThread {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // Release: partner of the Acquire in `is_woken`.
-        self.woken.store(true, Ordering::Release);
-        self.thread.unpark();
-    }
-}
-
-/// A place in a [`WaitList`]. No two are equal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Ticket(u64);
-
-impl Ticket {
-    /// `true` if a thread waits there, and no task.
-    fn is_thread(self) -> bool {
-        self.0 & 1 != 0
-    }
-}
-
-/// A receiver that waits.
-pub(super) struct Waiting {
-    ticket: Ticket,
-    pub(super) waker: Waker,
-}
-
-impl Waiting {
-    /// Wakes the receiver: a thread at once, a task when the calling thread holds no lock.
-    fn wake(self) {
-        if self.ticket.is_thread() {
-            self.waker.wake();
-        } else {
-            wakeups::put_off(self.waker);
-        }
-    }
-}
-
-/// Receivers that wait, first in, first out.
-#[derive(Default)]
-pub(super) struct WaitList {
-    /// In place: most inboxes have one reader, whose wait then allocates nothing. Empty only if `later` is.
-    first: Option<Waiting>,
-    /// Boxed, since every inbox has it and few need it.
-    #[expect(clippy::box_collection)]
-    later: Option<Box<VecDeque<Waiting>>>,
-    /// Tickets given so far.
-    tickets: u64,
-}
-
-impl WaitList {
-    pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    pub(super) fn push(&mut self, waker: Waker, is_thread: bool) -> Ticket {
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets << 1 | u64::from(is_thread));
-        let waiting = Waiting { ticket, waker };
-        if self.first.is_none() {
-            self.first = Some(waiting);
-        } else {
-            self.later.get_or_insert_default().push_back(waiting);
-        }
-        ticket
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Waiting> {
-        let first = self.first.take()?;
-        self.first = self.later.as_mut().and_then(|later| later.pop_front());
-        Some(first)
-    }
-
-    #[cfg(feature = "async")]
-    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiting> {
-        let later = self.later.iter_mut().flat_map(|later| later.iter_mut());
-        self.first.iter_mut().chain(later).find(|waiting| waiting.ticket == ticket)
-    }
-
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
-        if self.first.as_ref()?.ticket == ticket {
-            return self.pop();
-        }
-        let later = self.later.as_mut()?;
-        let at = later.iter().position(|waiting| waiting.ticket == ticket)?;
-        later.remove(at)
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.first.iter().len() + self.later.as_ref().map_or(0, |later| later.len())
-    }
-}
 
 /// What there is to do for a message that has just been sent.
 pub(crate) enum Attention<P> {
@@ -158,16 +26,6 @@ pub(crate) enum Attention<P> {
     TaskWoken,
     /// Drop this message, which counts as not delivered: a receive has already returned `Closed`.
     Undeliverable(Message<P>),
-}
-
-/// Parks the calling thread until it is unparked or `deadline` has passed. It may return earlier.
-pub(super) fn park(deadline: Option<Instant>) {
-    match deadline {
-        None => thread::park(),
-        Some(deadline) => {
-            thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
-        }
-    }
 }
 
 /// What ends a wait with no event, other than closing.
@@ -250,7 +108,7 @@ impl<P> Inbox<P> {
             Some(waiting) => {
                 self.update_parked(&inner.waiting);
                 drop(inner);
-                let is_thread = waiting.ticket.is_thread();
+                let is_thread = waiting.is_thread();
                 waiting.wake();
                 if is_thread { Attention::Nothing } else { Attention::TaskWoken }
             }
@@ -326,6 +184,7 @@ impl<P> Inbox<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
     use std::time::Duration;
 
     use super::*;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::ptr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,6 +35,8 @@ pub(super) struct AfterTurn<'a, P: 'static> {
     engine: &'a Engine<P>,
     channel: &'a Arc<Channel<P>>,
     room_wait: RoomWait<'a, P>,
+    /// The inbox that gets nothing of this publish.
+    except: Option<&'a Inbox<P>>,
     /// Borrowed when first needed.
     scratch: Option<ScratchGuard<P>>,
 }
@@ -42,7 +45,7 @@ pub(super) struct AfterTurn<'a, P: 'static> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Send,
-    /// Nothing: it takes each publish once, and has got this one.
+    /// Nothing: it takes each publish once and has got this one, or is excepted from it.
     Skip,
     /// It is treated as full for the rest of this turn: it has a message that waits for room, or has been disconnected,
     /// and room that was made since must not let a later message overtake.
@@ -55,8 +58,9 @@ impl<'a, P> AfterTurn<'a, P> {
         engine: &'a Engine<P>,
         channel: &'a Arc<Channel<P>>,
         room_wait: RoomWait<'a, P>,
+        except: Option<&'a Inbox<P>>,
     ) -> Self {
-        Self { engine, channel, room_wait, scratch: None }
+        Self { engine, channel, room_wait, except, scratch: None }
     }
 
     /// Sets when the publish began to now, unless that is known.
@@ -73,6 +77,9 @@ impl<'a, P> AfterTurn<'a, P> {
     /// Decides what `inbox` gets, in the turn.
     #[inline(never)]
     pub(super) fn admit(&mut self, inbox: &Arc<Inbox<P>>) -> Admission {
+        if self.except.is_some_and(|except| ptr::eq(except, &**inbox)) {
+            return Admission::Skip;
+        }
         let address = Arc::as_ptr(inbox).addr();
         let scratch = self.scratch();
         if inbox.settings().dedupe && !scratch.seen.insert(address) {

@@ -8,6 +8,7 @@ use super::merge::{PatternSegments, Segment};
 use super::{Interrupt, Published, deliver};
 use crate::engine::Engine;
 use crate::event::Message;
+use crate::inbox::Inbox;
 use crate::reentrancy::Mark;
 use crate::trie::{Channel, Counters, Counts, Recipient, Route, Totals, Turn};
 use crate::wakeups;
@@ -15,21 +16,23 @@ use crate::wakeups;
 /// How many recipients ahead an inbox is prefetched.
 const PREFETCH: usize = 4;
 
-/// Publishes in the turn, and does what is left to do after it.
+/// Publishes in the turn, to all but the inbox `except`, and does what is left to do after it.
 #[inline(never)]
 pub(super) fn publish<P: Clone + Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
     room_wait: RoomWait<'_, P>,
+    except: Option<&Inbox<P>>,
     turn: Turn<'_, P>,
 ) -> Published {
     // Locals are dropped from the last to the first, by unwinding too. What `after` holds runs user code when it is
     // dropped, and so does the payload: after the turn.
     let mut payload = Some(payload);
-    let mut after = AfterTurn::new(engine, channel, room_wait);
+    let mut after = AfterTurn::new(engine, channel, room_wait, except);
     let mut turn = turn;
     let mut delivery = Delivery::new(turn.exact.totals(), &channel.counters);
+    delivery.asks_admission |= except.is_some();
     let has_patterns = !turn.patterns.is_empty();
     let mark = Mark::set();
     if has_patterns {
@@ -61,8 +64,8 @@ pub(super) fn publish<P: Clone + Send + 'static>(
 struct Delivery<'a> {
     /// Recipients that the publish has not reached yet.
     remaining: usize,
-    /// `AfterTurn::admit` must be asked for each inbox: some take a publish once, or are barred for the rest of this
-    /// turn.
+    /// `AfterTurn::admit` must be asked for each inbox: some take a publish once, are barred for the rest of this turn,
+    /// or are excepted from the publish.
     asks_admission: bool,
     /// All recipients but those skipped: what has been delivered so far is `expected - remaining`.
     expected: u64,

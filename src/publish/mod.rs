@@ -24,7 +24,7 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use crate::engine::Engine;
 use crate::event::Message;
-use crate::inbox::Attention;
+use crate::inbox::{Attention, Inbox};
 use crate::source::SourceRef;
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
@@ -74,17 +74,39 @@ pub(crate) fn by_name<P: Clone + Send + 'static>(
     publish(engine, &channel, payload, |payload| by_name_again(engine, name, hash, payload))
 }
 
-/// Publishes after the entry was removed before its turn came: looks the name up until one is found that stays.
+/// Publishes `payload` on the channel `name` to all but the inbox `except`.
+pub(crate) fn by_name_except<P: Clone + Send + 'static>(
+    engine: &Engine<P>,
+    name: &str,
+    payload: P,
+    except: &Inbox<P>,
+) -> Receipt {
+    engine.check_reentrancy();
+    publish_until_found(engine, name, engine.trie.hash(name), payload, Some(except))
+}
+
+/// Publishes after the entry was removed before its turn came.
 #[cold]
 #[inline(never)]
 fn by_name_again<P: Clone + Send + 'static>(
     engine: &Engine<P>,
     name: &str,
     hash: u64,
+    payload: P,
+) -> Receipt {
+    publish_until_found(engine, name, hash, payload, None)
+}
+
+/// Publishes to all but the inbox `except`: looks the name up until an entry is found that stays.
+fn publish_until_found<P: Clone + Send + 'static>(
+    engine: &Engine<P>,
+    name: &str,
+    hash: u64,
     mut payload: P,
+    except: Option<&Inbox<P>>,
 ) -> Receipt {
     while let Some(channel) = engine.trie.entry_for_publish(name, hash) {
-        match publish_when_free(engine, &channel, payload, RoomWait::OnThread(None)) {
+        match publish_when_free(engine, &channel, payload, RoomWait::OnThread(None), except) {
             Ok(published) => return published.into(),
             Err(back) => payload = back,
         }
@@ -187,19 +209,20 @@ fn publish_contended<P: Clone + Send + 'static>(
     detached: impl FnOnce(P) -> Receipt,
 ) -> Receipt {
     engine.check_reentrancy();
-    match publish_when_free(engine, channel, payload, RoomWait::OnThread(None)) {
+    match publish_when_free(engine, channel, payload, RoomWait::OnThread(None), None) {
         Ok(published) => published.into(),
         Err(payload) => detached(payload),
     }
 }
 
-/// Waits for the turn, and publishes. The payload comes back if the entry is detached or the bus closed.
+/// Waits for the turn, and publishes to all but the inbox `except`. The payload comes back if the entry is detached or the bus closed.
 #[inline(never)]
 fn publish_when_free<P: Clone + Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,
     room_wait: RoomWait<'_, P>,
+    except: Option<&Inbox<P>>,
 ) -> Result<Published, P> {
     if engine.trie.is_closed() {
         // The turn may be taken by a publish that has outlived the closing.
@@ -219,7 +242,7 @@ fn publish_when_free<P: Clone + Send + 'static>(
     }
     turn.count_use();
     engine.trie.refresh(channel, &mut turn);
-    Ok(many::publish(engine, channel, payload, room_wait, turn))
+    Ok(many::publish(engine, channel, payload, room_wait, except, turn))
 }
 
 /// `true` if the entry is detached, or is going to be: closing leaves an entry whose turn is taken to whoever has the

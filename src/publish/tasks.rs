@@ -14,6 +14,7 @@ use super::{Published, deliver, publish_when_free};
 use crate::engine::Engine;
 use crate::event::Message;
 use crate::give_way::{Round, count_ready, must_give_way};
+use crate::inbox::Inbox;
 use crate::publish::Interrupt;
 use crate::reentrancy::{Panics, for_each_then_resume};
 use crate::stats::Receipt;
@@ -30,6 +31,8 @@ use crate::wakeups;
 pub struct Publish<'a, P: 'static = Arc<str>> {
     engine: &'a Engine<P>,
     state: State<'a, P>,
+    /// The inbox that gets nothing.
+    except: Option<&'a Inbox<P>>,
     /// The messages that wait, with their recipients.
     waits: Waits<P>,
     /// Messages that did not enter, to be dropped.
@@ -65,12 +68,19 @@ impl<'a, P> Publish<'a, P> {
         Self {
             engine,
             state: State::Unpublished(target, payload),
+            except: None,
             waits: Waits::new(),
             unsent: Vec::new(),
             waited: Counts::default(),
             published: Published { delivered: 0, dropped: 0 },
             gave_way: Round::default(),
         }
+    }
+
+    /// Excepts an inbox from the publish.
+    pub(crate) fn except(mut self, inbox: &'a Inbox<P>) -> Self {
+        self.except = Some(inbox);
+        self
     }
 
     /// Polls the messages that wait, one inbox after another.
@@ -132,7 +142,8 @@ impl<P: Clone + Send + 'static> Publish<'_, P> {
             // Before it publishes, which can panic when messages wait already.
             self.state = State::Published(channel.clone());
             let Some(channel) = channel else { return engine.trie.count_unreached(hash) };
-            match publish_when_free(engine, &channel, payload, RoomWait::InTask(&mut self.waits)) {
+            let room_wait = RoomWait::InTask(&mut self.waits);
+            match publish_when_free(engine, &channel, payload, room_wait, self.except) {
                 Ok(published) => {
                     self.published = published;
                     self.waits.iter().for_each(|(_, wait)| wait.turn_over_to_task());

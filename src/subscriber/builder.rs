@@ -43,6 +43,7 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
             label: None,
             lifecycle_events: true,
             dedupe: false,
+            interest: true,
         };
         Self { engine: Arc::clone(engine), settings }
     }
@@ -121,6 +122,27 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
     /// ```
     pub fn dedupe(mut self, yes: bool) -> Self {
         self.settings.dedupe = yes;
+        self
+    }
+
+    /// Sets whether the subscriptions count for an [`InterestWatch`](crate::InterestWatch).
+    ///
+    /// They do by default. With `false`, nothing is produced or fetched from elsewhere for the sake of this
+    /// subscriber: for one that only looks on, or one that passes messages on to where they are fetched from.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, TryRecvError};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let watch = bus.watch_interest();
+    /// let log = bus.subscriber_builder().interest(false).psubscribe("*")?;
+    /// assert_eq!(watch.try_recv(), Err(TryRecvError::Empty));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn interest(mut self, yes: bool) -> Self {
+        self.settings.interest = yes;
         self
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::error::SubscribeError;
 use crate::event::Event;
-use crate::inbox::{FastRecv, StopSignal, WaitLimit};
+use crate::inbox::{FastRecv, Inbox, StopSignal, WaitLimit};
 use crate::listener::Listener;
 use crate::member::Member;
 use crate::pattern::Pattern;
@@ -453,6 +453,10 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
 }
 
 impl<P> Subscriber<P> {
+    pub(crate) fn inbox(&self) -> &Inbox<P> {
+        &self.member.inbox
+    }
+
     /// Waits for the next event. Returns `None` when the subscriber is closed and drained, or when `stop_signal` is
     /// set and the thread unparked.
     fn recv_until(&self, stop_signal: &StopSignal) -> Option<Event<P>> {

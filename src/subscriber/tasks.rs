@@ -13,7 +13,8 @@ use super::Subscriber;
 use crate::error::{RecvError, TryRecvError};
 use crate::event::{Event, Message};
 use crate::give_way::{Round, begin_anew, count_ready, must_give_way};
-use crate::inbox::{Inbox, Ticket};
+use crate::inbox::Inbox;
+use crate::wait_list::Ticket;
 
 /// A future that resolves to the next event; see [`Subscriber::recv_async`].
 ///

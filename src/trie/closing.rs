@@ -23,7 +23,7 @@ impl<P> Trie<P> {
     pub(crate) fn finish_closing(&self) -> Vec<Recipients<P>> {
         let mut taken = Vec::new();
         self.stripes.close(|route| self.take_recipients(route, &mut taken));
-        self.patterns.close(|entry| taken.extend(self.take_pattern_recipients(entry)));
+        self.patterns.for_each(|entry| taken.extend(self.take_pattern_recipients(entry)));
         taken
     }
 

@@ -10,7 +10,7 @@
 //! 1. a stripe, for a moment: under it, turns are only tried, never waited for;
 //! 2. a channel's turn, for one publish, or for one joining or leaving;
 //! 3. the recipients of patterns, in the order of the patterns' ids;
-//! 4. an inbox's lock (in `inbox`).
+//! 4. an inbox's lock (in `inbox`), or those of the watches of interest (in `interest`).
 //!
 //! The locks of two pattern trees at most are taken one after the other, alone or in a turn, to derive a route.
 //! Nothing else is locked under them.
@@ -45,6 +45,7 @@ pub(crate) use recipients::{Recipient, Recipients, Totals};
 pub(crate) use route::{Route, Turn};
 pub(crate) use subscription::{Subscribable, Subscription};
 
+use crate::interest::{Name, Watchers};
 use crate::pattern::Pattern;
 use crate::reentrancy;
 use crate::small_str::SmallStr;
@@ -58,6 +59,8 @@ pub(crate) struct Trie<P> {
     stripes: Stripes<P>,
     patterns: Patterns<P>,
     subscribing: CachePadded<Subscribing>,
+    /// Told which names have subscriptions.
+    pub(crate) watchers: Arc<Watchers>,
 }
 
 /// What only subscribing writes, on cache lines of its own.
@@ -77,6 +80,7 @@ impl<P> Trie<P> {
             stripes: Stripes::new(stripes, hasher.clone()),
             patterns: Patterns::new(hasher),
             subscribing: CachePadded::default(),
+            watchers: Arc::default(),
         }
     }
 
@@ -212,6 +216,31 @@ impl<P> Trie<P> {
             names.retain(|name| pattern.is_match(name));
         }
         names
+    }
+
+    /// Calls `found` with every name whose subscriptions count for an
+    /// [`InterestWatch`](crate::InterestWatch): in the turn of the channel, or under the lock of the pattern's
+    /// recipients.
+    pub(crate) fn for_each_wanted(&self, found: &dyn Fn(&Name)) {
+        reentrancy::assert_not_in_clone();
+        // All of them: whoever subscribes in an earlier turn than the one taken here may not have seen the watch.
+        let mut channels = Vec::new();
+        self.stripes.for_each(|channel| channels.push(Arc::clone(channel)));
+        for channel in channels {
+            let entry = self.guard(&channel);
+            let turn = entry.turn();
+            if turn.exact.interested() > 0 {
+                found(&Name::Channel(Arc::clone(channel.shared_name())));
+            }
+        }
+        self.patterns.for_each(|entry| {
+            let recipients = entry.read();
+            if recipients.interested() > 0 {
+                found(&Name::Pattern(entry.pattern.clone()));
+            }
+            drop(recipients);
+            self.release_if_closed(entry);
+        });
     }
 
     /// Exact subscribers of a channel.

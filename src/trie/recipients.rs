@@ -46,6 +46,8 @@ pub(crate) struct Recipients<P> {
     deduplicating: u32,
     /// Recipients whose inboxes make publishers wait when they are full.
     blocking: u32,
+    /// Recipients whose subscriptions do not count for an [`InterestWatch`](crate::InterestWatch).
+    passive: u32,
     /// The ids of the subscriptions, ascending, one for each slot. Apart from the slots, so that a search reads a
     /// sixth of the memory.
     ids: SmallVec<[u64; 1]>,
@@ -77,6 +79,7 @@ impl<P> Default for Recipients<P> {
             live: 0,
             deduplicating: 0,
             blocking: 0,
+            passive: 0,
         }
     }
 }
@@ -94,6 +97,11 @@ impl<P> Drop for Recipients<P> {
 impl<P> Recipients<P> {
     pub(crate) fn len(&self) -> usize {
         self.live as usize
+    }
+
+    /// Returns the number of subscriptions that count for an [`InterestWatch`](crate::InterestWatch).
+    pub(crate) fn interested(&self) -> usize {
+        (self.live - self.passive) as usize
     }
 
     #[inline]
@@ -118,6 +126,7 @@ impl<P> Recipients<P> {
         debug_assert!(self.ids.last().is_none_or(|&last| last < id));
         self.deduplicating += u32::from(recipient.inbox.settings().dedupe);
         self.blocking += u32::from(recipient.inbox.settings().blocks());
+        self.passive += u32::from(!recipient.inbox.settings().interest);
         self.live += 1;
         self.ids.push(id);
         self.slots.push(Some(recipient));
@@ -132,6 +141,7 @@ impl<P> Recipients<P> {
         let removed = self.slots[self.ids.binary_search(&id).ok()?].take()?;
         self.deduplicating -= u32::from(removed.inbox.settings().dedupe);
         self.blocking -= u32::from(removed.inbox.settings().blocks());
+        self.passive -= u32::from(!removed.inbox.settings().interest);
         self.live -= 1;
         if self.slots.len() >= 2 * self.len() + 8 || self.live == 0 {
             self.compact();
@@ -161,6 +171,7 @@ mod tests {
             label: None,
             lifecycle_events: false,
             dedupe,
+            interest: true,
         };
         let inbox = Inbox::new(0, settings, Arc::default());
         Recipient::new(inbox.sender().unwrap(), Arc::new(inbox))

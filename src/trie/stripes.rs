@@ -208,7 +208,7 @@ impl<P> Stripes<P> {
     }
 
     /// Calls `each` for every entry in the tables, with the stripe's lock held for reading.
-    pub(super) fn for_each(&self, mut each: impl FnMut(&Channel<P>)) {
+    pub(super) fn for_each(&self, mut each: impl FnMut(&Arc<Channel<P>>)) {
         for stripe in &self.stripes {
             stripe.read().channels.iter().for_each(|listed| each(&listed.channel));
         }

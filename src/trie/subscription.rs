@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::stripe::Purpose;
 use super::{Channel, PatternEntry, Recipient, Recipients, Trie};
+use crate::interest::Name;
 use crate::pattern::Pattern;
 use crate::reentrancy;
 use crate::sync::Ordering;
@@ -166,9 +167,13 @@ impl<P> Subscribable for Channel<P> {
             }
             before_live(&entry);
             let id = trie.next_subscription_id();
+            let counts = recipient.inbox.settings().interest;
             if entry.join(&mut turn, id, recipient) {
                 // Relaxed: a count orders nothing.
                 trie.subscribing.channels.fetch_add(1, Ordering::Relaxed);
+            }
+            if counts && turn.exact.interested() == 1 {
+                trie.watchers.tell(true, || Name::Channel(Arc::clone(entry.shared_name())));
             }
             drop(turn);
             drop(guard);
@@ -187,6 +192,9 @@ impl<P> Subscribable for Channel<P> {
             // without subscribers as a new one, and must not find it counted still.
             trie.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
         })?;
+        if recipient.inbox.settings().interest && turn.exact.interested() == 0 {
+            trie.watchers.tell(false, || Name::Channel(Arc::clone(entry.shared_name())));
+        }
         // Pruning takes the stripe's lock, which comes before a turn.
         drop(turn);
         drop(guard);
@@ -252,7 +260,11 @@ impl<P> Subscribable for PatternEntry<P> {
         }
         before_live(&entry);
         let id = trie.next_subscription_id();
+        let counts = recipient.inbox.settings().interest;
         recipients.push(id, recipient);
+        if counts && recipients.interested() == 1 {
+            trie.watchers.tell(true, || Name::Pattern(pattern.clone()));
+        }
         drop(recipients);
         trie.release_if_closed(&entry);
         Ok(Subscription { entry, id })
@@ -263,7 +275,13 @@ impl<P> Subscribable for PatternEntry<P> {
         Subscription { entry, id }: &Subscription<Self>,
     ) -> Option<Recipient<P>> {
         reentrancy::assert_not_in_clone();
-        let recipient = entry.write().remove(*id);
+        let mut recipients = entry.write();
+        let recipient = recipients.remove(*id);
+        let counts = recipient.as_ref().is_some_and(|left| left.inbox.settings().interest);
+        if counts && recipients.interested() == 0 {
+            trie.watchers.tell(false, || Name::Pattern(entry.pattern.clone()));
+        }
+        drop(recipients);
         trie.release_if_closed(entry);
         trie.patterns.release(entry);
         recipient

@@ -361,7 +361,7 @@ impl<P> Patterns<P> {
     }
 
     /// Calls `each` for the entry of every pattern, with no lock held.
-    pub(crate) fn close(&self, mut each: impl FnMut(&PatternEntry<P>)) {
+    pub(crate) fn for_each(&self, mut each: impl FnMut(&PatternEntry<P>)) {
         for part in &self.parts {
             let mut entries = Vec::new();
             part.patterns.read().tree.for_each(|entry| entries.push(Arc::clone(entry)));
