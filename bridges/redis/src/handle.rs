@@ -1,0 +1,160 @@
+//! The handle of a running bridge.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fanout::Subscriber;
+use tokio::sync::watch;
+
+use crate::error::BridgeError;
+use crate::event::{BridgeEvent, BridgeStats, Log};
+use crate::status::{Phase, Status};
+use crate::worker::Order;
+
+/// A running bridge, returned by [`BridgeBuilder::spawn`](crate::BridgeBuilder::spawn).
+///
+/// Dropping it stops the bridge without waiting for its end, like [`stop`](Self::stop); [`detach`](Self::detach) lets
+/// it run on. A bridge does not keep the bus open: when the bus is closed, it sends what its inbox still holds and ends.
+#[must_use = "a bridge stops when its handle is dropped"]
+pub struct BridgeHandle {
+    /// Closes the bridge's own subscriber.
+    close_own: Box<dyn Fn() + Send + Sync>,
+    orders: watch::Sender<Order>,
+    status: Arc<Status>,
+    log: Arc<Log>,
+    stops_when_dropped: bool,
+}
+
+impl BridgeHandle {
+    pub(crate) fn new(
+        close_own: Box<dyn Fn() + Send + Sync>,
+        orders: watch::Sender<Order>,
+        status: Arc<Status>,
+        log: Arc<Log>,
+    ) -> Self {
+        Self { close_own, orders, status, log, stops_when_dropped: true }
+    }
+
+    /// Waits in a task until the bridge is connected, and what is wanted on the bus is subscribed upstream.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that ended the bridge, at once; for instance
+    /// [`Authentication`](BridgeError::Authentication). While the server cannot be reached, this waits as long as the
+    /// bridge [tries](crate::BridgeBuilder::attempts).
+    pub async fn ready(&self) -> Result<(), BridgeError> {
+        self.status.reached(if_ready).await
+    }
+
+    /// Waits on the thread, for `timeout` at most, until the bridge is [`ready`](Self::ready).
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that ended the bridge, or [`NotReady`](BridgeError::NotReady) after `timeout`.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), BridgeError> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.status.wait(deadline, if_ready).unwrap_or(Err(BridgeError::NotReady))
+    }
+
+    /// `true` if the bridge is connected, and not about to reconnect.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.status.get(), Phase::Ready)
+    }
+
+    /// `true` if the bridge has ended.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.status.get(), Phase::Ended(_))
+    }
+
+    /// Returns the figures of the bridge.
+    pub fn stats(&self) -> BridgeStats {
+        self.log.counters.read()
+    }
+
+    /// Returns a new subscriber of what happens to the bridge from now on. See
+    /// [`BridgeBuilder::events`](crate::BridgeBuilder::events) for one that misses nothing.
+    pub fn events(&self) -> Subscriber<BridgeEvent> {
+        subscribe(&self.log)
+    }
+
+    /// Ends the bridge now. What it has not sent counts as [`not_sent`](BridgeStats::not_sent).
+    pub fn stop(&self) {
+        self.orders.send_if_modified(|order| std::mem::replace(order, Order::Stop) != Order::Stop);
+    }
+
+    /// Ends the bridge when it has sent what it holds; at once if the server cannot be reached. What is published from
+    /// now on is not forwarded.
+    pub fn drain(&self) {
+        (self.close_own)();
+        self.orders.send_if_modified(|order| {
+            let is_first = *order == Order::Run;
+            if is_first {
+                *order = Order::Drain;
+            }
+            is_first
+        });
+    }
+
+    /// Waits in a task until the bridge has ended.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that ended it.
+    pub async fn finished(&self) -> Result<(), BridgeError> {
+        self.status.reached(if_ended).await
+    }
+
+    /// Waits on the thread until the bridge has ended.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that ended it.
+    pub fn join(self) -> Result<(), BridgeError> {
+        self.status.wait(None, if_ended).unwrap_or(Ok(()))
+    }
+
+    /// Lets the bridge run until the bus is closed.
+    pub fn detach(mut self) {
+        self.stops_when_dropped = false;
+    }
+}
+
+fn if_ready(phase: &Phase) -> Option<Result<(), BridgeError>> {
+    match phase {
+        Phase::Ready => Some(Ok(())),
+        Phase::Ended(Err(error)) => Some(Err(error.clone())),
+        // It will never be.
+        Phase::Ended(Ok(())) => Some(Err(BridgeError::NotReady)),
+        Phase::Connecting | Phase::Away => None,
+    }
+}
+
+fn if_ended(phase: &Phase) -> Option<Result<(), BridgeError>> {
+    if let Phase::Ended(result) = phase { Some(result.clone()) } else { None }
+}
+
+pub(crate) fn subscribe(log: &Log) -> Subscriber<BridgeEvent> {
+    let builder = log.events.subscriber_builder().lifecycle_events(false);
+    match builder.subscribe(Log::CHANNEL) {
+        Ok(subscriber) => subscriber,
+        Err(error) => unreachable!("the bus of events has no limits and is open: {error}"),
+    }
+}
+
+impl Drop for BridgeHandle {
+    fn drop(&mut self) {
+        if self.stops_when_dropped {
+            self.stop();
+        }
+    }
+}
+
+impl fmt::Debug for BridgeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BridgeHandle")
+            .field("phase", &self.status.get())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

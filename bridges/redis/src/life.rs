@@ -1,0 +1,49 @@
+//! If the server lives.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use redis::RedisResult;
+use tokio::time::Instant;
+
+/// When the server was last heard of.
+pub(crate) struct Life {
+    heard: Mutex<Instant>,
+    patience: Duration,
+}
+
+impl Life {
+    /// `patience`: silence of this length means that the server is lost.
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self { heard: Mutex::new(Instant::now()), patience }
+    }
+
+    /// Notes that the server was heard of just now.
+    pub(crate) fn heard(&self) {
+        *self.lock() = Instant::now();
+    }
+
+    pub(crate) fn last_heard(&self) -> Instant {
+        *self.lock()
+    }
+
+    /// Takes in the result of a command. A reply that did not come in time is no error if the server was heard of since:
+    /// the reply waits behind what it sends us.
+    pub(crate) fn excuse(&self, result: RedisResult<()>) -> RedisResult<()> {
+        match result {
+            Err(error) if error.is_timeout() && self.last_heard().elapsed() < self.patience => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.heard();
+                Ok(())
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Instant> {
+        // Nothing panics under it.
+        self.heard.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

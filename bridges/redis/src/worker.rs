@@ -1,0 +1,258 @@
+//! The task of a bridge: it connects, runs the three parts of a session, and connects again.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanout::Subscriber;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, PushInfo, RedisError, RedisResult};
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::codec::Codec;
+use crate::error::{BridgeError, with_causes};
+use crate::event::{BridgeEvent, Log, add};
+use crate::inward::Inward;
+use crate::life::Life;
+use crate::outward::Outward;
+use crate::server::Server;
+use crate::status::{Phase, Status};
+use crate::upstream::Upstream;
+
+/// Messages from the server that wait to be published here. More than this means that this process cannot keep up.
+const PUSHES: usize = 65_536;
+
+/// How a bridge reaches its server.
+#[derive(Clone, Debug)]
+pub(crate) struct Reaching {
+    /// Attempts in a row; `None` for no end.
+    pub(crate) attempts: Option<u32>,
+    pub(crate) first_pause: Duration,
+    pub(crate) longest_pause: Duration,
+    /// Silence of this length means that the server is lost.
+    pub(crate) patience: Duration,
+}
+
+impl Reaching {
+    /// Returns the pause before the attempt number `attempt`: twice as long each time, up to the longest; of that, a
+    /// random half to whole, so that many processes that lost one server do not come back all at once.
+    fn pause(&self, attempt: u32) -> Duration {
+        let doubled = self.first_pause.saturating_mul(1 << attempt.min(20));
+        doubled.min(self.longest_pause).mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.patience))
+            .set_response_timeout(Some(self.patience))
+    }
+}
+
+/// What a bridge is told to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    Run,
+    /// The bridge's subscriber has been closed: end when it is drained, or if that is not possible now.
+    Drain,
+    Stop,
+}
+
+/// See the module's documentation.
+pub(crate) struct Worker<P, C> {
+    pub(crate) server: Server,
+    pub(crate) reaching: Reaching,
+    pub(crate) inward: Inward<P, C>,
+    pub(crate) outward: Outward<P, C>,
+    pub(crate) upstream: Upstream,
+    /// A subscriber without subscriptions, which tells when the bus is closed.
+    pub(crate) closing: Subscriber<P>,
+    pub(crate) orders: watch::Receiver<Order>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) log: Arc<Log>,
+}
+
+struct Connected {
+    listening: MultiplexedConnection,
+    pushes: Receiver<PushInfo>,
+    /// Notified if this process cannot keep up.
+    overrun: Arc<Notify>,
+    publishing: MultiplexedConnection,
+}
+
+/// How a session ended.
+enum End {
+    /// The bus was closed, or the handle says so.
+    Over,
+    /// The server was lost before the bridge was ready.
+    Lost(RedisError),
+    /// The server was lost after that.
+    LostReady,
+}
+
+/// What is remembered of a lost session until the next.
+struct Gap {
+    since: Instant,
+    was_subscribed: bool,
+}
+
+impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
+    /// Runs the bridge until it is over.
+    pub(crate) async fn run(mut self) -> Result<(), BridgeError> {
+        let result = self.run_sessions().await;
+        self.outward.give_up_all();
+        result
+    }
+
+    async fn run_sessions(&mut self) -> Result<(), BridgeError> {
+        // Those that failed since the bridge was ready.
+        let mut attempts = 0;
+        let mut gap = None;
+        loop {
+            let connecting = connect(&self.server, &self.reaching);
+            let (orders, closing) = (&self.orders, &self.closing);
+            let connected = unless_over(orders, closing, connecting).await;
+            let Some(connected) = connected else { return Ok(()) };
+            let error = match connected {
+                Ok(connected) => match self.session(connected, &mut gap).await {
+                    End::Over => return Ok(()),
+                    End::LostReady => {
+                        attempts = 0;
+                        None
+                    }
+                    End::Lost(error) => Some(error),
+                },
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                if let Some(fatal) = BridgeError::of_connecting(&error) {
+                    return Err(fatal);
+                }
+                attempts += 1;
+                let text = with_causes(&error);
+                self.log.tell(BridgeEvent::Unreachable { attempts, error: text });
+                if self.reaching.attempts.is_some_and(|limit| attempts >= limit) {
+                    return Err(BridgeError::Unreachable { attempts, error: Arc::new(error) });
+                }
+            }
+            let pause = sleep(self.reaching.pause(attempts.saturating_sub(1)));
+            if unless_over(&self.orders, &self.closing, pause).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn session(&mut self, connected: Connected, gap: &mut Option<Gap>) -> End {
+        let life = Life::new(self.reaching.patience);
+        let mut is_ready = false;
+        let error = match self.run_session(connected, &life, gap, &mut is_ready).await {
+            Ok(()) => return End::Over,
+            Err(error) => error,
+        };
+        if !is_ready || BridgeError::of_connecting(&error).is_some() {
+            return End::Lost(error);
+        }
+        add(&self.log.counters.disconnects, 1);
+        self.log.tell(BridgeEvent::Disconnected { error: with_causes(&error) });
+        let was_subscribed = self.upstream.is_subscribed();
+        *gap = Some(Gap { since: life.last_heard(), was_subscribed });
+        self.status.set(Phase::Away);
+        End::LostReady
+    }
+
+    /// Runs a session until the bridge is over, or the server lost.
+    async fn run_session(
+        &mut self,
+        connected: Connected,
+        life: &Life,
+        gap: &mut Option<Gap>,
+        is_ready: &mut bool,
+    ) -> RedisResult<()> {
+        let Connected { listening, pushes, overrun, publishing } = connected;
+        self.inward.begin();
+        self.upstream.begin();
+        let (log, status) = (&self.log, &self.status);
+        let ready = || {
+            *is_ready = true;
+            let event = match gap.take() {
+                None => BridgeEvent::Connected,
+                Some(Gap { since, was_subscribed: maybe_missed }) => {
+                    BridgeEvent::Resumed { away: since.elapsed(), maybe_missed }
+                }
+            };
+            log.tell(event);
+            status.set(Phase::Ready);
+        };
+        let mut inward = pin!(self.inward.run(pushes, life));
+        let mut upstream = pin!(self.upstream.run(listening, life, ready));
+        let mut outward = pin!(self.outward.run(publishing, life));
+        let lost = |text: &'static str| Err(RedisError::from((redis::ErrorKind::Io, text)));
+        tokio::select! {
+            biased;
+            () = ordered(&self.orders, |order| order == Order::Stop) => Ok(()),
+            () = overrun.notified() => lost("more messages came than this process could take"),
+            () = &mut inward => lost("the server closed the connection"),
+            error = &mut upstream => Err(error),
+            result = &mut outward => result,
+        }
+    }
+}
+
+/// Waits for `future`, which needs no server. Returns `None` if the bridge is to end meanwhile, drained or not.
+async fn unless_over<P, T>(
+    orders: &watch::Receiver<Order>,
+    closing: &Subscriber<P>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        result = future => Some(result),
+        () = ordered(orders, |order| order != Order::Run) => None,
+        _ = closing.recv_async() => None,
+    }
+}
+
+/// Waits for an order that `is_meant`. Without a handle there are none any more.
+async fn ordered(orders: &watch::Receiver<Order>, is_meant: impl Fn(Order) -> bool) {
+    if orders.clone().wait_for(|&order| is_meant(order)).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn connect(server: &Server, reaching: &Reaching) -> RedisResult<Connected> {
+    let (sender, pushes) = mpsc::channel(PUSHES);
+    let overrun = Arc::new(Notify::new());
+    let full = Arc::clone(&overrun);
+    let push = move |push: PushInfo| {
+        sender.try_send(push).map_err(|error| {
+            if matches!(error, mpsc::error::TrySendError::Full(_)) {
+                full.notify_one();
+            }
+        })
+    };
+    let listening = server.connect(&reaching.config().set_push_sender(push)).await?;
+    let publishing = server.connect(&reaching.config()).await?;
+    Ok(Connected { listening, pushes, overrun, publishing })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_are_spread() {
+        let reaching = Reaching {
+            attempts: None,
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_secs(2),
+            patience: Duration::from_secs(1),
+        };
+        for (attempt, whole) in [(0, 100), (1, 200), (4, 1600), (5, 2000), (1000, 2000)] {
+            let pauses: Vec<_> = (0..200).map(|_| reaching.pause(attempt)).collect();
+            let whole = Duration::from_millis(whole);
+            assert!(pauses.iter().all(|pause| (whole / 2..=whole).contains(pause)));
+            let (shortest, longest) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+            assert!(*longest - *shortest > whole / 4);
+        }
+    }
+}
