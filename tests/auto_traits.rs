@@ -295,6 +295,15 @@ struct Holder<P> {
     _iterators: Option<(IntoIter<P>, IntoMessages<P>)>,
 }
 
+/// And so can futures and streams.
+#[cfg(feature = "async")]
+struct AsyncHolder<'a, P> {
+    _receives: Option<(fanout::Recv<'a, P>, fanout::RecvMessage<'a, P>)>,
+    _streams: Option<(fanout::EventStream<'a, P>, fanout::MessageStream<'a, P>)>,
+    _publish: Option<fanout::Publish<'a, P>>,
+    _publish_many: Option<fanout::PublishMany<'a, P, std::iter::Empty<&'a str>>>,
+}
+
 fn take_by_reference<P>(_: &Bus<P>, _: &Subscriber<P>, _: &Topic<P>) {}
 
 fn take_by_value<P>(_: Bus<P>, _: WeakBus<P>, _: Topic<P>, _: Subscriber<P>) {}
@@ -315,6 +324,13 @@ fn no_struct_has_bounds_on_its_payload() {
         }
     }
     drop(holder());
+    #[cfg(feature = "async")]
+    {
+        fn holder<'a>() -> AsyncHolder<'a, (Rc<str>, &'a str)> {
+            AsyncHolder { _receives: None, _streams: None, _publish: None, _publish_many: None }
+        }
+        drop(holder());
+    }
     let bus: Bus<Bare> = Bus::new();
     let (weak, topic, sub) = (bus.downgrade(), bus.topic("c"), bus.subscribe("c").unwrap());
     take_by_reference(&bus, &sub, &topic);

@@ -216,6 +216,68 @@ fn the_books_balance_after_threads_publish_read_subscribe_and_leave() {
     }
 }
 
+/// Hazards: a name taken ahead whose entry is removed before its turn comes, names counted twice or not at all.
+#[test]
+fn the_books_balance_after_calls_for_many_channels_beside_subscribing_and_closing() {
+    watched(|| {
+        for round in 0..scaled(30) as u64 {
+            step();
+            let bus: Bus<u64> = Bus::builder().stripes(1 << (round % 3)).capacity(8).build();
+            let sum = thread::scope(|scope| {
+                let publishers = [0, 1].map(|publisher| {
+                    let bus = &bus;
+                    scope.spawn(move || {
+                        let mut dice = Dice::new(3 * round + publisher);
+                        let mut sum = ReceiptSum::default();
+                        for call in 0..100_u64 {
+                            let names: Vec<_> = (0..40).map(|_| name(&mut dice)).collect();
+                            sum.add(if call % 2 == 0 {
+                                bus.publish_many(&names, call)
+                            } else {
+                                bus.publish_each(names.iter().map(|name| (name, call)))
+                            });
+                            // One call is counted already.
+                            sum.publishes += names.len() as u64 - 1;
+                        }
+                        sum
+                    })
+                });
+                scope.spawn(|| {
+                    let mut dice = Dice::new(3 * round + 2);
+                    let mut subs = Vec::new();
+                    for n in 0..300 {
+                        let sub = bus.subscriber_builder().dedupe(n % 2 == 0).build();
+                        // The bus may be closed.
+                        _ = sub.subscribe(name(&mut dice));
+                        if n % 3 == 0 {
+                            _ = sub.psubscribe(format!("n{}*", dice.roll(6)));
+                        }
+                        subs.push(sub);
+                        if subs.len() > 20 {
+                            drop(subs.swap_remove(dice.roll(20)));
+                        }
+                        if n == 200 && round % 2 == 1 {
+                            bus.close();
+                        }
+                    }
+                });
+                let sums = publishers.map(|publisher| publisher.join().unwrap());
+                sums[0].plus(sums[1])
+            });
+            sum.assert_is_all_of(&bus);
+            let stats = bus.stats();
+            let found = stats.received + stats.discarded + stats.evicted + stats.dropped;
+            assert_eq!(stats.matched, found, "{stats:?}");
+            assert_eq!((stats.channels, stats.patterns, stats.subscribers), (0, 0, 0));
+        }
+    });
+}
+
+/// Returns one of 60 names.
+fn name(dice: &mut Dice) -> String {
+    format!("n{}", dice.roll(60))
+}
+
 /// Hazard: two publishers that both make room for the same message.
 #[test]
 fn concurrent_evictions_keep_the_inbox_full_and_are_counted_exactly() {

@@ -29,11 +29,13 @@ enum By {
 const PATTERNS: [&str; 3] = ["c*", "*", "?"];
 
 fn setup() -> impl Strategy<Value = Setup> {
-    let by = prop_oneof![
-        Just(By::Except),
-        #[cfg(feature = "async")]
-        Just(By::ExceptAsync)
-    ];
+    let by = prop::sample::select(
+        &[
+            By::Except,
+            #[cfg(feature = "async")]
+            By::ExceptAsync,
+        ][..],
+    );
     let overflow = prop_oneof![Just(Overflow::DropOldest), Just(Overflow::DropNewest)];
     let subscriber = (any::<bool>(), 0..=PATTERNS.len(), any::<bool>());
     (proptest::collection::vec(subscriber, 1..6), any::<prop::sample::Index>(), overflow, by)

@@ -2,17 +2,22 @@
 
 mod support;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+#[cfg(feature = "async")]
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+#[cfg(feature = "async")]
+use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use fanout::{Bus, Overflow, Receipt, Stats, Subscriber};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{cases, drain, panic_of, payloads, receipt, silent};
+use support::{Hooked, cases, drain, eventually, panic_of, payloads, receipt, silent};
 
 const CHANNELS: [&str; 6] = ["a", "b", "ab", "abc", "user:1:notifications:long:enough", "z"];
 const PATTERNS: [&str; 5] = ["a*", "*", "?", "user:*", "[yz]"];
@@ -177,7 +182,7 @@ impl Clone for Counted {
 }
 
 #[test]
-fn the_very_last_recipient_gets_the_payload_itself_and_nobody_s_channel_a_clone() {
+fn the_last_recipient_of_the_last_name_gets_the_payload_itself() {
     let bus: Bus<Counted> = Bus::new();
     let _subs: Vec<_> =
         (0..6).map(|n| bus.subscribe(format!("heard:{}", n / 2)).unwrap()).collect();
@@ -185,18 +190,20 @@ fn the_very_last_recipient_gets_the_payload_itself_and_nobody_s_channel_a_clone(
     let heard = ["heard:0", "heard:1", "heard:2"];
     let unheard: Vec<String> = (0..100).map(|n| format!("unheard:{n}")).collect();
     let unheard: Vec<&str> = unheard.iter().map(String::as_str).collect();
-    for (names, delivered) in [
-        (vec![], 0),
-        (unheard.clone(), 0),
-        (heard.to_vec(), 9),
-        ([&unheard[..], &heard, &unheard].concat(), 9),
-        ([&heard[..], &unheard, &heard, &unheard].concat(), 18),
-        ([&heard[..1], &unheard].concat(), 3),
+    // Where nobody listens to the last name, the payload is kept until then: that costs one clone more.
+    for (names, delivered, expected) in [
+        (vec![], 0, 0),
+        (unheard.clone(), 0, 0),
+        (heard.to_vec(), 9, 8),
+        ([&unheard[..], &heard].concat(), 9, 8),
+        ([&heard[..], &unheard, &heard].concat(), 18, 17),
+        ([&heard[..], &unheard].concat(), 9, 9),
+        ([&heard[..1], &unheard].concat(), 3, 3),
     ] {
         let clones = Arc::new(AtomicUsize::new(0));
         let receipt = bus.publish_many(&names, Counted(Arc::clone(&clones)));
         assert_eq!(receipt.delivered, delivered);
-        assert_eq!(clones.load(Ordering::SeqCst), delivered.saturating_sub(1), "{names:?}");
+        assert_eq!(clones.load(Ordering::SeqCst), expected, "{names:?}");
         #[cfg(feature = "async")]
         {
             use futures::future::FusedFuture;
@@ -207,8 +214,21 @@ fn the_very_last_recipient_gets_the_payload_itself_and_nobody_s_channel_a_clone(
             assert!(!publish.is_terminated());
             assert_eq!(futures::executor::block_on(&mut publish).delivered, delivered);
             assert!(publish.is_terminated());
-            assert_eq!(clones.load(Ordering::SeqCst), delivered.saturating_sub(1));
+            assert_eq!(clones.load(Ordering::SeqCst), expected);
         }
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_future_that_has_completed_holds_no_payload() {
+    let bus: Bus<Arc<()>> = Bus::new();
+    let _sub = bus.subscribe("heard").unwrap();
+    for (names, delivered) in [(vec![], 0), (vec!["unheard"], 0), (vec!["heard", "unheard"], 1)] {
+        let payload = Arc::new(());
+        let mut publish = pin!(bus.publish_many_async(names, Arc::clone(&payload)));
+        assert_eq!(futures::executor::block_on(&mut publish).delivered, delivered);
+        assert_eq!(Arc::strong_count(&payload), 1 + delivered);
     }
 }
 
@@ -235,12 +255,167 @@ fn a_payload_of_its_own_is_converted_only_if_somebody_listens() {
     assert_eq!(payloads(&sub), expected);
 }
 
+// ---- when a name's turn comes -------------------------------------------------------------------
+
+#[test]
+fn at_most_17_names_are_taken_before_the_first_of_them_is_published() {
+    type Publish = fn(&Bus<u32>, &mut dyn Iterator<Item = String>) -> Receipt;
+    let ways: [Publish; 2] = [
+        |bus, names| bus.publish_many(names, 1_u32),
+        |bus, names| bus.publish_each(names.map(|name| (name, 1_u32))),
+    ];
+    #[cfg(feature = "async")]
+    let ways = [ways[0], ways[1], |bus, names| {
+        futures::executor::block_on(bus.publish_many_async(names, 1_u32))
+    }];
+    for (publish, heard) in ways.iter().flat_map(|way| (0..40).map(move |heard| (way, heard))) {
+        let bus: Bus<u32> = Bus::new();
+        let sub = silent(&bus).subscribe("heard").unwrap();
+        let mut is_late = false;
+        let mut names = (0..100).map(|n| {
+            is_late |= n >= heard + 17 && sub.is_empty();
+            if n == heard { "heard".to_owned() } else { format!("unheard:{n}") }
+        });
+        assert_eq!(publish(&bus, &mut names), receipt(1, 0));
+        drop(names);
+        assert!(!is_late, "number {heard}");
+        assert_eq!(bus.stats().published, 100);
+    }
+}
+
+/// A payload that subscribes to a channel when it is converted.
+struct Subscribing<'a>(&'a Bus<u32>, &'a RefCell<Vec<Subscriber<u32>>>, u32);
+
+impl From<Subscribing<'_>> for u32 {
+    fn from(Subscribing(bus, subs, number): Subscribing<'_>) -> Self {
+        subs.borrow_mut().push(silent(bus).subscribe(format!("c{}", number + 1)).unwrap());
+        number
+    }
+}
+
+#[test]
+fn a_conversion_may_subscribe_to_the_next_channel() {
+    let bus: Bus<u32> = Bus::new();
+    let subs = RefCell::new(vec![silent(&bus).subscribe("c0").unwrap()]);
+    let messages = (0..40).map(|n| (format!("c{n}"), Subscribing(&bus, &subs, n)));
+    assert_eq!(bus.publish_each(messages), receipt(40, 0));
+    for (n, sub) in (0..40).zip(&subs.take()) {
+        assert_eq!(payloads(sub), [n]);
+    }
+}
+
+/// The message that the publish to `a` evicts subscribes to `b` when it is dropped.
+#[test]
+fn a_payload_s_drop_may_subscribe_to_the_next_channel() {
+    for names in [&["a", "b"][..], &["a", "b", "c"]] {
+        let bus: Bus<Hooked> = Bus::new();
+        let _full = silent(&bus).capacity(1).subscribe("a").unwrap();
+        let late: Arc<Mutex<Option<Subscriber<Hooked>>>> = Arc::default();
+        let (its_bus, its_late) = (bus.clone(), Arc::clone(&late));
+        let subscribe = move || {
+            *its_late.lock().unwrap() = Some(silent(&its_bus).subscribe("b").unwrap());
+        };
+        bus.publish("a", Hooked::on_drop(0, subscribe));
+        assert_eq!(bus.publish_many(names, Hooked::plain(1)), receipt(2, 0));
+        assert_eq!(payloads(late.lock().unwrap().as_ref().unwrap()).len(), 1);
+    }
+}
+
+#[test]
+fn a_payload_is_not_converted_for_a_subscriber_that_an_earlier_one_has_disconnected() {
+    let bus: Bus<u32> = Bus::new();
+    let full = silent(&bus).capacity(1).overflow(Overflow::Disconnect);
+    let _sub = full.subscribe_many(["a", "b"]).unwrap();
+    bus.publish("a", 0_u32);
+    let converted = Cell::new(0);
+    let messages = [("a", Converting(1, &converted)), ("b", Converting(2, &converted))];
+    assert_eq!(bus.publish_each(messages), receipt(0, 1));
+    assert_eq!(converted.get(), 1);
+}
+
+/// Returns a subscriber of `full` whose inbox is full, and for whose room publishers wait.
+fn full(bus: &Bus<u32>) -> Subscriber<u32> {
+    let builder = silent(bus).capacity(1).overflow(Overflow::Block { timeout: None });
+    let sub = builder.subscribe("full").unwrap();
+    bus.publish("full", 0_u32);
+    sub
+}
+
+#[test]
+fn who_subscribes_while_a_call_waits_for_room_gets_what_comes_after_that() {
+    for way in [Way::Many, Way::Each] {
+        support::watched(move || {
+            let bus: Bus<u32> = Bus::new();
+            let full = full(&bus);
+            // It gets its message before the call waits.
+            let witness = silent(&bus).subscribe("full").unwrap();
+            let publisher = {
+                let bus = bus.clone();
+                thread::spawn(move || way.publish(&bus, &["full", "late", "never"], 1))
+            };
+            eventually("the first is published", || !witness.is_empty());
+            let late = silent(&bus).subscribe("late").unwrap();
+            assert_eq!(full.recv_message().unwrap().payload, 0);
+            assert_eq!(publisher.join().unwrap(), receipt(3, 0));
+            assert_eq!(payloads(&late), [1]);
+        });
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn who_subscribes_while_a_future_waits_for_room_gets_what_comes_after_that() {
+    let bus: Bus<u32> = Bus::new();
+    let full = full(&bus);
+    let mut publish = pin!(bus.publish_many_async(["full", "late", "never"], 1_u32));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(publish.as_mut().poll(&mut context).is_pending());
+    let late = silent(&bus).subscribe("late").unwrap();
+    assert_eq!(payloads(&full), [0]);
+    assert_eq!(publish.as_mut().poll(&mut context), Poll::Ready(receipt(2, 0)));
+    assert_eq!(payloads(&late), [1]);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn names_behind_the_one_at_which_a_future_is_dropped_are_not_counted() {
+    let bus: Bus<u32> = Bus::new();
+    let _full = full(&bus);
+    let unheard: Vec<String> = (0..100).map(|n| format!("unheard:{n}")).collect();
+    let names = unheard[..3].iter().map(String::as_str).chain(["full"]);
+    let names = names.chain(unheard.iter().map(String::as_str));
+    {
+        let mut publish = pin!(bus.publish_many_async(names, 1_u32));
+        assert!(publish.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    // The first one, three, and the one that waited.
+    assert_eq!(bus.stats().published, 5);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_future_that_is_polled_after_it_has_completed_panics_and_says_so() {
+    let bus: Bus<u32> = Bus::new();
+    let _sub = bus.subscribe("c").unwrap();
+    for names in [&[][..], &["c"], &["c", "unheard"]] {
+        let mut publish = pin!(bus.publish_many_async(names, 1_u32));
+        futures::executor::block_on(&mut publish);
+        let published = bus.stats().published;
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            let text = panic_of(|| publish.as_mut().poll(&mut context));
+            assert_eq!(text, "a future was polled after it had completed");
+        }
+        assert_eq!(bus.stats().published, published);
+    }
+}
+
 // ---- user code ----------------------------------------------------------------------------------
 
 #[test]
 fn the_iterator_may_use_the_bus() {
     let bus: Bus<u32> = Bus::new();
-    let subs = std::cell::RefCell::new(Vec::new());
+    let subs = RefCell::new(Vec::new());
     let names = (0..100).map(|n| {
         let name = format!("user:{n}");
         // Whoever subscribes before the name is returned gets the message.
@@ -275,6 +450,21 @@ fn a_panic_of_the_iterator_leaves_what_was_published() {
     assert!((50 - 17..=50).contains(&read), "{read}");
     assert_eq!(bus.publish_many(["c", "c"], 8_u32), receipt(2, 0));
     assert_eq!(payloads(&sub), [8, 8]);
+    // Many names later, what came first is long delivered.
+    let names = (0..1_000).map(|n| if n == 999 { panic!("no more names") } else { "unheard" });
+    let text = panic_of(|| bus.publish_each(["c"].into_iter().chain(names).map(|c| (c, 9_u32))));
+    assert_eq!((text.as_str(), payloads(&sub)), ("no more names", vec![9]));
+}
+
+#[test]
+fn names_behind_a_panic_of_a_clone_are_not_counted() {
+    let bus: Bus<Brittle> = Bus::new();
+    let _sub = silent(&bus).subscribe_many(["a", "z"]).unwrap();
+    let mut names = vec!["a"; 3];
+    names.extend(["unheard"; 20]);
+    names.push("z");
+    panic_of(|| bus.publish_many(names, Brittle(Arc::default())));
+    assert_eq!(bus.stats().published, 2);
 }
 
 /// A payload whose clone panics at the third time.
@@ -357,14 +547,9 @@ fn a_task_that_publishes_to_many_full_inboxes_loses_nothing() {
 #[cfg(feature = "async")]
 #[test]
 fn a_dropped_wait_publishes_nothing_to_the_channels_that_follow() {
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-
     let bus: Bus<u32> = Bus::new();
-    let full = silent(&bus).capacity(1).overflow(Overflow::Block { timeout: None });
-    let full = full.subscribe("full").unwrap();
+    let full = full(&bus);
     let roomy = silent(&bus).subscribe_many(["first", "last"]).unwrap();
-    bus.publish("full", 0_u32);
     {
         let mut publish = pin!(bus.publish_many_async(["first", "full", "last"], 7_u32));
         let mut context = Context::from_waker(Waker::noop());

@@ -1,4 +1,4 @@
-//! Receiving in tasks: order, the end, cancelling, wakers as user code, giving way, and event loops that are no runtime.
+//! Receiving in tasks: order, the end, cancelling, wakers as user code, and event loops that are no runtime.
 #![cfg(feature = "async")]
 
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
@@ -16,9 +16,9 @@ use std::time::Duration;
 use fanout::{
     Bus, Event, EventStream, MessageStream, Overflow, Recv, RecvError, RecvMessage, Subscriber,
 };
+use futures::StreamExt;
 use futures::future::FusedFuture;
 use futures::stream::FusedStream;
-use futures::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use support::{WATCHDOG, eventually, silent, step, text, watched};
 
@@ -565,150 +565,7 @@ fn tasks_and_threads_that_come_and_go_read_each_message_once() {
     });
 }
 
-// ---- neighbours and event loops -----------------------------------------------------------------
-
-#[test]
-fn a_task_that_never_runs_dry_gives_way() {
-    let bus: Bus<u32> = Bus::builder().capacity(1_000).build();
-    let sub = silent(&bus).subscribe("c").unwrap();
-    (0..1_000_u32).for_each(|n| _ = bus.publish("c", n));
-    let (woken, waker) = Counting::new(|| ());
-    let mut context = Context::from_waker(&waker);
-    let mut messages = pin!(sub.message_stream());
-    let (mut in_a_row, mut read, mut was_pending) = (0, 0, false);
-    while read < 1_000 {
-        match messages.as_mut().poll_next_unpin(&mut context) {
-            Poll::Ready(Some(message)) => {
-                assert_eq!(message.payload, read);
-                (in_a_row, read) = (in_a_row + 1, read + 1);
-            }
-            Poll::Ready(None) => panic!("it is open"),
-            Poll::Pending => {
-                assert!(!was_pending, "once is enough");
-                in_a_row = 0;
-            }
-        }
-        was_pending = in_a_row == 0;
-        assert!(in_a_row <= 32);
-    }
-    assert!(woken.calls() >= 1_000 / 33, "each time, it wakes its task");
-    // Futures of one message each give way, too.
-    (0..100_u32).for_each(|n| _ = bus.publish("c", n));
-    let refused = (0..100).filter(|_| sub.recv_message_async().now_or_never().is_none()).count();
-    assert!((1..=12).contains(&refused), "{refused}");
-}
-
-#[test]
-fn a_stream_that_had_to_wait_is_not_pending_beside_a_message() {
-    let bus: Bus<u32> = Bus::new();
-    let sub = silent(&bus).subscribe("c").unwrap();
-    let mut messages = sub.message_stream();
-    let mut context = Context::from_waker(Waker::noop());
-    for _ in 0..100 {
-        assert!(messages.poll_recv(&mut context).is_pending());
-        (0..20_u32).for_each(|n| _ = bus.publish("c", n));
-        assert!((0..20).all(|_| messages.poll_recv(&mut context).is_ready()));
-    }
-}
-
-/// Runs a task that calls `step` 10,000 times, beside a neighbour that must get its turn.
-fn gives_way(mut step: impl AsyncFnMut(u32)) {
-    let turns = Arc::new(AtomicUsize::new(0));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        let its_turns = Arc::clone(&turns);
-        let neighbour = tokio::spawn(async move {
-            loop {
-                its_turns.fetch_add(1, Ordering::SeqCst);
-                tokio::task::yield_now().await;
-            }
-        });
-        for n in 0..10_000 {
-            step(n).await;
-        }
-        neighbour.abort();
-    });
-    let turns = turns.load(Ordering::SeqCst);
-    assert!((100..5_000).contains(&turns), "{turns}");
-}
-
-#[test]
-fn a_task_that_awaits_several_futures_gives_way() {
-    watched(|| {
-        let bus: Bus<u32> = Bus::new();
-        let (topic, stop) = (bus.topic("c"), bus.subscriber());
-        // Beside one that never comes.
-        gives_way(async |n| {
-            _ = futures::future::select(stop.recv_async(), topic.publish_async(n)).await;
-        });
-        // Beside one that is ready, too.
-        let busy = || {
-            let sub = silent(&bus).capacity(20_000).subscribe("busy").unwrap();
-            (0..20_000_u32).for_each(|n| _ = bus.publish("busy", n));
-            sub
-        };
-        let subs = [busy(), busy()];
-        let [one, other] = &subs;
-        gives_way(async |_| {
-            _ = futures::future::select(one.recv_async(), other.recv_message_async()).await;
-        });
-        let mut all = futures::stream::select_all(subs.each_ref().map(Subscriber::message_stream));
-        gives_way(async |_| _ = all.next().await);
-    });
-}
-
-/// Giving way must not hit the same one each time.
-#[test]
-fn no_task_starves_among_tasks_that_can_always_run() {
-    watched(|| {
-        for tasks in [1, 2, 31, 32, 33, 34, 66] {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let bus: Bus<u32> = Bus::new();
-            let done: Vec<_> = (0..tasks).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-            for done in &done {
-                let (topic, done) = (bus.topic("c"), Arc::clone(done));
-                runtime.spawn(async move {
-                    loop {
-                        topic.publish_async(1_u32).await;
-                        done.fetch_add(1, Ordering::SeqCst);
-                        // Unlike tokio's `yield_now`, it goes to the end of the queue at once.
-                        let mut is_polled = false;
-                        std::future::poll_fn(|context| {
-                            context.waker().wake_by_ref();
-                            let is_ready = std::mem::replace(&mut is_polled, true);
-                            if is_ready { Poll::Ready(()) } else { Poll::Pending }
-                        })
-                        .await;
-                    }
-                });
-            }
-            runtime.block_on(async {
-                while done.iter().all(|done| done.load(Ordering::SeqCst) < 1_000) {
-                    tokio::task::yield_now().await;
-                }
-            });
-            let least = done.iter().map(|done| done.load(Ordering::SeqCst)).min().unwrap();
-            assert!(least >= 100, "{tasks} tasks: {least} beside 1,000");
-        }
-    });
-}
-
-#[test]
-fn a_waker_that_panics_while_a_future_gives_way_harms_nobody() {
-    let bus: Bus<u32> = Bus::new();
-    let sub = silent(&bus).subscribe("c").unwrap();
-    (0..200_u32).for_each(|n| _ = bus.publish("c", n));
-    let (woken, waker) = Counting::new(|| panic!("a waker"));
-    let mut messages = sub.message_stream();
-    let mut read = 0;
-    while read < 200 {
-        if let Poll::Ready(message) = messages.poll_recv(&mut Context::from_waker(&waker)) {
-            assert_eq!(message.unwrap().payload, read);
-            read += 1;
-        }
-    }
-    assert!(woken.calls() >= 5);
-}
+// ---- runtimes and event loops -----------------------------------------------------------------
 
 #[test]
 fn futures_select_takes_them_all() {

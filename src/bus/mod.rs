@@ -132,12 +132,17 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// It does what as many [`publish`](Self::publish) calls do in the order of `channels`, a
     /// channel that is named twice included, but the look-ups of several channels overlap. On a
-    /// bus with half a million channels that takes about 0.6 of the time. Each recipient gets a clone of
-    /// the payload, and the very last one the payload itself; nothing is cloned for a channel that
-    /// nobody listens to.
+    /// bus with half a million channels that takes about 0.6 of the time. Who listens to a channel is
+    /// found when its turn comes: whoever has subscribed by then, while the call waits for room for
+    /// example, gets the message.
     ///
-    /// Up to 17 names are taken from the iterator ahead of their publishes. If the iterator panics,
-    /// nothing is published to those.
+    /// Each recipient gets a clone of the payload, and the last recipient of the last name the payload
+    /// itself. If nobody listens to the last name, the payload itself is dropped. Nothing is cloned for
+    /// a channel that nobody listens to.
+    ///
+    /// Names are taken from the iterator ahead of their publishes, at most 17 at a time. If the iterator
+    /// panics, nothing is published to those. `AsRef` is called several times for each, and must return
+    /// the same name each time; otherwise it is unspecified who gets the message.
     ///
     /// # Panics
     ///
@@ -175,9 +180,10 @@ impl<P: Clone + Send + 'static> Bus<P> {
 
     /// Publishes to many channels, a payload to each, and returns the sum of the receipts.
     ///
-    /// Apart from the payloads it does what [`publish_many`](Self::publish_many) does. A payload is
-    /// converted into `P` when its turn comes, and dropped as it is if nobody listens to its
-    /// channel.
+    /// Apart from the payloads it does what [`publish_many`](Self::publish_many) does. When the turn of
+    /// a channel comes, its payload is converted into `P`, or dropped as it is if nobody listens. The
+    /// last recipient of each channel gets the payload itself. At most 17 messages are taken from the
+    /// iterator ahead of their publishes.
     ///
     /// # Panics
     ///
@@ -243,12 +249,14 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// It is to [`publish_many`](Self::publish_many) as [`publish_async`](Self::publish_async) is
     /// to [`publish`](Self::publish): it waits for the full inboxes of one channel before it goes
-    /// on to the next. If the future is dropped while it waits, the messages that have not entered
-    /// count as dropped, and nothing is published to the channels that follow.
+    /// on to the next, and finds only then who listens to that. If the future is dropped while it
+    /// waits, the messages that have not entered count as dropped, and nothing is published to the
+    /// channels that follow. At most 17 of their names have been taken from the iterator.
     ///
     /// # Panics
     ///
-    /// Polling panics where [`publish_many`](Self::publish_many) does.
+    /// Polling panics where [`publish_many`](Self::publish_many) does, and after the future has
+    /// completed.
     ///
     /// # Examples
     ///
@@ -558,7 +566,11 @@ impl<P: Clone + Send + 'static> Bus<P> {
     pub fn watch_interest(&self) -> InterestWatch {
         let trie = &self.engine.trie;
         self.engine.check_reentrancy();
-        InterestWatch::new(&trie.watchers, |found| trie.for_each_wanted(found), || trie.is_closed())
+        InterestWatch::new(
+            trie.watchers(),
+            |found| trie.for_each_wanted(found),
+            || trie.is_closed(),
+        )
     }
 
     /// Returns the names of all channels that have a subscriber of their own, in no particular

@@ -164,7 +164,7 @@ impl<P> Engine<P> {
         for subscriber in &subscribers {
             subscriber.inbox().close(CloseReason::Bus);
         }
-        self.trie.watchers.close();
+        self.trie.watchers().close();
         let recipients = self.trie.finish_closing();
         self.is_closed.store(true, Ordering::Relaxed);
         // The last handle to an inbox drops its messages, and so runs user code: that comes when all is closed.

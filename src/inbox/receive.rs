@@ -351,7 +351,7 @@ impl<P> Inbox<P> {
     }
 
     /// Returns `true` if nothing could be read a moment ago.
-    pub(super) fn seems_empty(&self) -> bool {
+    pub(crate) fn seems_empty(&self) -> bool {
         // Acquire: see `try_recv_slow`.
         self.queue.is_empty() && self.state.load(Ordering::Acquire) & SLOW_RECV == 0
     }

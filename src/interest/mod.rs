@@ -211,6 +211,12 @@ impl State {
         is_woken
     }
 
+    /// `true` if a receive would have to wait.
+    #[cfg(feature = "async")]
+    fn is_empty(&self) -> bool {
+        self.changes.order.is_empty() && !self.is_closed
+    }
+
     fn try_recv(&mut self) -> Result<Interest, TryRecvError> {
         match self.changes.pop() {
             Some(interest) => Ok(interest),

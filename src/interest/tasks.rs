@@ -9,7 +9,7 @@ use futures_core::future::FusedFuture;
 
 use super::{Interest, InterestWatch};
 use crate::error::{RecvError, TryRecvError};
-use crate::give_way::{Round, begin_anew, count_ready, must_give_way};
+use crate::give_way::GiveWay;
 use crate::wait_list::Ticket;
 use crate::wakeups;
 
@@ -35,7 +35,7 @@ impl InterestWatch {
     /// # }).unwrap();
     /// ```
     pub fn recv_async(&self) -> RecvInterest<'_> {
-        RecvInterest { watch: self, ticket: None, gave_way: Round::default(), is_done: false }
+        RecvInterest { watch: self, ticket: None, give_way: GiveWay::default(), is_done: false }
     }
 }
 
@@ -44,7 +44,7 @@ impl InterestWatch {
 pub struct RecvInterest<'a> {
     watch: &'a InterestWatch,
     ticket: Option<Ticket>,
-    gave_way: Round,
+    give_way: GiveWay,
     is_done: bool,
 }
 
@@ -69,13 +69,13 @@ impl Future for RecvInterest<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let has_waited = this.ticket.is_some();
-        if !has_waited && must_give_way(context, &mut this.gave_way) {
+        let watch = &this.watch.watch;
+        if this.give_way.must_give_way(context, || !watch.state.lock().is_empty()) {
             return Poll::Pending;
         }
         // Cloned under no lock.
         let waker = context.waker().clone();
-        let mut state = this.watch.watch.state.lock();
+        let mut state = watch.state.lock();
         let received = match state.try_recv() {
             Ok(interest) => Ok(interest),
             Err(TryRecvError::Closed) => Err(RecvError::Closed),
@@ -90,16 +90,14 @@ impl Future for RecvInterest<'_> {
                 };
                 drop(state);
                 wakeups::drop_waker(replaced);
+                this.give_way.was_pending();
                 return Poll::Pending;
             }
         };
         drop(state);
         wakeups::drop_waker(waker);
         this.leave();
-        if has_waited {
-            begin_anew();
-        }
-        count_ready();
+        this.give_way.was_ready(context);
         this.is_done = true;
         Poll::Ready(received)
     }

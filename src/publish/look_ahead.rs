@@ -5,16 +5,15 @@
 //!
 //! 1. The names are hashed; the slots of their stripes' tables are prefetched.
 //! 2. The slots are read; the entries are prefetched.
-//! 3. The entries are found. Where nobody is reached, the publish is counted, and that is all. Otherwise an inbox is
-//!    prefetched.
-//! 4. The caller publishes.
+//! 3. The entries are found; their inboxes are prefetched.
+//! 4. The caller publishes, if anybody listens. It looks for that when the name's turn comes, as a single publish does:
+//!    what came before, user code among it, may have changed who listens.
 //!
 //! A step collects addresses first, under one stripe's lock or one channel's turn after another, and prefetches then:
 //! a locked instruction waits for what is under way, also for a page walk of a prefetch. No lock is held from one name
 //! to the next, and none while the caller's iterator runs.
 
 use std::iter::Fuse;
-use std::ptr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -56,8 +55,12 @@ fn publish_found<P: Clone + Send + 'static, I: Iterator>(
     let engine = look_ahead.engine;
     engine.check_reentrancy();
     let mut sum = Receipt::default();
-    for (Found { channel, item }, is_last) in look_ahead {
+    let name_of = look_ahead.name_of;
+    for (Found { channel, hash, item }, is_last) in look_ahead {
         engine.check_reentrancy();
+        let Some(channel) = find_listened_to(engine, channel, name_of(&item), hash) else {
+            continue;
+        };
         let payload = make_payload(item, is_last);
         let detached = |payload| by_name_again(engine, channel.name(), channel.hash, payload);
         sum += publish(engine, &channel, payload, detached);
@@ -73,6 +76,12 @@ impl<P: Clone> OneForAll<P> {
         Self(Some(payload))
     }
 
+    /// Drops the payload, if it is still there.
+    #[cfg(feature = "async")]
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+
     /// Returns a clone, or the payload itself if it is the last.
     pub(super) fn get(&mut self, is_last: bool) -> P {
         let payload = if is_last { self.0.take() } else { self.0.clone() };
@@ -80,21 +89,22 @@ impl<P: Clone> OneForAll<P> {
     }
 }
 
-/// An iterator over the channels that somebody listens to, each with `true` if it is the last. Publishes that reach
-/// nobody are counted by the way.
+/// An iterator over the channels, each with `true` if it is the last.
 pub(super) struct LookAhead<'a, P, I: Iterator> {
     pub(super) engine: &'a Engine<P>,
     items: Fuse<I>,
-    name_of: fn(&I::Item) -> &str,
+    pub(super) name_of: fn(&I::Item) -> &str,
     is_exhausted: bool,
     batch: arrayvec::IntoIter<Found<P, I::Item>, BATCH>,
-    /// The last that was found: of all, unless another is.
+    /// The last that was looked up: of all, unless there is another.
     held: Option<Found<P, I::Item>>,
 }
 
-/// A channel that somebody listens to.
+/// A channel that has been looked up.
 pub(super) struct Found<P, T> {
-    pub(super) channel: Arc<Channel<P>>,
+    /// `None` if the bus was closed.
+    pub(super) channel: Option<Arc<Channel<P>>>,
+    pub(super) hash: u64,
     /// The item that named it.
     pub(super) item: T,
 }
@@ -124,10 +134,11 @@ impl<'a, P: Send + 'static, I: Iterator> LookAhead<'a, P, I> {
         let mut found = ArrayVec::new();
         let mut inboxes = ArrayVec::<_, BATCH>::new();
         for (hash, item) in hashed {
-            if let Some((channel, inbox)) = find_listened_to(engine, name_of(&item), hash) {
-                inboxes.push(inbox);
-                found.push(Found { channel, item });
+            let channel = trie.entry_for_publish(name_of(&item), hash);
+            if let Some(channel) = &channel {
+                inboxes.push(channel.inbox_address());
             }
+            found.push(Found { channel, hash, item });
         }
         inboxes.iter().for_each(|&inbox| prefetch(inbox));
         found
@@ -152,26 +163,28 @@ impl<P: Send + 'static, I: Iterator> Iterator for LookAhead<'_, P, I> {
     }
 }
 
-/// Returns the channel `name` and the address of an inbox, if anybody listens to it now. Otherwise counts a publish.
-fn find_listened_to<P: Send + 'static>(
+/// Returns the entry of `name` to publish on, if anybody listens to it now: `channel`, unless that is detached.
+/// Otherwise counts a publish.
+pub(super) fn find_listened_to<P: Send + 'static>(
     engine: &Engine<P>,
+    channel: Option<Arc<Channel<P>>>,
     name: &str,
     hash: u64,
-) -> Option<(Arc<Channel<P>>, *const u8)> {
+) -> Option<Arc<Channel<P>>> {
+    let mut found = channel;
     loop {
-        let Some(channel) = engine.trie.entry_for_publish(name, hash) else {
+        let Some(channel) = found.or_else(|| engine.trie.entry_for_publish(name, hash)) else {
             engine.trie.count_unreached(hash);
             return None;
         };
         if channel.subscribers() > 0 {
-            let inbox = channel.inbox_address();
-            return Some((channel, inbox));
+            return Some(channel);
         }
         match matching::probe(engine, &channel) {
             Some(0) => return None,
-            Some(_) => return Some((channel, ptr::null())),
+            Some(_) => return Some(channel),
             // The entry is detached: the name is looked up again.
-            None => {}
+            None => found = None,
         }
     }
 }

@@ -9,11 +9,11 @@ use std::task::{Context, Poll, ready};
 use futures_core::future::FusedFuture;
 
 use super::after_turn::{RoomWait, Waits};
-use super::look_ahead::{Found, LookAhead, OneForAll};
+use super::look_ahead::{Found, LookAhead, OneForAll, find_listened_to};
 use super::{Published, deliver, publish_when_free};
 use crate::engine::Engine;
 use crate::event::Message;
-use crate::give_way::{Round, count_ready, must_give_way};
+use crate::give_way::GiveWay;
 use crate::inbox::Inbox;
 use crate::publish::Interrupt;
 use crate::reentrancy::{Panics, for_each_then_resume};
@@ -21,14 +21,17 @@ use crate::stats::Receipt;
 use crate::trie::{Channel, Counts};
 use crate::wakeups;
 
+/// What a poll panics with after the future has completed.
+const POLLED_AGAIN: &str = "a future was polled after it had completed";
+
 /// A future that publishes a message, and waits for room in full inboxes that are
 /// [`Overflow::Block`](crate::Overflow::Block); see [`Topic::publish_async`](crate::Topic::publish_async).
 ///
 /// It publishes when it is first polled. If it is dropped while it waits, the messages that have not entered count as
-/// dropped, and their readers get [`Lagged`](crate::Event::Lagged). After 32 polls of a thread that were ready, the next
-/// is `Pending` once, for the sake of other tasks; what has room has then been delivered.
+/// dropped, and their readers get [`Lagged`](crate::Event::Lagged). After 32 polls of a task that were ready, the next is
+/// `Pending` once, for the sake of other tasks; what has room has then been delivered.
 #[must_use = "futures do nothing unless they are awaited or polled"]
-pub struct Publish<'a, P: 'static = Arc<str>> {
+pub struct Publish<'a, P = Arc<str>> {
     engine: &'a Engine<P>,
     state: State<'a, P>,
     /// The inbox that gets nothing.
@@ -41,7 +44,7 @@ pub struct Publish<'a, P: 'static = Arc<str>> {
     /// panic in user code leaves it in order.
     waited: Counts,
     published: Published,
-    gave_way: Round,
+    give_way: GiveWay,
 }
 
 enum State<'a, P> {
@@ -65,15 +68,24 @@ impl<P> Unpin for Publish<'_, P> {}
 
 impl<'a, P> Publish<'a, P> {
     pub(crate) fn new(engine: &'a Engine<P>, target: Target<'a, P>, payload: P) -> Self {
+        Self::in_state(engine, State::Unpublished(target, payload))
+    }
+
+    /// One that reached nobody, and is counted.
+    fn of_nothing(engine: &'a Engine<P>) -> Self {
+        Self::in_state(engine, State::Published(None))
+    }
+
+    fn in_state(engine: &'a Engine<P>, state: State<'a, P>) -> Self {
         Self {
             engine,
-            state: State::Unpublished(target, payload),
+            state,
             except: None,
             waits: Waits::new(),
             unsent: Vec::new(),
             waited: Counts::default(),
             published: Published { delivered: 0, dropped: 0 },
-            gave_way: Round::default(),
+            give_way: GiveWay::default(),
         }
     }
 
@@ -167,7 +179,7 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
         this.engine.check_reentrancy();
         let _wakeups = wakeups::CallOnDrop;
         match mem::replace(&mut this.state, State::Done) {
-            State::Done => panic!("a future was polled after it had completed"),
+            State::Done => panic!("{POLLED_AGAIN}"),
             State::Unpublished(target, payload) => this.publish(target, payload),
             published @ State::Published(_) => this.state = published,
         }
@@ -178,12 +190,15 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
         if !this.unsent.is_empty() {
             for_each_then_resume(mem::take(&mut this.unsent), drop);
         }
-        ready!(polled);
-        // Only now: what has room is delivered at the first poll.
-        if must_give_way(context, &mut this.gave_way) {
+        if polled.is_pending() {
+            this.give_way.was_pending();
             return Poll::Pending;
         }
-        count_ready();
+        // Only now: what has room is delivered at the first poll.
+        if this.give_way.must_give_way(context, || true) {
+            return Poll::Pending;
+        }
+        this.give_way.was_ready(context);
         this.state = State::Done;
         Poll::Ready(this.published.into())
     }
@@ -194,7 +209,7 @@ impl<P: Clone + Send + 'static> Future for Publish<'_, P> {
 ///
 /// It resolves to the sum of the receipts.
 #[must_use = "futures do nothing unless they are awaited or polled"]
-pub struct PublishMany<'a, P: 'static, I: Iterator> {
+pub struct PublishMany<'a, P, I: Iterator> {
     look_ahead: LookAhead<'a, P, I>,
     payload: OneForAll<P>,
     current: Option<Publish<'a, P>>,
@@ -227,18 +242,23 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Receipt> {
         let Self { look_ahead, payload, current, sum, is_done } = &mut *self;
         let engine = look_ahead.engine;
+        assert!(!*is_done, "{POLLED_AGAIN}");
         loop {
             if let Some(publish) = current {
                 *sum += ready!(Pin::new(publish).poll(context));
                 *current = None;
             }
             engine.check_reentrancy();
-            let Some((Found { channel, .. }, is_last)) = look_ahead.next() else {
+            let Some((Found { channel, hash, item }, is_last)) = look_ahead.next() else {
                 *is_done = true;
+                payload.clear();
                 return Poll::Ready(*sum);
             };
-            let target = Target::Found(channel);
-            *current = Some(Publish::new(engine, target, payload.get(is_last)));
+            let name = (look_ahead.name_of)(&item);
+            *current = Some(match find_listened_to(engine, channel, name, hash) {
+                Some(channel) => Publish::new(engine, Target::Found(channel), payload.get(is_last)),
+                None => Publish::of_nothing(engine),
+            });
         }
     }
 }

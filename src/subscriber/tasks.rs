@@ -12,7 +12,7 @@ use futures_core::stream::{FusedStream, Stream};
 use super::Subscriber;
 use crate::error::{RecvError, TryRecvError};
 use crate::event::{Event, Message};
-use crate::give_way::{Round, begin_anew, count_ready, must_give_way};
+use crate::give_way::GiveWay;
 use crate::inbox::Inbox;
 use crate::wait_list::Ticket;
 
@@ -221,13 +221,13 @@ impl<P> Subscriber<P> {
 struct Place<I: AsRef<Inbox<P>>, P> {
     inbox: I,
     ticket: Option<Ticket>,
-    gave_way: Round,
+    give_way: GiveWay,
     _payload: PhantomData<fn() -> P>,
 }
 
 impl<I: AsRef<Inbox<P>>, P> Place<I, P> {
     fn new(inbox: I) -> Self {
-        Self { inbox, ticket: None, gave_way: Round::default(), _payload: PhantomData }
+        Self { inbox, ticket: None, give_way: GiveWay::default(), _payload: PhantomData }
     }
 
     /// Polls `try_recv`, and gives way now and then.
@@ -237,17 +237,15 @@ impl<I: AsRef<Inbox<P>>, P> Place<I, P> {
         context: &mut Context<'_>,
         try_recv: impl Fn(&Inbox<P>) -> Result<T, TryRecvError>,
     ) -> Poll<Result<T, RecvError>> {
-        let has_waited = self.ticket.is_some();
-        if !has_waited && must_give_way(context, &mut self.gave_way) {
+        let inbox = self.inbox.as_ref();
+        if self.give_way.must_give_way(context, || !inbox.seems_empty()) {
             return Poll::Pending;
         }
-        let inbox = self.inbox.as_ref();
         let polled = inbox.poll(&mut self.ticket, context, || try_recv(inbox));
         if polled.is_ready() {
-            if has_waited {
-                begin_anew();
-            }
-            count_ready();
+            self.give_way.was_ready(context);
+        } else {
+            self.give_way.was_pending();
         }
         polled
     }

@@ -59,17 +59,17 @@ pub(crate) struct Trie<P> {
     stripes: Stripes<P>,
     patterns: Patterns<P>,
     subscribing: CachePadded<Subscribing>,
-    /// Told which names have subscriptions.
-    pub(crate) watchers: Arc<Watchers>,
 }
 
-/// What only subscribing writes, on cache lines of its own.
+/// What only subscribing needs, on cache lines of its own.
 #[derive(Default)]
 struct Subscribing {
     /// The id that the next subscription gets.
     next_id: AtomicU64,
     /// Channels that have an exact subscriber.
     channels: AtomicUsize,
+    /// Told which names have subscriptions.
+    watchers: Arc<Watchers>,
 }
 
 impl<P> Trie<P> {
@@ -80,7 +80,6 @@ impl<P> Trie<P> {
             stripes: Stripes::new(stripes, hasher.clone()),
             patterns: Patterns::new(hasher),
             subscribing: CachePadded::default(),
-            watchers: Arc::default(),
         }
     }
 
@@ -216,6 +215,11 @@ impl<P> Trie<P> {
             names.retain(|name| pattern.is_match(name));
         }
         names
+    }
+
+    /// Returns the watches of which names have subscriptions.
+    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
+        &self.subscribing.watchers
     }
 
     /// Calls `found` with every name whose subscriptions count for an

@@ -173,7 +173,7 @@ impl<P> Subscribable for Channel<P> {
                 trie.subscribing.channels.fetch_add(1, Ordering::Relaxed);
             }
             if counts && turn.exact.interested() == 1 {
-                trie.watchers.tell(true, || Name::Channel(Arc::clone(entry.shared_name())));
+                trie.watchers().tell(true, || Name::Channel(Arc::clone(entry.shared_name())));
             }
             drop(turn);
             drop(guard);
@@ -193,7 +193,7 @@ impl<P> Subscribable for Channel<P> {
             trie.subscribing.channels.fetch_sub(1, Ordering::Relaxed);
         })?;
         if recipient.inbox.settings().interest && turn.exact.interested() == 0 {
-            trie.watchers.tell(false, || Name::Channel(Arc::clone(entry.shared_name())));
+            trie.watchers().tell(false, || Name::Channel(Arc::clone(entry.shared_name())));
         }
         // Pruning takes the stripe's lock, which comes before a turn.
         drop(turn);
@@ -263,7 +263,7 @@ impl<P> Subscribable for PatternEntry<P> {
         let counts = recipient.inbox.settings().interest;
         recipients.push(id, recipient);
         if counts && recipients.interested() == 1 {
-            trie.watchers.tell(true, || Name::Pattern(pattern.clone()));
+            trie.watchers().tell(true, || Name::Pattern(pattern.clone()));
         }
         drop(recipients);
         trie.release_if_closed(&entry);
@@ -279,7 +279,7 @@ impl<P> Subscribable for PatternEntry<P> {
         let recipient = recipients.remove(*id);
         let counts = recipient.as_ref().is_some_and(|left| left.inbox.settings().interest);
         if counts && recipients.interested() == 0 {
-            trie.watchers.tell(false, || Name::Pattern(entry.pattern.clone()));
+            trie.watchers().tell(false, || Name::Pattern(entry.pattern.clone()));
         }
         drop(recipients);
         trie.release_if_closed(entry);

@@ -46,6 +46,7 @@ impl Bridge {
             url: url.into(),
             #[cfg(feature = "sentinel")]
             sentinel: None,
+            authority: None,
             codec: Raw,
             forward: Vec::new(),
             accept: Vec::new(),
@@ -93,6 +94,8 @@ pub struct BridgeBuilder<P, C> {
     url: String,
     #[cfg(feature = "sentinel")]
     sentinel: Option<(Vec<String>, String)>,
+    /// A certificate authority, in PEM.
+    authority: Option<Vec<u8>>,
     codec: C,
     forward: Vec<Pattern>,
     accept: Vec<String>,
@@ -135,6 +138,7 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
             url: self.url,
             #[cfg(feature = "sentinel")]
             sentinel: self.sentinel,
+            authority: self.authority,
             forward: self.forward,
             accept: self.accept,
             capacity: self.capacity,
@@ -251,6 +255,14 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
         self
     }
 
+    /// Trusts servers whose certificate was issued by `authority`, in PEM, for `rediss://` URLs. By default those are
+    /// trusted that the operating system trusts. Does not go with sentinels.
+    #[cfg(feature = "tls")]
+    pub fn certificate_authority(mut self, authority: impl Into<Vec<u8>>) -> Self {
+        self.authority = Some(authority.into());
+        self
+    }
+
     /// Has `callback` called with the channel, the bytes and the error of each message from outside that cannot be
     /// decoded. It runs in the bridge's task, and a panic in it ends the bridge.
     pub fn on_undecodable(
@@ -274,7 +286,7 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
         if let Some((urls, name)) = &self.sentinel {
             return Server::by_sentinel(urls, name, &self.url);
         }
-        Server::at(&self.url)
+        Server::at(&self.url, self.authority.as_deref())
     }
 
     /// Checks that nothing comes back to a plain bridge.

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use fanout::{Pattern, Subscriber, WeakBus};
 use lru::LruCache;
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::codec::Codec;
 use crate::envelope::{Envelope, Origin, Stream};
 use crate::event::{BridgeEvent, Log, add};
+use crate::gate::Gate;
 use crate::life::Life;
 use crate::upstream::Accepted;
 
@@ -92,8 +93,14 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Inward<P, C> {
     }
 
     /// Publishes what comes, until the connection breaks.
-    pub(crate) async fn run(&mut self, mut pushes: Receiver<PushInfo>, life: &Life) {
+    pub(crate) async fn run(
+        &mut self,
+        mut pushes: UnboundedReceiver<PushInfo>,
+        life: &Life,
+        gate: &Gate,
+    ) {
         while let Some(PushInfo { kind, data }) = pushes.recv().await {
+            gate.leave();
             if kind == PushKind::Disconnection {
                 return;
             }

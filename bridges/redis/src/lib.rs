@@ -4,6 +4,7 @@ mod codec;
 mod envelope;
 mod error;
 mod event;
+mod gate;
 mod glob;
 mod handle;
 mod inward;

@@ -1,21 +1,24 @@
 //! If the server lives.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::RedisResult;
 use tokio::time::Instant;
 
+use crate::gate::Gate;
+
 /// When the server was last heard of.
 pub(crate) struct Life {
     heard: Mutex<Instant>,
     patience: Duration,
+    gate: Arc<Gate>,
 }
 
 impl Life {
     /// `patience`: silence of this length means that the server is lost.
-    pub(crate) fn new(patience: Duration) -> Self {
-        Self { heard: Mutex::new(Instant::now()), patience }
+    pub(crate) fn new(patience: Duration, gate: Arc<Gate>) -> Self {
+        Self { heard: Mutex::new(Instant::now()), patience, gate }
     }
 
     /// Notes that the server was heard of just now.
@@ -27,19 +30,21 @@ impl Life {
         *self.lock()
     }
 
-    /// Takes in the result of a command. A reply that did not come in time is no error if the server was heard of since:
-    /// the reply waits behind what it sends us.
+    /// Takes in the result of a command. A reply that did not come in time is no error if the server was heard of since,
+    /// or if nothing is read from it now: the reply waits behind what it sends us.
     pub(crate) fn excuse(&self, result: RedisResult<()>) -> RedisResult<()> {
         match result {
-            Err(error) if error.is_timeout() && self.last_heard().elapsed() < self.patience => {
-                Ok(())
-            }
+            Err(error) if error.is_timeout() && self.may_wait() => Ok(()),
             Err(error) => Err(error),
             Ok(()) => {
                 self.heard();
                 Ok(())
             }
         }
+    }
+
+    fn may_wait(&self) -> bool {
+        self.gate.is_closed() || self.last_heard().elapsed() < self.patience
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Instant> {

@@ -1,5 +1,6 @@
 //! The task of a bridge: it connects, runs the three parts of a session, and connects again.
 
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,22 +8,24 @@ use std::time::Duration;
 use fanout::Subscriber;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, RedisError, RedisResult};
-use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::codec::Codec;
 use crate::error::{BridgeError, with_causes};
 use crate::event::{BridgeEvent, Log, add};
+use crate::gate::Gate;
 use crate::inward::Inward;
 use crate::life::Life;
 use crate::outward::Outward;
-use crate::server::Server;
+use crate::server::{Server, connect_gated};
 use crate::status::{Phase, Status};
 use crate::upstream::Upstream;
 
-/// Messages from the server that wait to be published here. More than this means that this process cannot keep up.
-const PUSHES: usize = 65_536;
+/// Messages from the server that wait to be published here, if there is no gate (see `gate`). More than this means that
+/// this process cannot keep up.
+const MAX_WAITING: usize = 262_144;
 
 /// How a bridge reaches its server.
 #[derive(Clone, Debug)]
@@ -75,7 +78,8 @@ pub(crate) struct Worker<P, C> {
 
 struct Connected {
     listening: MultiplexedConnection,
-    pushes: Receiver<PushInfo>,
+    pushes: UnboundedReceiver<PushInfo>,
+    gate: Arc<Gate>,
     /// Notified if this process cannot keep up.
     overrun: Arc<Notify>,
     publishing: MultiplexedConnection,
@@ -144,7 +148,7 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
     }
 
     async fn session(&mut self, connected: Connected, gap: &mut Option<Gap>) -> End {
-        let life = Life::new(self.reaching.patience);
+        let life = Life::new(self.reaching.patience, Arc::clone(&connected.gate));
         let mut is_ready = false;
         let error = match self.run_session(connected, &life, gap, &mut is_ready).await {
             Ok(()) => return End::Over,
@@ -169,7 +173,7 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
         gap: &mut Option<Gap>,
         is_ready: &mut bool,
     ) -> RedisResult<()> {
-        let Connected { listening, pushes, overrun, publishing } = connected;
+        let Connected { listening, pushes, gate, overrun, publishing } = connected;
         self.inward.begin();
         self.upstream.begin();
         let (log, status) = (&self.log, &self.status);
@@ -184,7 +188,7 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
             log.tell(event);
             status.set(Phase::Ready);
         };
-        let mut inward = pin!(self.inward.run(pushes, life));
+        let mut inward = pin!(self.inward.run(pushes, life, &gate));
         let mut upstream = pin!(self.upstream.run(listening, life, ready));
         let mut outward = pin!(self.outward.run(publishing, life));
         let lost = |text: &'static str| Err(RedisError::from((redis::ErrorKind::Io, text)));
@@ -220,19 +224,28 @@ async fn ordered(orders: &watch::Receiver<Order>, is_meant: impl Fn(Order) -> bo
 }
 
 async fn connect(server: &Server, reaching: &Reaching) -> RedisResult<Connected> {
-    let (sender, pushes) = mpsc::channel(PUSHES);
-    let overrun = Arc::new(Notify::new());
-    let full = Arc::clone(&overrun);
+    let (sender, pushes) = mpsc::unbounded_channel();
+    let (gate, overrun) = (Arc::new(Gate::default()), Arc::new(Notify::new()));
+    let (entered, full) = (Arc::clone(&gate), Arc::clone(&overrun));
     let push = move |push: PushInfo| {
-        sender.try_send(push).map_err(|error| {
-            if matches!(error, mpsc::error::TrySendError::Full(_)) {
-                full.notify_one();
-            }
-        })
+        if entered.enter() > MAX_WAITING {
+            full.notify_one();
+            return Ok(());
+        }
+        sender.send(push)
     };
-    let listening = server.connect(&reaching.config().set_push_sender(push)).await?;
-    let publishing = server.connect(&reaching.config()).await?;
-    Ok(Connected { listening, pushes, overrun, publishing })
+    let connecting = async {
+        let client = server.find().await?;
+        let config = reaching.config().set_push_sender(push);
+        let listening = connect_gated(&client, config, &gate).await?;
+        let publishing =
+            client.get_multiplexed_async_connection_with_config(&reaching.config()).await?;
+        RedisResult::Ok((listening, publishing))
+    };
+    let (listening, publishing) = timeout(reaching.patience, connecting)
+        .await
+        .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
+    Ok(Connected { listening, pushes, gate, overrun, publishing })
 }
 
 #[cfg(test)]

@@ -458,3 +458,87 @@ fn a_server_may_listen_on_a_unix_socket() {
     server.publish("c", "hello");
     eventually("it has come", || sub.len() == 1);
 }
+
+#[test]
+fn a_burst_that_this_process_cannot_take_at_once_waits_at_the_server() {
+    const MESSAGES: usize = 100_000;
+    let server = Server::start();
+    let bus: Bus<Bytes> = Bus::new();
+    let bridge = quick(&bus, &server.url()).accept("*").spawn().unwrap();
+    let sub = bus
+        .subscriber_builder()
+        .capacity(16)
+        .overflow(Overflow::Block { timeout: None })
+        .lifecycle_events(false)
+        .subscribe("c")
+        .unwrap();
+    bridge.wait_ready(PATIENCE).unwrap();
+    eventually("it is subscribed", || server.subscriptions().0 == ["c"]);
+    let mut client = server.client();
+    for first in (0..MESSAGES).step_by(1_000) {
+        let mut pipeline = redis::pipe();
+        for number in first..first + 1_000 {
+            pipeline.cmd("PUBLISH").arg("c").arg(format!("{number:0100}"));
+        }
+        pipeline.query::<()>(&mut client).unwrap();
+    }
+    // Longer than the server may be silent. It is not: nothing is read from it.
+    std::thread::sleep(Duration::from_secs(1));
+    for number in 0..MESSAGES {
+        let message = sub.recv_message_timeout(PATIENCE).unwrap();
+        assert_eq!(message.payload, format!("{number:0100}"));
+    }
+    assert_eq!(bridge.stats().disconnects, 0);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_server_may_be_reached_by_tls() {
+    let directory = env!("CARGO_TARGET_TMPDIR");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) =
+        (format!("{directory}/certificate.pem"), format!("{directory}/key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let port = support::free_port();
+    let server = Server::with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let bus = Text::new();
+    let builder =
+        || quick(&bus, &format!("rediss://127.0.0.1:{port}")).accept("*").attempts(Some(1));
+    let error = builder().spawn().unwrap().wait_ready(PATIENCE).unwrap_err();
+    assert!(matches!(error, BridgeError::Unreachable { .. }), "{error}");
+    let bridge = builder().certificate_authority(made.cert.pem()).spawn().unwrap();
+    let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("c").unwrap();
+    bridge.wait_ready(PATIENCE).unwrap();
+    eventually("it is subscribed", || server.subscriptions().0 == ["c"]);
+    server.publish("c", "hello");
+    eventually("it has come", || sub.len() == 1);
+}
+
+#[cfg(feature = "sentinel")]
+#[test]
+fn a_master_is_found_by_sentinels() {
+    let server = Server::start();
+    let sentinel = support::Sentinel::of(&server, "main");
+    let bus = Text::new();
+    let builder = |name| quick(&bus, "redis://unused").accept("*").sentinel([sentinel.url()], name);
+    let bridge = builder("main").attempts(Some(20)).spawn().unwrap();
+    let sub = bus.subscriber_builder().lifecycle_events(false).subscribe("c").unwrap();
+    bridge.wait_ready(PATIENCE).unwrap();
+    // The sentinel has subscribed to something, too.
+    eventually("it is subscribed", || server.subscriptions().0.contains(&"c".to_owned()));
+    server.publish("c", "hello");
+    eventually("it has come", || sub.len() == 1);
+    let unknown = builder("other").attempts(Some(1)).spawn().unwrap();
+    let error = unknown.wait_ready(PATIENCE).unwrap_err();
+    assert!(matches!(error, BridgeError::Unreachable { .. }), "{error}");
+}

@@ -345,7 +345,9 @@ impl<P> Patterns<P> {
     /// `true` if anyone holds `pattern`.
     pub(crate) fn contains(&self, pattern: &Pattern) -> bool {
         let hash = self.hash(pattern);
-        self.part(pattern).read().is_some_and(|part| part.find(pattern, hash).is_some())
+        // Under the lock, even if the part seems empty: whoever subscribes under a limit counts a pattern that is not
+        // here as a new one, and must not find it counted still.
+        self.part(pattern).patterns.read().find(pattern, hash).is_some()
     }
 
     /// Returns the patterns that someone holds, in no particular order.

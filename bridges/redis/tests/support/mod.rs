@@ -89,6 +89,41 @@ impl Drop for Server {
     }
 }
 
+/// A sentinel that knows a server by a name, killed when dropped.
+pub struct Sentinel {
+    child: Child,
+    port: u16,
+}
+
+impl Sentinel {
+    pub fn of(server: &Server, name: &str) -> Self {
+        let port = free_port();
+        let directory = env!("CARGO_TARGET_TMPDIR");
+        let config = format!("{directory}/sentinel-{port}.conf");
+        let monitor = format!("sentinel monitor {name} 127.0.0.1 {} 1", server.port);
+        let lines = format!("port {port}\nbind 127.0.0.1\ndir {directory}\n{monitor}\n");
+        std::fs::write(&config, lines).unwrap();
+        let child = Command::new("redis-server")
+            .args([&config, "--sentinel"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the sentinel listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { child, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn run(port: u16, arguments: &[String]) -> Child {
     let child = Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])

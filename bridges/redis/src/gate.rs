@@ -1,0 +1,127 @@
+//! Reading no faster than this process can take: while too many messages wait to be published here, nothing is read from
+//! the server, whose own buffers fill up then. It cuts the connection if it must, which is seen and told.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Messages that wait to be published here, while more are read.
+const LIMIT: usize = 4_096;
+
+/// See the module's documentation.
+#[derive(Default)]
+pub(crate) struct Gate {
+    waiting: AtomicUsize,
+    reader: AtomicWaker,
+}
+
+impl Gate {
+    /// Notes that a message waits. Returns how many do now.
+    pub(crate) fn enter(&self) -> usize {
+        // SeqCst, here and below: a reader registers its waker and looks again, a message leaves and then looks for it.
+        self.waiting.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Notes that a message has been taken.
+    pub(crate) fn leave(&self) {
+        // It opens when half of them are gone, so that many are read at a time.
+        if self.waiting.fetch_sub(1, Ordering::SeqCst) == LIMIT / 2 {
+            self.reader.wake();
+        }
+    }
+
+    /// `true` if nothing is read.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) >= LIMIT
+    }
+}
+
+/// A connection that is read only while its gate is open.
+pub(crate) struct Gated<S> {
+    stream: S,
+    gate: Arc<Gate>,
+}
+
+impl<S> Gated<S> {
+    pub(crate) fn new(stream: S, gate: Arc<Gate>) -> Self {
+        Self { stream, gate }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.gate.is_closed() {
+            self.gate.reader.register(context.waker());
+            if self.gate.is_closed() {
+                return Poll::Pending;
+            }
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_closed_gate_is_not_read_through_until_half_of_the_messages_are_gone() {
+        let gate = Arc::new(Gate::default());
+        let mut stream = Gated::new(&b"bytes"[..], Arc::clone(&gate));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut poll = || {
+            let mut bytes = [0; 1];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            Pin::new(&mut stream).poll_read(&mut Context::from_waker(&waker), &mut buffer)
+        };
+        (0..LIMIT - 1).for_each(|_| _ = gate.enter());
+        assert!(poll().is_ready());
+        assert_eq!(gate.enter(), LIMIT);
+        assert!(poll().is_pending());
+        (0..LIMIT / 2).for_each(|_| gate.leave());
+        assert!(!woken.0.load(Ordering::SeqCst));
+        gate.leave();
+        assert!(woken.0.load(Ordering::SeqCst));
+        assert!(poll().is_ready());
+    }
+}
