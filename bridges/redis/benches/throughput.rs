@@ -190,7 +190,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn publish_by_redis(url: &str, messages: u64, reader: &mut Reader) {
-    let payload = vec![7_u8; PAYLOAD];
+    let payload = [7_u8; PAYLOAD];
     let channels: Vec<_> = (0..CHANNELS).map(channel).collect();
     runtime().block_on(async {
         let client = redis::Client::open(url).unwrap();

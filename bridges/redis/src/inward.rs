@@ -54,11 +54,9 @@ impl Confirmed {
         match kind {
             PushKind::Subscribe | PushKind::SSubscribe => _ = self.channels.insert(name),
             PushKind::Unsubscribe | PushKind::SUnsubscribe => _ = self.channels.remove(&name),
-            PushKind::PSubscribe => {
-                if !self.patterns.iter().any(|(text, _)| *text == name) {
-                    let pattern = Pattern::redis(&String::from_utf8_lossy(&name));
-                    self.patterns.push((name, pattern));
-                }
+            PushKind::PSubscribe if !self.patterns.iter().any(|(text, _)| *text == name) => {
+                let pattern = Pattern::redis(&String::from_utf8_lossy(&name));
+                self.patterns.push((name, pattern));
             }
             PushKind::PUnsubscribe => self.patterns.retain(|(text, _)| *text != name),
             _ => {}

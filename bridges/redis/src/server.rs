@@ -52,11 +52,10 @@ impl Server {
             .collect();
         let info = url.into_connection_info()?;
         let settings = info.redis_settings();
-        let mut builder =
-            SentinelClientBuilder::new(addresses?, name.to_owned(), SentinelServerType::Master)?
-                .set_client_to_redis_protocol(ProtocolVersion::RESP3)
-                .set_client_to_redis_db(settings.db())
-                .set_client_to_redis_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let mut builder = SentinelClientBuilder::new(addresses?, name, SentinelServerType::Master)?
+            .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+            .set_client_to_redis_db(settings.db())
+            .set_client_to_redis_tcp_settings(TcpSettings::default().set_nodelay(true));
         if let Some(username) = settings.username() {
             builder = builder.set_client_to_redis_username(username);
         }

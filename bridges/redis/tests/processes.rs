@@ -4,7 +4,8 @@ mod support;
 
 use std::collections::HashMap;
 use std::env;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,33 @@ fn two_processes_get_each_other_s_messages_once_and_in_order() {
         .unwrap();
     exchange(&server.url(), "ada", "bob");
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_notification_typed_in_one_process_arrives_in_the_other() {
+    let server = Server::start();
+    // Beside this test's own program: `cargo test` builds the examples, too.
+    let example = env::current_exe().unwrap().parent().unwrap().join("../examples/two_processes");
+    let start = |user: &str| {
+        Command::new(&example)
+            .args([user, "--url", &server.url()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut children = [start("ada"), start("bob")];
+    eventually("both are subscribed", || server.subscriptions().0.len() == 2);
+    let mut inputs = children.each_mut().map(|child| child.stdin.take().unwrap());
+    inputs[0].write_all(b"bob hello, it is me\n").unwrap();
+    let mut lines = BufReader::new(children[1].stdout.take().unwrap()).lines();
+    let found = lines.any(|line| line.unwrap() == "ada: hello, it is me");
+    assert!(found);
+    drop(inputs);
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
 }
 
 #[test]

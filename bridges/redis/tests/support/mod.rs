@@ -225,10 +225,10 @@ impl Proxy {
 fn pass(mut from: TcpStream, mut to: TcpStream, flow: &Flow) {
     let mut buffer = [0; 16_384];
     loop {
+        let Ok(read @ 1..) = from.read(&mut buffer) else { break };
         while flow.is_paused.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(1));
         }
-        let Ok(read @ 1..) = from.read(&mut buffer) else { break };
         let mut left = flow.left.lock().unwrap();
         let passed = left.map_or(read, |left| left.min(read));
         let is_cut = left.is_some_and(|left| left < read);
