@@ -224,8 +224,7 @@ impl Proxy {
 
 fn pass(mut from: TcpStream, mut to: TcpStream, flow: &Flow) {
     let mut buffer = [0; 16_384];
-    loop {
-        let Ok(read @ 1..) = from.read(&mut buffer) else { break };
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
         while flow.is_paused.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(1));
         }
