@@ -180,6 +180,7 @@ mod pattern;
 mod prefetch;
 mod publish;
 mod reentrancy;
+mod router;
 mod small_str;
 mod source;
 mod stats;
@@ -203,6 +204,7 @@ pub use listener::Listener;
 pub use pattern::Pattern;
 #[cfg(feature = "async")]
 pub use publish::{Publish, PublishMany};
+pub use router::{Router, RouterHandle};
 pub use stats::{CloseReason, Receipt, Stats, SubscriberInfo};
 #[cfg(feature = "async")]
 pub use subscriber::{EventStream, MessageStream, Recv, RecvMessage};

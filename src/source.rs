@@ -23,6 +23,21 @@ pub(crate) struct Source {
     pattern: Option<Arc<dyn Named>>,
 }
 
+/// What the messages of one subscription have in common, kept alive.
+pub(crate) enum Origin {
+    Channel(Arc<str>),
+    Pattern(Arc<dyn Named>),
+}
+
+impl Origin {
+    pub(crate) fn address(&self) -> usize {
+        match self {
+            Self::Channel(name) => Arc::as_ptr(name).addr(),
+            Self::Pattern(pattern) => Arc::as_ptr(pattern).addr(),
+        }
+    }
+}
+
 /// What has a pattern.
 pub(crate) trait Named: Any + Send + Sync + UnwindSafe + RefUnwindSafe {
     fn pattern(&self) -> &Pattern;
@@ -55,6 +70,26 @@ impl Source {
     #[inline]
     pub(crate) fn has_pattern(&self) -> bool {
         self.pattern.is_some()
+    }
+
+    /// Returns an address that the messages of one subscription have in common, as long as its name is not subscribed
+    /// anew; `None` if they have none.
+    #[inline]
+    pub(crate) fn address(&self) -> Option<usize> {
+        match (&self.pattern, &self.channel) {
+            (Some(pattern), _) => Some(Arc::as_ptr(pattern).addr()),
+            (None, SmallStr::Shared(name)) => Some(Arc::as_ptr(name).addr()),
+            (None, SmallStr::Inline(_)) => None,
+        }
+    }
+
+    /// Returns what lies at [`address`](Self::address).
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        match (&self.pattern, &self.channel) {
+            (Some(pattern), _) => Some(Origin::Pattern(Arc::clone(pattern))),
+            (None, SmallStr::Shared(name)) => Some(Origin::Channel(Arc::clone(name))),
+            (None, SmallStr::Inline(_)) => None,
+        }
     }
 
     /// Returns the pattern.

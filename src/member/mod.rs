@@ -219,6 +219,13 @@ impl<P> Member<P> {
         was_open
     }
 
+    /// `true` if `key` is subscribed.
+    pub(crate) fn holds<T: Kind<Payload = P>>(&self, key: &T::Key) -> bool {
+        self.engine.check_reentrancy();
+        let hash = T::hash_key(&self.engine.trie, key);
+        T::set(&self.subscriptions.lock()).get(key, hash).is_some()
+    }
+
     /// Returns the channels or the patterns held, in the order in which they were subscribed.
     pub(crate) fn keys<T: Kind<Payload = P>>(&self) -> Vec<T::OwnedKey> {
         self.engine.check_reentrancy();

@@ -17,6 +17,7 @@ use crate::inbox::{FastRecv, Inbox, StopSignal, WaitLimit};
 use crate::listener::Listener;
 use crate::member::Member;
 use crate::pattern::Pattern;
+use crate::router::Router;
 use crate::stats::{CloseReason, SubscriberInfo};
 use crate::trie::{Channel, PatternEntry};
 
@@ -408,6 +409,13 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
         self.member.close(CloseReason::Subscriber);
     }
 
+    /// Returns a router: handlers for single channels and patterns of this subscriber.
+    ///
+    /// It owns a clone of the subscriber. See [`Router`].
+    pub fn router(&self) -> Router<P> {
+        Router::new(self.clone())
+    }
+
     /// Starts a thread called `name` that hands every event to `handler`.
     ///
     /// The thread owns a clone of the subscriber, so it goes on when this handle is dropped. It
@@ -455,6 +463,14 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
 impl<P> Subscriber<P> {
     pub(crate) fn inbox(&self) -> &Inbox<P> {
         &self.member.inbox
+    }
+
+    pub(crate) fn holds_channel(&self, name: &str) -> bool {
+        self.member.holds::<Channel<P>>(name)
+    }
+
+    pub(crate) fn holds_pattern(&self, pattern: &Pattern) -> bool {
+        self.member.holds::<PatternEntry<P>>(pattern)
     }
 
     /// Waits for the next event. Returns `None` when the subscriber is closed and drained, or when `stop_signal` is

@@ -1,0 +1,499 @@
+//! Handlers by channel and pattern.
+//!
+//! A router owns its handlers, and calls them under no lock. What a [`RouterHandle`] adds or removes is left in a list
+//! that the router looks at before each event.
+//!
+//! A message is told to belong to a handler by the address of what its subscription shares: the name of the channel, or
+//! the entry of the pattern. An address that is new is looked up by name once, and what lies there is kept alive as long
+//! as the address is, so that nothing else can come to lie there.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::error::SubscribeError;
+use crate::event::{Event, Message};
+use crate::listener::Listener;
+use crate::pattern::Pattern;
+use crate::reentrancy;
+use crate::source::Origin;
+use crate::subscriber::Subscriber;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+
+type Handler<P> = Box<dyn FnMut(Message<P>) + Send>;
+
+/// What a handler is for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Route {
+    Channel(Arc<str>),
+    Pattern(Pattern),
+}
+
+/// What a [`RouterHandle`] wants changed.
+enum Change<P> {
+    Set(Route, Handler<P>),
+    Remove(Route),
+}
+
+/// What a router shares with its handles.
+struct Shared<P> {
+    changes: Mutex<Vec<Change<P>>>,
+    /// There are changes.
+    is_changed: AtomicBool,
+    /// Handlers that panicked and were kept.
+    panics: AtomicU64,
+}
+
+impl<P> Default for Shared<P> {
+    fn default() -> Self {
+        Self {
+            changes: Mutex::default(),
+            is_changed: AtomicBool::new(false),
+            panics: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<P> Shared<P> {
+    fn change(&self, change: Change<P>) {
+        let mut changes = self.changes.lock();
+        changes.push(change);
+        // Release: partner of the Acquire in `Table::apply_changes`. A message that comes by a subscription which follows
+        // this is received after it.
+        self.is_changed.store(true, Ordering::Release);
+    }
+}
+
+/// A subscriber's handlers, one for each channel or pattern; returned by [`Subscriber::router`].
+///
+/// This is redis-py's `subscribe(**{channel: handler})`. [`on`](Self::on) and [`on_pattern`](Self::on_pattern) subscribe,
+/// too. [`spawn`](Self::spawn), [`run`](Self::run) or [`run_async`](Self::run_async) hand each message to the handler of
+/// the subscription that brought it; all other events, and messages without a handler, go to
+/// [`otherwise`](Self::otherwise).
+///
+/// Which handler gets a message takes one look-up by an address, however long the names are and however many handlers
+/// there are.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::Bus;
+///
+/// let bus: Bus = Bus::new();
+/// let (seen, log) = std::sync::mpsc::channel();
+/// let (moves, chat) = (seen.clone(), seen);
+/// let listener = bus
+///     .subscriber()
+///     .router()
+///     .on("game:7:chat", move |message| chat.send(format!("chat: {}", message.payload)).unwrap())?
+///     .on_pattern("game:*:moves", move |message| {
+///         moves.send(format!("{}: {}", message.channel(), message.payload)).unwrap();
+///     })?
+///     .spawn("game");
+/// bus.publish("game:7:moves", "e4");
+/// bus.publish("game:7:chat", "good luck");
+/// drop(bus);
+/// listener.join().unwrap();
+/// assert!(log.iter().eq(["game:7:moves: e4", "chat: good luck"]));
+/// # Ok::<(), fanout::SubscribeError>(())
+/// ```
+#[must_use = "handlers are called by `spawn`, `run` or `run_async`"]
+pub struct Router<P = Arc<str>> {
+    subscriber: Subscriber<P>,
+    shared: Arc<Shared<P>>,
+    table: Table<P>,
+}
+
+struct Table<P> {
+    /// Places are used again.
+    handlers: Vec<Option<Handler<P>>>,
+    by_route: HashMap<Route, usize, foldhash::fast::RandomState>,
+    /// By address, the places of handlers, or `None` for what has none.
+    by_address: HashMap<usize, (Origin, Option<usize>), foldhash::fast::RandomState>,
+    otherwise: Option<Box<dyn FnMut(Event<P>) + Send>>,
+    keeps_going: bool,
+}
+
+impl<P: Clone + Send + 'static> Router<P> {
+    pub(crate) fn new(subscriber: Subscriber<P>) -> Self {
+        let table = Table {
+            handlers: Vec::new(),
+            by_route: HashMap::default(),
+            by_address: HashMap::default(),
+            otherwise: None,
+            keeps_going: false,
+        };
+        Self { subscriber, shared: Arc::default(), table }
+    }
+
+    /// Subscribes to `channel`, and has `handler` called with each message of that subscription.
+    ///
+    /// A handler that the channel had before is dropped. Messages that a pattern brought are not for this handler,
+    /// even if they are of the same channel.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Subscriber::subscribe`].
+    ///
+    /// # Panics
+    ///
+    /// Like [`Subscriber::subscribe`].
+    pub fn on(
+        mut self,
+        channel: impl AsRef<str>,
+        handler: impl FnMut(Message<P>) + Send + 'static,
+    ) -> Result<Self, SubscribeError> {
+        let channel = channel.as_ref();
+        self.subscriber.subscribe(channel)?;
+        self.table.set(Route::Channel(channel.into()), Box::new(handler));
+        Ok(self)
+    }
+
+    /// Subscribes to `pattern`, and has `handler` called with each message of that subscription.
+    ///
+    /// A handler that the pattern had before is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Subscriber::psubscribe`].
+    ///
+    /// # Panics
+    ///
+    /// Like [`Subscriber::psubscribe`].
+    pub fn on_pattern(
+        mut self,
+        pattern: impl Into<Pattern>,
+        handler: impl FnMut(Message<P>) + Send + 'static,
+    ) -> Result<Self, SubscribeError> {
+        let pattern = pattern.into();
+        self.subscriber.psubscribe(&pattern)?;
+        self.table.set(Route::Pattern(pattern), Box::new(handler));
+        Ok(self)
+    }
+
+    /// Has `handler` called with every event that has no handler of its own: lifecycle events,
+    /// [`Event::Lagged`], and messages of subscriptions without a handler.
+    ///
+    /// By default, these are dropped.
+    pub fn otherwise(mut self, handler: impl FnMut(Event<P>) + Send + 'static) -> Self {
+        self.table.otherwise = Some(Box::new(handler));
+        self
+    }
+
+    /// Sets whether the router goes on when a handler panics.
+    ///
+    /// By default, the panic ends the router: [`Listener::join`] returns it, [`run`](Self::run) passes it on. With
+    /// `true`, the message goes to [`otherwise`](Self::otherwise), [`RouterHandle::panics`] counts it, and the handler is
+    /// called for later messages, too: it should not rely on what it may have left half done. Each payload is cloned
+    /// for this before its handler is called. A panic of `otherwise` itself ends the router in any case.
+    pub fn keep_going(mut self, yes: bool) -> Self {
+        self.table.keeps_going = yes;
+        self
+    }
+
+    /// Returns a handle that adds and removes handlers while the router runs.
+    pub fn handle(&self) -> RouterHandle<P> {
+        RouterHandle { subscriber: self.subscriber.clone(), shared: Arc::clone(&self.shared) }
+    }
+
+    /// Runs the router on a thread called `name`; see [`Subscriber::spawn`].
+    ///
+    /// # Panics
+    ///
+    /// Like [`Subscriber::spawn`].
+    pub fn spawn(self, name: impl Into<String>) -> Listener {
+        let Self { subscriber, shared, mut table } = self;
+        subscriber.spawn(name, move |event| table.dispatch(&shared, event))
+    }
+
+    /// Runs the router on this thread, until the subscriber is closed and drained.
+    ///
+    /// # Panics
+    ///
+    /// Panics with a handler, and if it is called from a payload's `Clone`.
+    pub fn run(self) {
+        let Self { subscriber, shared, mut table } = self;
+        for event in &subscriber {
+            table.dispatch(&shared, event);
+        }
+    }
+
+    /// Runs the router in a task, until the subscriber is closed and drained.
+    ///
+    /// The future may be dropped at any point, and the router with it; messages that it has not handled are still in the
+    /// inbox. It gives way to other tasks now and then.
+    ///
+    /// # Panics
+    ///
+    /// Polling panics with a handler.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// # futures::executor::block_on(async {
+    /// let bus: Bus<u32> = Bus::new();
+    /// let mut sum = 0;
+    /// let (seen, total) = std::sync::mpsc::channel();
+    /// let router = bus.subscriber().router().on("scores", move |message| {
+    ///     sum += message.payload;
+    ///     seen.send(sum).unwrap();
+    /// })?;
+    /// (1..=3_u32).for_each(|points| _ = bus.publish("scores", points));
+    /// drop(bus);
+    /// router.run_async().await;
+    /// assert_eq!(total.iter().last(), Some(6));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// # }).unwrap();
+    /// ```
+    #[cfg(feature = "async")]
+    pub async fn run_async(self) {
+        let Self { subscriber, shared, mut table } = self;
+        while let Ok(event) = subscriber.recv_async().await {
+            table.dispatch(&shared, event);
+        }
+    }
+}
+
+impl<P: Clone + Send + 'static> Table<P> {
+    fn set(&mut self, route: Route, handler: Handler<P>) {
+        if let Some(&place) = self.by_route.get(&route) {
+            self.handlers[place] = Some(handler);
+            return;
+        }
+        let free = self.handlers.iter().position(Option::is_none);
+        let place = free.unwrap_or(self.handlers.len());
+        if free.is_none() {
+            self.handlers.push(None);
+        }
+        self.handlers[place] = Some(handler);
+        self.by_route.insert(route, place);
+        // What was found to have no handler may have this one.
+        self.by_address.clear();
+    }
+
+    fn remove(&mut self, route: &Route) {
+        if let Some(place) = self.by_route.remove(route) {
+            self.handlers[place] = None;
+            self.by_address.clear();
+        }
+    }
+
+    #[inline]
+    fn dispatch(&mut self, shared: &Shared<P>, event: Event<P>) {
+        // Acquire: partner of the Release in `Shared::change`.
+        if shared.is_changed.load(Ordering::Acquire) {
+            self.apply_changes(shared);
+        }
+        match event {
+            Event::Message(message) | Event::PMessage(message) => match self.place(&message) {
+                Some(place) => self.call(shared, place, message),
+                None => self.pass_by(message.into()),
+            },
+            event => self.pass_by(event),
+        }
+    }
+
+    #[cold]
+    fn apply_changes(&mut self, shared: &Shared<P>) {
+        let mut changes = shared.changes.lock();
+        shared.is_changed.store(false, Ordering::Release);
+        let changes_now = std::mem::take(&mut *changes);
+        drop(changes);
+        for change in changes_now {
+            match change {
+                Change::Set(route, handler) => self.set(route, handler),
+                Change::Remove(route) => self.remove(&route),
+            }
+        }
+    }
+
+    /// Returns the place of the handler for a message.
+    #[inline]
+    fn place(&mut self, message: &Message<P>) -> Option<usize> {
+        match message.source.address().and_then(|address| self.by_address.get(&address)) {
+            Some((_, place)) => *place,
+            None => self.find(message),
+        }
+    }
+
+    #[cold]
+    fn find(&mut self, message: &Message<P>) -> Option<usize> {
+        let route = match message.matched_by() {
+            Some(pattern) => Route::Pattern(pattern.clone()),
+            None => Route::Channel(message.channel().into()),
+        };
+        let place = self.by_route.get(&route).copied();
+        if let Some(origin) = message.source.origin() {
+            // Names that come and go have a new address each time.
+            if self.by_address.len() >= 2 * self.by_route.len() + 64 {
+                self.by_address.clear();
+            }
+            self.by_address.insert(origin.address(), (origin, place));
+        }
+        place
+    }
+
+    #[inline]
+    fn call(&mut self, shared: &Shared<P>, place: usize, message: Message<P>) {
+        let Some(handler) = &mut self.handlers[place] else { return self.pass_by(message.into()) };
+        if !self.keeps_going {
+            return handler(message);
+        }
+        let again = message.clone();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| handler(message))) {
+            reentrancy::discard(panic);
+            // Relaxed: a count orders nothing.
+            shared.panics.fetch_add(1, Ordering::Relaxed);
+            self.pass_by(again.into());
+        }
+    }
+
+    fn pass_by(&mut self, event: Event<P>) {
+        if let Some(otherwise) = &mut self.otherwise {
+            otherwise(event);
+        }
+    }
+}
+
+/// Adds and removes the handlers of a [`Router`] while it runs; returned by [`Router::handle`].
+///
+/// It holds a clone of the subscriber, so the router runs until the bus or the subscriber is closed, or its
+/// [`Listener`] stopped, as long as there is a handle. A change holds for every message that the router takes up after
+/// it. Handlers may own a handle, and change what the router does.
+///
+/// # Examples
+///
+/// ```
+/// use fanout::Bus;
+///
+/// let bus: Bus = Bus::new();
+/// let router = bus.subscriber().router();
+/// let handle = router.handle();
+/// let listener = router.spawn("late");
+/// let (seen, log) = std::sync::mpsc::channel();
+/// handle.on("news", move |message| seen.send(message.payload).unwrap())?;
+/// bus.publish("news", "hello");
+/// assert_eq!(log.recv().as_deref(), Ok("hello"));
+/// handle.remove("news");
+/// assert_eq!(bus.publish("news", "anybody?").matched, 0);
+/// # listener.stop();
+/// # Ok::<(), fanout::SubscribeError>(())
+/// ```
+pub struct RouterHandle<P = Arc<str>> {
+    subscriber: Subscriber<P>,
+    shared: Arc<Shared<P>>,
+}
+
+impl<P: Clone + Send + 'static> RouterHandle<P> {
+    /// Subscribes to `channel`, and has `handler` called with its messages; see [`Router::on`]. Returns the number of
+    /// channels and patterns now held.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Subscriber::subscribe`].
+    pub fn on(
+        &self,
+        channel: impl AsRef<str>,
+        handler: impl FnMut(Message<P>) + Send + 'static,
+    ) -> Result<usize, SubscribeError> {
+        let channel = channel.as_ref();
+        self.set(Route::Channel(channel.into()), Box::new(handler), || {
+            self.subscriber.subscribe(channel)
+        })
+    }
+
+    /// Subscribes to `pattern`, and has `handler` called with its messages; see [`Router::on_pattern`]. Returns the
+    /// number of channels and patterns now held.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Subscriber::psubscribe`].
+    pub fn on_pattern(
+        &self,
+        pattern: impl Into<Pattern>,
+        handler: impl FnMut(Message<P>) + Send + 'static,
+    ) -> Result<usize, SubscribeError> {
+        let pattern = pattern.into();
+        self.set(Route::Pattern(pattern.clone()), Box::new(handler), || {
+            self.subscriber.psubscribe(&pattern)
+        })
+    }
+
+    fn set(
+        &self,
+        route: Route,
+        handler: Handler<P>,
+        subscribe: impl FnOnce() -> Result<usize, SubscribeError>,
+    ) -> Result<usize, SubscribeError> {
+        // First the handler: the first message may come before `subscribe` returns.
+        self.shared.change(Change::Set(route.clone(), handler));
+        subscribe().inspect_err(|_| {
+            if !self.holds(&route) {
+                self.shared.change(Change::Remove(route));
+            }
+        })
+    }
+
+    fn holds(&self, route: &Route) -> bool {
+        match route {
+            Route::Channel(name) => self.subscriber.holds_channel(name),
+            Route::Pattern(pattern) => self.subscriber.holds_pattern(pattern),
+        }
+    }
+
+    /// Unsubscribes from `channel`, and drops its handler. Returns the number of channels and patterns still held.
+    ///
+    /// Messages of it that are still queued go to [`otherwise`](Router::otherwise).
+    pub fn remove(&self, channel: impl AsRef<str>) -> usize {
+        let channel = channel.as_ref();
+        let count = self.subscriber.unsubscribe(channel);
+        self.shared.change(Change::Remove(Route::Channel(channel.into())));
+        count
+    }
+
+    /// Unsubscribes from `pattern`, and drops its handler. Returns the number of channels and patterns still held.
+    ///
+    /// Messages of it that are still queued go to [`otherwise`](Router::otherwise).
+    pub fn remove_pattern(&self, pattern: impl Into<Pattern>) -> usize {
+        let pattern = pattern.into();
+        let count = self.subscriber.punsubscribe(&pattern);
+        self.shared.change(Change::Remove(Route::Pattern(pattern)));
+        count
+    }
+
+    /// Returns how often a handler has panicked and the router gone on: see [`Router::keep_going`].
+    pub fn panics(&self) -> u64 {
+        // Relaxed: see `Table::call`.
+        self.shared.panics.load(Ordering::Relaxed)
+    }
+
+    /// Returns the subscriber.
+    pub fn subscriber(&self) -> &Subscriber<P> {
+        &self.subscriber
+    }
+}
+
+impl<P> Clone for RouterHandle<P> {
+    fn clone(&self) -> Self {
+        Self { subscriber: self.subscriber.clone(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<P> fmt::Debug for Router<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router")
+            .field("subscriber", &self.subscriber)
+            .field("handlers", &self.table.by_route.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Debug for RouterHandle<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouterHandle").field("subscriber", &self.subscriber).finish_non_exhaustive()
+    }
+}

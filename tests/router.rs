@@ -1,0 +1,389 @@
+//! Handlers by channel and pattern.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, mpsc};
+
+use fanout::{Bus, Event, Limits, Overflow, Pattern, RouterHandle, SubscribeError};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::{cases, eventually, panic_text, watched};
+
+/// What handlers saw, as `handler channel payload`.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn handler(&self, name: &'static str) -> impl FnMut(fanout::Message<u32>) + Send + use<> {
+        let log = self.clone();
+        move |message| log.add(format!("{name} {} {}", message.channel(), message.payload))
+    }
+
+    fn otherwise(&self) -> impl FnMut(Event<u32>) + Send + use<> {
+        let log = self.clone();
+        move |event| {
+            log.add(match event {
+                Event::Message(message) | Event::PMessage(message) => {
+                    format!("otherwise {} {}", message.channel(), message.payload)
+                }
+                Event::Subscribe { channel, .. } => format!("subscribed {channel}"),
+                Event::Lagged { missed } => format!("missed {missed}"),
+                _ => return,
+            });
+        }
+    }
+
+    fn add(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+fn silent(bus: &Bus<u32>) -> fanout::Subscriber<u32> {
+    bus.subscriber_builder().lifecycle_events(false).build()
+}
+
+#[test]
+fn a_message_goes_to_the_handler_of_the_subscription_that_brought_it() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let sub = silent(&bus);
+    sub.subscribe("plain").unwrap();
+    let router = sub
+        .router()
+        .on("a:1", log.handler("exact"))
+        .unwrap()
+        .on_pattern("a:*", log.handler("pattern"))
+        .unwrap()
+        .on_pattern("a:?", log.handler("other"))
+        .unwrap()
+        .otherwise(log.otherwise());
+    bus.publish("a:1", 1_u32);
+    bus.publish("a:22", 2_u32);
+    bus.publish("plain", 3_u32);
+    bus.publish("a:1", 4_u32);
+    bus.close();
+    router.run();
+    assert_eq!(
+        log.take(),
+        [
+            "exact a:1 1",
+            "pattern a:1 1",
+            "other a:1 1",
+            "pattern a:22 2",
+            "otherwise plain 3",
+            "exact a:1 4",
+            "pattern a:1 4",
+            "other a:1 4",
+        ]
+    );
+}
+
+#[cfg(feature = "glob")]
+#[test]
+fn both_dialects_of_a_text_have_handlers_of_their_own() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let router = silent(&bus)
+        .router()
+        .on_pattern(Pattern::redis("a/*"), log.handler("redis"))
+        .unwrap()
+        .on_pattern(Pattern::glob("a/*").unwrap(), log.handler("glob"))
+        .unwrap();
+    bus.publish("a/1", 1_u32);
+    bus.publish("a/b/c", 2_u32);
+    bus.close();
+    router.run();
+    assert_eq!(log.take(), ["redis a/1 1", "glob a/1 1", "redis a/b/c 2"]);
+}
+
+#[test]
+fn lifecycle_events_and_losses_go_elsewhere() {
+    let (bus, log) = (Bus::<u32>::builder().capacity(2).build(), Log::default());
+    let router = bus.subscriber().router().on("a", log.handler("a")).unwrap();
+    let router = router.otherwise(log.otherwise());
+    (1..=3_u32).for_each(|n| _ = bus.publish("a", n));
+    bus.close();
+    router.run();
+    assert_eq!(log.take(), ["missed 1", "subscribed a", "a a 2", "a a 3"]);
+}
+
+#[test]
+fn a_later_handler_replaces_the_one_before() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let sub = silent(&bus);
+    let router = sub.router().on("a", log.handler("first")).unwrap();
+    let router = router.on("a", log.handler("second")).unwrap();
+    let handle = router.handle();
+    bus.publish("a", 1_u32);
+    handle.on("a", log.handler("third")).unwrap();
+    bus.publish("a", 2_u32);
+    bus.close();
+    router.run();
+    assert_eq!(log.take(), ["third a 1", "third a 2"]);
+    assert_eq!(handle.on("a", log.handler("fourth")), Err(SubscribeError::Closed));
+}
+
+#[test]
+fn handlers_come_and_go_while_the_router_runs() {
+    watched(|| {
+        let (bus, log) = (Bus::new(), Log::default());
+        let router = silent(&bus).router().otherwise(log.otherwise());
+        let handle = router.handle();
+        let listener = router.spawn("router");
+        assert_eq!(handle.on("a", log.handler("a")), Ok(1));
+        assert_eq!(handle.on_pattern("b*", log.handler("b")), Ok(2));
+        bus.publish("a", 1_u32);
+        bus.publish("b1", 2_u32);
+        let mut lines = Vec::new();
+        eventually("all are handled", || {
+            lines.extend(log.take());
+            lines.len() == 2
+        });
+        assert_eq!(lines, ["a a 1", "b b1 2"]);
+        assert_eq!(handle.remove("a"), 1);
+        assert_eq!(handle.remove_pattern("b*"), 0);
+        assert_eq!(bus.publish("a", 3_u32).matched, 0);
+        // Anew: the name's entry may lie elsewhere now.
+        assert_eq!(handle.on("a", log.handler("again")), Ok(1));
+        bus.publish("a", 4_u32);
+        drop(bus);
+        listener.join().unwrap();
+        assert_eq!(log.take(), ["again a 4"]);
+    });
+}
+
+#[test]
+fn a_subscription_made_anew_elsewhere_is_still_found() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let sub = silent(&bus);
+    let router = sub.router().on("a", log.handler("a")).unwrap();
+    for n in 0..200_u32 {
+        bus.publish("a", n);
+        sub.unsubscribe("a");
+        sub.subscribe("a").unwrap();
+    }
+    bus.close();
+    router.run();
+    assert!(log.take().into_iter().eq((0..200).map(|n| format!("a a {n}"))));
+}
+
+#[test]
+fn a_handler_may_change_the_router_it_is_called_by() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let router = silent(&bus).router().otherwise(log.otherwise());
+    let handle = router.handle();
+    let own: RouterHandle<u32> = handle.clone();
+    let (weak, its_log) = (bus.downgrade(), log.clone());
+    handle
+        .on("once", move |message| {
+            its_log.add(format!("once {}", message.payload));
+            own.remove("once");
+            own.on("next", its_log.handler("next")).unwrap();
+            weak.upgrade().unwrap().publish("next", message.payload + 1);
+        })
+        .unwrap();
+    bus.publish("once", 1_u32);
+    bus.publish("once", 2_u32);
+    let listener = router.spawn("router");
+    let mut lines = Vec::new();
+    eventually("all are handled", || {
+        lines.extend(log.take());
+        lines.len() == 3
+    });
+    assert_eq!(lines, ["once 1", "otherwise once 2", "next next 2"]);
+    bus.close();
+    listener.join().unwrap();
+}
+
+#[test]
+fn a_limit_that_is_reached_adds_no_handler() {
+    let bus: Bus<u32> = Bus::builder().limits(Limits::default().max_subscriptions(1)).build();
+    let log = Log::default();
+    let router = silent(&bus).router().on("a", log.handler("a")).unwrap();
+    let handle = router.handle();
+    let error = handle.on("b", log.handler("b")).unwrap_err();
+    assert!(matches!(error, SubscribeError::TooManySubscriptions { limit: 1, .. }));
+    assert_eq!(router.on("b", log.handler("b")).unwrap_err(), error);
+}
+
+#[test]
+fn a_panic_ends_the_router() {
+    let bus: Bus<u32> = Bus::new();
+    let router = silent(&bus).router().on("a", |_| panic!("in a handler")).unwrap();
+    let listener = router.spawn("router");
+    bus.publish("a", 1_u32);
+    assert_eq!(panic_text(&*listener.join().unwrap_err()), "in a handler");
+
+    let router = silent(&bus).router().on("a", |_| panic!("in a handler")).unwrap();
+    bus.publish("a", 1_u32);
+    let panic = catch_unwind(AssertUnwindSafe(|| router.run())).unwrap_err();
+    assert_eq!(panic_text(&*panic), "in a handler");
+}
+
+#[test]
+fn a_router_that_keeps_going_counts_panics_and_passes_the_messages_on() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let mut calls = log.handler("a");
+    let router = silent(&bus)
+        .router()
+        .on("a", move |message| {
+            assert!(message.payload % 2 == 0, "odd");
+            calls(message);
+        })
+        .unwrap()
+        .otherwise(log.otherwise())
+        .keep_going(true);
+    let handle = router.handle();
+    (1..=4_u32).for_each(|n| _ = bus.publish("a", n));
+    bus.close();
+    router.run();
+    assert_eq!(log.take(), ["otherwise a 1", "a a 2", "otherwise a 3", "a a 4"]);
+    assert_eq!(handle.panics(), 2);
+}
+
+#[test]
+fn a_router_is_stopped_and_drained_like_any_listener() {
+    let bus: Bus<u32> = Bus::new();
+    let (seen, log) = mpsc::channel();
+    let router = silent(&bus).router();
+    let router = router.on("a", move |message| seen.send(message.payload).unwrap()).unwrap();
+    let listener = router.spawn("router");
+    (0..100_u32).for_each(|n| _ = bus.publish("a", n));
+    listener.drain();
+    listener.join().unwrap();
+    assert!(log.iter().eq(0..100));
+    assert_eq!(bus.publish("a", 100_u32).matched, 0);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_router_runs_in_a_task_and_leaves_what_it_has_not_handled() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let sub: fanout::Subscriber<u32> = silent(&bus);
+    let router = sub.router().on("a", log.handler("a")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let task = runtime.spawn(router.run_async());
+    (0..100_u32).for_each(|n| _ = bus.publish("a", n));
+    runtime.block_on(async {
+        // It gives way before it has handled all.
+        tokio::task::yield_now().await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+    });
+    let handled = log.take().len();
+    assert!(handled > 0 && handled + sub.len() == 100);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Publish(&'static str),
+    Add(usize),
+    Remove(usize),
+    Resubscribe(usize),
+    Run,
+}
+
+const ROUTES: [&str; 6] = ["a", "b", "*a", "a*", "?", "[ab]"];
+
+fn op() -> impl Strategy<Value = Op> {
+    let route = 0..ROUTES.len();
+    prop_oneof![
+        6 => prop::sample::select(&["a", "b", "ab", "ba"][..]).prop_map(Op::Publish),
+        2 => route.clone().prop_map(Op::Add),
+        1 => route.clone().prop_map(Op::Remove),
+        1 => route.prop_map(Op::Resubscribe),
+        2 => Just(Op::Run),
+    ]
+}
+
+proptest! {
+    #![proptest_config(cases(256))]
+
+    /// A router does what a look-up by `matched_by` and `channel` does.
+    #[test]
+    fn a_router_agrees_with_a_map_by_name(ops in vec(op(), 0..60)) {
+        let (bus, log) = (Bus::<u32>::new(), Log::default());
+        let (sub, model) = (silent(&bus), silent(&bus));
+        let mut handlers: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut expected = Vec::new();
+        let router = sub.router().otherwise(log.otherwise());
+        let handle = router.handle();
+        // The router runs when this sends, and says so.
+        let (run, orders) = mpsc::channel::<()>();
+        let (ran, done) = mpsc::channel::<()>();
+        handle.on("run", move |_| {
+            ran.send(()).unwrap();
+            orders.recv().unwrap();
+        }).unwrap();
+        let listener = router.spawn("router");
+        bus.publish("run", 0_u32);
+        done.recv().unwrap();
+        let is_exact = |at: usize| at < 2;
+        for (number, op) in (0_u32..).zip(ops.into_iter().chain([Op::Run])) {
+            match op {
+                Op::Publish(channel) => _ = bus.publish(channel, number),
+                Op::Add(at) => {
+                    handlers.insert(ROUTES[at], at);
+                    if is_exact(at) {
+                        handle.on(ROUTES[at], log.handler(ROUTES[at])).unwrap();
+                        model.subscribe(ROUTES[at]).unwrap();
+                    } else {
+                        handle.on_pattern(ROUTES[at], log.handler(ROUTES[at])).unwrap();
+                        model.psubscribe(ROUTES[at]).unwrap();
+                    }
+                }
+                Op::Remove(at) => {
+                    handlers.remove(ROUTES[at]);
+                    if is_exact(at) {
+                        handle.remove(ROUTES[at]);
+                        model.unsubscribe(ROUTES[at]);
+                    } else {
+                        handle.remove_pattern(ROUTES[at]);
+                        model.punsubscribe(ROUTES[at]);
+                    }
+                }
+                Op::Resubscribe(at) if is_exact(at) => {
+                    for sub in [&sub, &model] {
+                        sub.unsubscribe(ROUTES[at]);
+                        sub.subscribe(ROUTES[at]).unwrap();
+                    }
+                }
+                Op::Resubscribe(at) => {
+                    for sub in [&sub, &model] {
+                        sub.punsubscribe(ROUTES[at]);
+                        sub.psubscribe(ROUTES[at]).unwrap();
+                    }
+                }
+                Op::Run => {
+                    // All that is queued is handled by the handlers of now.
+                    for message in model.try_messages() {
+                        let by = message.pattern().unwrap_or(message.channel());
+                        let name = if handlers.contains_key(by) { by } else { "otherwise" };
+                        expected.push(format!("{name} {} {}", message.channel(), message.payload));
+                    }
+                    bus.publish("run", number);
+                    run.send(()).unwrap();
+                    done.recv().unwrap();
+                    prop_assert_eq!(log.take(), std::mem::take(&mut expected));
+                }
+            }
+        }
+        bus.close();
+        run.send(()).unwrap();
+        prop_assert!(listener.join().is_ok());
+    }
+}
+
+#[test]
+fn a_full_inbox_keeps_its_policy() {
+    let bus: Bus<u32> = Bus::builder().capacity(1).overflow(Overflow::Disconnect).build();
+    let log = Log::default();
+    let router = silent(&bus).router().on("a", log.handler("a")).unwrap();
+    (0..2_u32).for_each(|n| _ = bus.publish("a", n));
+    router.run();
+    assert_eq!(log.take(), ["a a 0"]);
+}
