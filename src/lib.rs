@@ -181,6 +181,8 @@ mod prefetch;
 mod publish;
 mod reentrancy;
 mod router;
+#[cfg(feature = "serde")]
+mod serialize;
 mod small_str;
 mod source;
 mod stats;
@@ -205,7 +207,7 @@ pub use pattern::Pattern;
 #[cfg(feature = "async")]
 pub use publish::{Publish, PublishMany};
 pub use router::{Router, RouterHandle};
-pub use stats::{CloseReason, Receipt, Stats, SubscriberInfo};
+pub use stats::{CloseReason, Receipt, Stats, SubscriberInfo, TopicStats};
 #[cfg(feature = "async")]
 pub use subscriber::{EventStream, MessageStream, Recv, RecvMessage};
 pub use subscriber::{

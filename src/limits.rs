@@ -22,14 +22,28 @@ use std::time::Duration;
 /// assert!(matches!(refused, SubscribeError::ChannelTooLong { limit: 8, .. }));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Limits {
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_unlimited"))]
     pub(crate) max_channel_len: usize,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_unlimited"))]
     pub(crate) max_pattern_len: usize,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_unlimited"))]
     pub(crate) max_subscriptions: usize,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_unlimited"))]
     pub(crate) max_subscribers: usize,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_unlimited"))]
     pub(crate) max_channels: usize,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_unlimited"))]
     pub(crate) max_patterns: usize,
+}
+
+/// `true` for the default of all limits, which is left out of configuration files.
+#[cfg(feature = "serde")]
+fn is_unlimited(limit: &usize) -> bool {
+    *limit == usize::MAX
 }
 
 impl Default for Limits {
@@ -132,6 +146,11 @@ impl Limits {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case", deny_unknown_fields)
+)]
 #[non_exhaustive]
 pub enum Overflow {
     /// Removes the oldest message to make room for the new one, which counts as delivered. This is
@@ -193,6 +212,9 @@ pub enum Overflow {
     Block {
         /// The longest time that a thread waits, counted from the start of the publish; `None`
         /// waits without end. `publish_async` has no timer, and ignores it.
+        ///
+        /// In configuration files (feature `serde`) it is text such as `"250ms"` or `"2s"`.
+        #[cfg_attr(feature = "serde", serde(default, with = "humantime_serde::option"))]
         timeout: Option<Duration>,
     },
 }

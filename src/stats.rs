@@ -3,6 +3,8 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use crate::limits::Overflow;
+
 /// What one publish did: `matched == delivered + dropped`.
 ///
 /// All three counts are exact. A publish that nobody listens to returns a receipt of zeros, never
@@ -23,6 +25,7 @@ use std::sync::Arc;
 /// # Ok::<(), fanout::SubscribeError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Receipt {
     /// Messages to deliver: one per matching subscription, or one per subscriber with
     /// [`dedupe`](crate::SubscriberBuilder::dedupe).
@@ -49,6 +52,7 @@ impl AddAssign for Receipt {
 /// `delivered == received + evicted + discarded + queued`, where *queued* is the sum of
 /// [`Subscriber::len`](crate::Subscriber::len) of all subscribers, closed ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Publishes, including those that matched nothing.
@@ -85,8 +89,12 @@ pub struct Stats {
 /// The counters are exact while nothing is published to the subscriber or received from it, except
 /// `high_water`. At rest, of the messages that matched: `matched == received + missed + depth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SubscriberInfo {
+    /// What tells the subscriber from all others that the bus has, or ever had; see
+    /// [`Subscriber::id`](crate::Subscriber::id).
+    pub id: u64,
     /// The label set by [`SubscriberBuilder::label`](crate::SubscriberBuilder::label), for logs and
     /// metrics.
     pub label: Option<Arc<str>>,
@@ -98,6 +106,8 @@ pub struct SubscriberInfo {
     pub depth: usize,
     /// Messages that the inbox can hold.
     pub capacity: usize,
+    /// What happens to messages that find the inbox full.
+    pub overflow: Overflow,
     /// The largest number of messages that the inbox has held. Sampled; may understate the peak by
     /// up to one eighth.
     ///
@@ -112,9 +122,32 @@ pub struct SubscriberInfo {
     pub missed: u64,
 }
 
+/// Counters of one channel, returned by [`Topic::stats`](crate::Topic::stats).
+///
+/// They count from when the bus began to keep the channel: at the latest, from its first topic or subscription. What
+/// patterns delivered on the channel is included. They are exact while nothing is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TopicStats {
+    /// Publishes, including those that matched nothing.
+    pub published: u64,
+    /// Messages to deliver.
+    pub matched: u64,
+    /// Messages that entered an inbox.
+    pub delivered: u64,
+    /// Messages that did not enter an inbox.
+    pub dropped: u64,
+    /// Messages that publishes on this channel removed from inboxes to make room.
+    pub evicted: u64,
+    /// Subscribers of the channel itself now; 0 on a closed bus.
+    pub subscribers: usize,
+}
+
 /// Why a subscriber was closed, returned by
 /// [`Subscriber::close_reason`](crate::Subscriber::close_reason).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum CloseReason {
     /// [`Subscriber::close`](crate::Subscriber::close) was called.

@@ -10,9 +10,9 @@ use crate::bus::Bus;
 use crate::engine::{Engine, OpenGuard};
 use crate::error::SubscribeError;
 use crate::publish;
-use crate::stats::Receipt;
+use crate::stats::{Receipt, TopicStats};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
-use crate::trie::Channel;
+use crate::trie::{Channel, Counts};
 
 /// A publisher's handle to one channel, returned by [`Bus::topic`].
 ///
@@ -167,6 +167,32 @@ impl<P: Clone + Send + 'static> Topic<P> {
     pub fn subscriber_count(&self) -> usize {
         self.engine.check_reentrancy();
         self.engine.trie.subscriber_count(&self.entry)
+    }
+
+    /// Returns the counters of the channel.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::Bus;
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let news = bus.topic("news");
+    /// let _sub = bus.psubscribe("*")?;
+    /// news.publish("hello");
+    /// let stats = news.stats();
+    /// assert_eq!((stats.published, stats.delivered, stats.subscribers), (1, 1, 0));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    pub fn stats(&self) -> TopicStats {
+        let subscribers = self.subscriber_count();
+        let Counts { published, delivered, dropped, evicted } = self.entry.counters.read();
+        let matched = delivered + dropped;
+        TopicStats { published, matched, delivered, dropped, evicted, subscribers }
     }
 
     /// Returns the number of messages that a publish would have to deliver now.

@@ -248,11 +248,13 @@ impl<P> Member<P> {
         let is_closed = inbox.is_closed();
         let depth = inbox.depth();
         SubscriberInfo {
+            id: inbox.member(),
             label: inbox.settings().label.clone(),
             channels: if is_closed { 0 } else { held.channels.len() },
             patterns: if is_closed { 0 } else { held.patterns.len() },
             depth,
             capacity: inbox.settings().capacity,
+            overflow: inbox.settings().overflow,
             high_water: inbox.high_water(),
             // Saturating: a message that is on its way may be counted at one end only.
             received: entered.saturating_sub(inbox.evicted() + depth as u64),

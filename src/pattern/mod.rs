@@ -277,6 +277,11 @@ impl Pattern {
         Self(Arc::new(Inner { text, compiled }))
     }
 
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_redis(&self) -> bool {
+        self.identity().0 == Dialect::Redis
+    }
+
     fn identity(&self) -> (Dialect, &str) {
         let dialect = match self.0.compiled {
             Compiled::Redis { .. } => Dialect::Redis,

@@ -580,6 +580,13 @@ impl<P> Subscriber<P> {
         self.member.inbox.close_reason()
     }
 
+    /// Returns a number that no other subscriber of the bus has, or ever had. Clones have the same.
+    ///
+    /// [`SubscriberInfo::id`] is this number: it tells apart subscribers with one label, in logs and metrics.
+    pub fn id(&self) -> u64 {
+        self.member.inbox.member()
+    }
+
     /// Returns the label that was set by [`SubscriberBuilder::label`], if any.
     pub fn label(&self) -> Option<&str> {
         self.member.inbox.settings().label.as_deref()
