@@ -176,6 +176,8 @@ mod interest;
 mod limits;
 mod listener;
 mod member;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod pattern;
 mod prefetch;
 mod publish;

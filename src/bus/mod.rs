@@ -726,6 +726,37 @@ impl<P: Clone + Send + 'static> Bus<P> {
         if self.is_closed() { 0 } else { self.engine.trie.pattern_count() }
     }
 
+    /// Writes the figures of the bus to the recorder of the crate `metrics`.
+    ///
+    /// Call it when they are asked for, for instance when Prometheus fetches its page; nothing is written by publishing
+    /// and receiving. Without a recorder it does nothing. The figures are:
+    ///
+    /// | name | kind | what |
+    /// | --- | --- | --- |
+    /// | `fanout_published_total` | counter | [`Stats::published`]; and so `matched`, `delivered`, `dropped`, `evicted`, `received`, `discarded`, `disconnected` |
+    /// | `fanout_channels`, `fanout_patterns`, `fanout_subscribers` | gauge | [`Stats::channels`], … |
+    /// | `fanout_inbox_depth` | gauge | [`SubscriberInfo::depth`]; and so `capacity`, `high_water` |
+    /// | `fanout_inbox_subscriptions` | gauge | channels and patterns held |
+    /// | `fanout_inbox_received_total`, `fanout_inbox_missed_total` | counter | [`SubscriberInfo::received`], [`missed`](SubscriberInfo::missed) |
+    ///
+    /// Those of inboxes have the labels `subscriber`, which is the [label](SubscriberBuilder::label), and `id`. Only
+    /// subscribers with a label have them: half a million series would help nobody. When a subscriber is gone, its
+    /// series stay as they were until the recorder forgets them (an exporter's *idle timeout*). The figures of two buses
+    /// in one process need recorders of their own, such as `metrics::with_local_recorder`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called from a payload's `Clone` during a publish.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the number of channels and subscribers, like [`stats`](Self::stats) and
+    /// [`subscribers`](Self::subscribers).
+    #[cfg(feature = "metrics")]
+    pub fn record_metrics(&self) {
+        crate::metrics::record(&self.engine);
+    }
+
     /// Returns the counters of the whole bus.
     ///
     /// They are exact while nothing is published or received. Otherwise they are read one after

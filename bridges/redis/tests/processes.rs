@@ -74,8 +74,13 @@ fn two_processes_get_each_other_s_messages_once_and_in_order() {
 #[test]
 fn a_notification_typed_in_one_process_arrives_in_the_other() {
     let server = Server::start();
-    // Beside this test's own program: `cargo test` builds the examples, too.
-    let example = env::current_exe().unwrap().parent().unwrap().join("../examples/two_processes");
+    // A test that is named alone has no examples built.
+    let mut build = Command::new(env!("CARGO"));
+    assert!(
+        build.args(["build", "--locked", "--example", "two_processes"]).status().unwrap().success()
+    );
+    let target = env::current_exe().unwrap().parent().unwrap().join("../..");
+    let example = target.join("debug/examples/two_processes");
     let start = |user: &str| {
         Command::new(&example)
             .args([user, "--url", &server.url()])
