@@ -5,8 +5,11 @@ use metrics::{Label, Unit};
 use crate::engine::Engine;
 use crate::stats::{Stats, SubscriberInfo};
 
-/// Names, units and descriptions of counters that count for the whole bus, with the figure of each.
-const COUNTERS: [(&str, &str, fn(&Stats) -> u64); 8] = [
+/// A name, a description, and where the figure is.
+type Figure<T, N> = (&'static str, &'static str, fn(&T) -> N);
+
+/// Counters of the whole bus.
+const COUNTERS: [Figure<Stats, u64>; 8] = [
     ("fanout_published_total", "Publishes", |stats| stats.published),
     ("fanout_matched_total", "Messages that were to be delivered", |stats| stats.matched),
     ("fanout_delivered_total", "Messages that entered an inbox", |stats| stats.delivered),
@@ -22,20 +25,20 @@ const COUNTERS: [(&str, &str, fn(&Stats) -> u64); 8] = [
 ];
 
 /// Gauges of the whole bus.
-const GAUGES: [(&str, &str, fn(&Stats) -> usize); 3] = [
+const GAUGES: [Figure<Stats, usize>; 3] = [
     ("fanout_channels", "Channels that have a subscriber of their own", |stats| stats.channels),
     ("fanout_patterns", "Distinct patterns that are subscribed", |stats| stats.patterns),
     ("fanout_subscribers", "Subscribers", |stats| stats.subscribers),
 ];
 
 /// Counters of each subscriber that has a label.
-const INBOX_COUNTERS: [(&str, &str, fn(&SubscriberInfo) -> u64); 2] = [
+const INBOX_COUNTERS: [Figure<SubscriberInfo, u64>; 2] = [
     ("fanout_inbox_received_total", "Messages taken from the inbox", |info| info.received),
     ("fanout_inbox_missed_total", "Messages lost, evicted or refused", |info| info.missed),
 ];
 
 /// Gauges of each subscriber that has a label.
-const INBOX_GAUGES: [(&str, &str, fn(&SubscriberInfo) -> usize); 4] = [
+const INBOX_GAUGES: [Figure<SubscriberInfo, usize>; 4] = [
     ("fanout_inbox_depth", "Messages in the inbox", |info| info.depth),
     ("fanout_inbox_capacity", "Messages that the inbox can hold", |info| info.capacity),
     ("fanout_inbox_high_water", "The largest depth that was sampled", |info| info.high_water),
