@@ -191,6 +191,7 @@ mod stats;
 mod subscriber;
 mod sync;
 mod topic;
+mod trace;
 mod trie;
 mod wait_list;
 mod wakeups;

@@ -38,6 +38,12 @@ pub(crate) fn put_off(waker: Waker) {
     COUNT.set(COUNT.get() + 1);
 }
 
+/// Has losses told by the next [`call_pending`] of the calling thread.
+#[cfg(feature = "tracing")]
+pub(crate) fn put_off_losses() {
+    COUNT.set(COUNT.get() + 1);
+}
+
 /// Calls the wakers that were put off by this thread. The caller holds no lock and no turn.
 #[inline]
 pub(crate) fn call_pending() {
@@ -53,6 +59,8 @@ fn call_all() {
         return;
     }
     COUNT.set(0);
+    #[cfg(feature = "tracing")]
+    contain_panic(crate::trace::tell_losses);
     // A waker can publish, and so put off and call others.
     let mut wakers = PENDING.with(|pending| pending.take());
     wakers.drain(..).for_each(|waker| contain_panic(|| waker.wake()));
@@ -72,9 +80,9 @@ pub(crate) fn drop_waker<T>(holder: T) {
     contain_panic(|| drop(holder));
 }
 
-/// Runs code of a waker. A panic in it goes no further than the panic hook, which has reported it: whatever it was
-/// called by did nothing wrong, and others are to be woken.
-fn contain_panic(code: impl FnOnce()) {
+/// Runs code of a waker, or of a tracing subscriber. A panic in it goes no further than the panic hook, which has
+/// reported it: whatever it was called by did nothing wrong, and others are to be woken.
+pub(crate) fn contain_panic(code: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
         reentrancy::discard(panic);
     }

@@ -16,6 +16,7 @@ use crate::limits::{Limits, Overflow};
 use crate::reentrancy::{self, Panics, for_each_then_resume};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::trace;
 use crate::trie::Trie;
 use crate::wakeups;
 use retired::Deferred;
@@ -142,12 +143,13 @@ impl<P> Engine<P> {
 
     // ---- closing -------------------------------------------------------------------------------
 
-    /// Closes the subscriber `id`, whose inbox was full.
-    pub(crate) fn disconnect(&self, id: u64) {
+    /// Closes the subscriber `id`, whose inbox was full for a message of `channel`.
+    pub(crate) fn disconnect(&self, id: u64, channel: &str) {
         if let Some(subscriber) = self.registry.get(id)
             && subscriber.close(CloseReason::Overflow)
         {
             self.registry.count_disconnected();
+            trace::disconnected(id, subscriber.inbox().settings(), channel);
         }
     }
 
@@ -167,6 +169,7 @@ impl<P> Engine<P> {
         self.trie.watchers().close();
         let recipients = self.trie.finish_closing();
         self.is_closed.store(true, Ordering::Relaxed);
+        trace::bus_closed();
         // The last handle to an inbox drops its messages, and so runs user code: that comes when all is closed.
         let mut panics = Panics::default();
         panics.for_each(subscribers, drop);

@@ -13,6 +13,7 @@ use super::{EVENTS, Inbox, Inner, LAGGED, LazyState, SENDERS_WAITING, TERMINATED
 use crate::event::Message;
 use crate::limits::Overflow;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::trace;
 use crate::wait_list::park;
 use crate::wakeups;
 
@@ -139,7 +140,7 @@ impl<P> Inbox<P> {
         }
         let evicted = self.evict(&mut inner);
         if evicted.is_some() {
-            self.record_loss_locked(&self.evicted, &mut inner);
+            self.record_loss_locked(&self.evicted, Some(message.channel()), &mut inner);
         }
         Overflowed::Retry { message, evicted }
     }
@@ -163,7 +164,7 @@ impl<P> Inbox<P> {
     }
 
     fn refuse(&self, message: Message<P>) -> Overflowed<P> {
-        if self.record_loss(&self.refused) {
+        if self.record_loss(&self.refused, message.channel()) {
             Overflowed::Refused(message)
         } else {
             Overflowed::Undeliverable(message)
@@ -199,26 +200,27 @@ impl<P> Inbox<P> {
 
     // ---- losses --------------------------------------------------------------------------------
 
-    /// Adds a lost message to `counter` and reports it to a receiver. Returns `false`, and counts nothing, if a receive
+    /// Adds a lost message of `channel` to `counter` and reports it to a receiver. Returns `false`, and counts nothing, if a receive
     /// has already returned `Closed`: nobody could be told of the loss.
-    pub(super) fn record_loss(&self, counter: &AtomicU64) -> bool {
+    pub(super) fn record_loss(&self, counter: &AtomicU64, channel: &str) -> bool {
         // The lock orders this and `try_terminate`: the loss is either reported before the end or not counted.
         let mut inner = self.inner.lock();
         // Relaxed: set under the lock.
         if self.state.load(Ordering::Relaxed) & TERMINATED != 0 {
             return false;
         }
-        self.record_loss_locked(counter, &mut inner);
+        self.record_loss_locked(counter, Some(channel), &mut inner);
         true
     }
 
-    fn record_loss_locked(&self, counter: &AtomicU64, inner: &mut Inner<P>) {
+    fn record_loss_locked(&self, counter: &AtomicU64, channel: Option<&str>, inner: &mut Inner<P>) {
         // Relaxed, both: the bit below makes them visible to the receiver that reports them.
         counter.fetch_add(1, Ordering::Relaxed);
         self.unreported.fetch_add(1, Ordering::Relaxed);
         // Release: partner of the AcqRel in `take_unreported`. A receiver that sees the bit sees the count.
         let before = self.state.fetch_or(LAGGED, Ordering::Release);
         if before & LAGGED == 0 {
+            trace::first_loss(self.member, &self.settings, channel);
             self.wake_receiver_locked(&mut inner.waiting);
         }
     }
@@ -258,7 +260,7 @@ impl<P> Inbox<P> {
             !cancel
         });
         self.update_senders_waiting(lazy);
-        (0..lost).for_each(|_| self.record_loss_locked(&self.refused, inner));
+        (0..lost).for_each(|_| self.record_loss_locked(&self.refused, None, inner));
     }
 
     /// Clears `SENDERS_WAITING` if no publisher waits any more that has not been woken.
@@ -355,7 +357,8 @@ impl<P> BlockedSend<P> {
 
     pub(super) fn refuse_message(&mut self) -> Option<Unsent<P>> {
         let message = self.message.take()?;
-        Some(Unsent { message, is_lost: self.inbox.record_loss(&self.inbox.refused) })
+        let is_lost = self.inbox.record_loss(&self.inbox.refused, message.channel());
+        Some(Unsent { message, is_lost })
     }
 
     fn is_cancelled(&self) -> bool {
@@ -468,7 +471,7 @@ mod tests {
                 thread::yield_now();
             }
             // As if others had read meanwhile the messages that filled the inbox.
-            assert!(inbox.record_loss(&inbox.refused));
+            assert!(inbox.record_loss(&inbox.refused, "c"));
             assert_eq!(sleeper.join().unwrap(), Ok(Event::Lagged { missed: 1 }));
         });
     }

@@ -23,6 +23,9 @@ pub(crate) trait Kind: Subscribable {
     /// Returns this entry's key.
     fn key(&self) -> Self::OwnedKey;
 
+    /// Returns this entry's key, borrowed.
+    fn borrow_key(&self) -> &Self::Key;
+
     /// Returns a copy of `key`.
     fn to_owned(key: &Self::Key) -> Self::OwnedKey;
 
@@ -50,6 +53,10 @@ impl<P> Kind for Channel<P> {
 
     fn key(&self) -> Arc<str> {
         Arc::clone(self.shared_name())
+    }
+
+    fn borrow_key(&self) -> &str {
+        self.name()
     }
 
     fn to_owned(name: &str) -> Arc<str> {
@@ -86,6 +93,10 @@ impl<P> Kind for PatternEntry<P> {
 
     fn key(&self) -> Pattern {
         self.pattern.clone()
+    }
+
+    fn borrow_key(&self) -> &Pattern {
+        &self.pattern
     }
 
     fn to_owned(pattern: &Pattern) -> Pattern {

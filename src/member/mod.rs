@@ -22,6 +22,7 @@ use crate::inbox::{Inbox, Settings};
 use crate::reentrancy;
 use crate::stats::{CloseReason, SubscriberInfo};
 use crate::sync::Mutex;
+use crate::trace;
 use crate::trie::{Channel, PatternEntry, Recipient, Subscription};
 use crate::wakeups;
 use kind::Kind;
@@ -118,9 +119,9 @@ impl<P: Send + 'static> Member<P> {
         let mut held = self.subscriptions.lock();
         let sender = self.inbox.sender().ok_or(SubscribeError::Closed)?;
         let with_hash = |key: &T::Key| T::hash_key(&engine.trie, key);
-        let keys: SmallVec<[(&T::Key, u64); 1]> =
+        let hashed: SmallVec<[(&T::Key, u64); 1]> =
             keys.iter().map(Borrow::borrow).map(|key| (key, with_hash(key))).collect();
-        let missing = held.missing::<T>(&keys);
+        let missing = held.missing::<T>(&hashed);
         let admission = engine.limits.bound_the_bus().then(|| engine.admission.lock());
         if !missing.is_empty() {
             self.admit::<T>(&held, &missing)?;
@@ -128,7 +129,7 @@ impl<P: Send + 'static> Member<P> {
                 engine.registry.count_subscriber();
             }
         }
-        for (key, hash) in keys {
+        for (key, hash) in hashed {
             let count = held.count();
             if let Some(subscription) = T::set(&held).get(key, hash) {
                 self.inbox.push_event(|| T::SUBSCRIBED(subscription.entry.key()), count);
@@ -141,7 +142,13 @@ impl<P: Send + 'static> Member<P> {
         }
         // Held until all are counted.
         drop(admission);
-        Ok(held.count())
+        let count = held.count();
+        drop(held);
+        for key in keys {
+            let key: &T::Key = key.borrow();
+            trace::subscribed(self.inbox.member(), self.inbox.settings(), &key, count);
+        }
+        Ok(count)
     }
 
     /// Checks that no limit on counts forbids to subscribe to the keys `missing`, of which there is at least one.
@@ -184,7 +191,10 @@ impl<P> Member<P> {
             Some(subscription) => self.leave(&subscription, held.count()),
             None => self.inbox.push_event(|| T::UNSUBSCRIBED(T::to_owned(key)), held.count()),
         }
-        held.count()
+        let count = held.count();
+        drop(held);
+        trace::unsubscribed(self.inbox.member(), self.inbox.settings(), &key, count);
+        count
     }
 
     /// Ends all subscriptions of one kind, in the order in which they were made. Returns the number of subscriptions of
@@ -201,6 +211,11 @@ impl<P> Member<P> {
         for (at, subscription) in all.iter().enumerate() {
             self.leave(subscription, kept + all.len() - 1 - at);
         }
+        drop(held);
+        for subscription in &all {
+            let key = T::borrow_key(&subscription.entry);
+            trace::unsubscribed(self.inbox.member(), self.inbox.settings(), &key, kept);
+        }
         kept
     }
 
@@ -216,6 +231,10 @@ impl<P> Member<P> {
         let was_open = self.inbox.close(reason);
         let mut held = self.subscriptions.lock();
         self.engine.release(held.retire(&self.inbox));
+        drop(held);
+        if was_open {
+            trace::closed(self.inbox.member(), self.inbox.settings(), reason);
+        }
         was_open
     }
 
@@ -284,7 +303,7 @@ impl<P: Send + 'static> Registered<P> for Member<P> {
 impl<P> Drop for Member<P> {
     fn drop(&mut self) {
         let _wakeups = wakeups::CallOnDrop;
-        self.inbox.close(CloseReason::Subscriber);
+        let was_open = self.inbox.close(CloseReason::Subscriber);
         self.engine.registry.remove(self.inbox.member());
         let parts = self.subscriptions.get_mut().retire(&self.inbox);
         if reentrancy::is_in_clone() {
@@ -292,6 +311,9 @@ impl<P> Drop for Member<P> {
             self.engine.defer(parts);
         } else {
             self.engine.release(parts);
+            if was_open {
+                trace::closed(self.inbox.member(), self.inbox.settings(), CloseReason::Subscriber);
+            }
         }
     }
 }

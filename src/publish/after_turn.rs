@@ -166,7 +166,7 @@ impl<'a, P> AfterTurn<'a, P> {
 
     fn carry_out(&mut self) -> Counts {
         let Some(scratch) = &mut self.scratch else { return Counts::default() };
-        disconnect(self.engine, &mut scratch.disconnected);
+        disconnect(self.engine, self.channel, &mut scratch.disconnected);
         // Before waiting, so that payloads are not held while it lasts.
         scratch.drop_dead();
         if scratch.waits.is_empty() {
@@ -211,7 +211,7 @@ impl<'a, P> AfterTurn<'a, P> {
     #[cold]
     fn give_up(&mut self) {
         let Some(scratch) = &mut self.scratch else { return };
-        disconnect(self.engine, &mut scratch.disconnected);
+        disconnect(self.engine, self.channel, &mut scratch.disconnected);
         let mut waited = mem::take(&mut scratch.waited);
         while let Some((_, wait)) = scratch.waits.pop_front() {
             if let Some(unsent) = wait.give_up() {
@@ -237,8 +237,9 @@ impl<P> Drop for AfterTurn<'_, P> {
     }
 }
 
-fn disconnect<P>(engine: &Engine<P>, members: &mut Vec<u64>) {
+fn disconnect<P>(engine: &Engine<P>, channel: &Channel<P>, members: &mut Vec<u64>) {
     if !members.is_empty() {
-        for_each_then_resume(members.drain(..), |member| engine.disconnect(member));
+        let disconnect = |member| engine.disconnect(member, channel.name());
+        for_each_then_resume(members.drain(..), disconnect);
     }
 }

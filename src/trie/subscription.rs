@@ -4,6 +4,7 @@
 //! for the order of locks. Of a subscriber, nothing is known here but its inbox: which names it holds already, and
 //! whether a limit lets it subscribe, is decided by the caller.
 
+use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub(crate) trait Subscribable: Sized {
     /// The bus's payload.
     type Payload;
     /// What is subscribed by: a channel's name, or a [`Pattern`].
-    type Key: ?Sized + Eq + Hash;
+    type Key: ?Sized + Debug + Eq + Hash;
 
     /// Returns the hash of `key`, under the bus's seed.
     fn hash_key(trie: &Trie<Self::Payload>, key: &Self::Key) -> u64;
