@@ -12,7 +12,7 @@ use std::task::Waker;
 use crate::reentrancy;
 
 thread_local! {
-    /// The number of wakers in `PENDING`, which is cheaper to look at.
+    /// The number of wakers in `PENDING`, which is cheaper to look at; and the bit `LOSSES`.
     static COUNT: Cell<usize> = const { Cell::new(0) };
     /// Not dropped when the thread ends, since the drop of some user's value may publish even then.
     static PENDING: ManuallyDrop<RefCell<Vec<Waker>>> =
@@ -29,6 +29,10 @@ impl Drop for FreeAtEnd {
     }
 }
 
+/// Losses are to be told, too.
+#[cfg(feature = "tracing")]
+const LOSSES: usize = 1 << (usize::BITS - 1);
+
 /// Room for wakers that a thread keeps at most.
 const MAX_KEPT: usize = 4_096;
 
@@ -41,7 +45,7 @@ pub(crate) fn put_off(waker: Waker) {
 /// Has losses told by the next [`call_pending`] of the calling thread.
 #[cfg(feature = "tracing")]
 pub(crate) fn put_off_losses() {
-    COUNT.set(COUNT.get() + 1);
+    COUNT.set(COUNT.get() | LOSSES);
 }
 
 /// Calls the wakers that were put off by this thread. The caller holds no lock and no turn.
@@ -58,9 +62,13 @@ fn call_all() {
         // A turn is held further up. The publish that holds it calls them.
         return;
     }
-    COUNT.set(0);
+    let count = COUNT.replace(0);
     #[cfg(feature = "tracing")]
-    contain_panic(crate::trace::tell_losses);
+    if count & LOSSES != 0 {
+        contain_panic(crate::trace::tell_losses);
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _ = count;
     // A waker can publish, and so put off and call others.
     let mut wakers = PENDING.with(|pending| pending.take());
     wakers.drain(..).for_each(|waker| contain_panic(|| waker.wake()));
