@@ -17,6 +17,9 @@ pub mod tasks {}
 #[doc = include_str!("many_inboxes.md")]
 pub mod many_inboxes {}
 
+#[doc = include_str!("recipes.md")]
+pub mod recipes {}
+
 #[doc = include_str!("performance.md")]
 // The chart is drawn for a white page.
 #[doc = "<div style=\"background: white; overflow-x: auto\">"]
