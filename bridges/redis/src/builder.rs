@@ -353,21 +353,19 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
                 accepted,
                 is_sharded,
                 self.linger,
-                reaching.patience / 3,
                 Arc::clone(&log),
             ),
             reaching,
+            own: own.clone(),
             closing,
             orders: its_orders,
             status: Arc::clone(&status),
             log: Arc::clone(&log),
         };
         drop(bus);
-        let ended = Arc::clone(&status);
+        let ending = Ending { status: Arc::clone(&status), log: Arc::clone(&log), result: None };
         let task = AssertUnwindSafe(worker.run()).catch_unwind().map(move |result| {
-            ended.set(Phase::Ended(
-                result.unwrap_or_else(|panic| Err(BridgeError::of_panic(panic))),
-            ));
+            ending.with(result.unwrap_or_else(|panic| Err(BridgeError::of_panic(panic))));
         });
         let thread_error = |error| BridgeError::Thread(Arc::new(error));
         match runtime::Handle::try_current() {
@@ -382,6 +380,28 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
             }
         }
         Ok(BridgeHandle::new(Box::new(move || own.close()), orders, status, log))
+    }
+}
+
+/// Tells that the bridge has ended when it is dropped: also with the runtime, before there is a result.
+struct Ending {
+    status: Arc<Status>,
+    log: Arc<Log>,
+    result: Option<Result<(), BridgeError>>,
+}
+
+impl Ending {
+    fn with(mut self, result: Result<(), BridgeError>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or(Err(BridgeError::Runtime));
+        self.status.set(Phase::Ended(result));
+        // Whoever reads the events sees that there are no more.
+        self.log.events.close();
     }
 }
 

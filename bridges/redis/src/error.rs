@@ -48,6 +48,12 @@ pub enum BridgeError {
     /// It took longer than the caller would wait. The bridge goes on.
     #[error("the bridge is not ready yet")]
     NotReady,
+    /// The bridge's inbox was full, and its policy is [`Overflow::Disconnect`](fanout::Overflow::Disconnect).
+    #[error("the inbox of the bridge was full")]
+    Overflow,
+    /// The runtime in which the bridge ran was shut down.
+    #[error("the runtime of the bridge was shut down")]
+    Runtime,
     /// A codec or a callback panicked.
     #[error("a codec or a callback of the bridge panicked: {0}")]
     Panicked(String),
@@ -64,6 +70,8 @@ impl BridgeError {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
                 Some(Self::Authentication(kept()))
             }
+            // Up to version 4 the name is in other quotes than the `redis` crate looks for.
+            _ if is_unknown_hello(error) => Some(Self::Protocol(kept())),
             (_, Some("NOPROTO")) | (ErrorKind::RESP3NotSupported, _) => {
                 Some(Self::Protocol(kept()))
             }
@@ -78,6 +86,10 @@ impl BridgeError {
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         Self::Panicked(text.unwrap_or_else(|| "no text".to_owned()))
     }
+}
+
+fn is_unknown_hello(error: &RedisError) -> bool {
+    error.detail().is_some_and(|text| text.starts_with("unknown command") && text.contains("HELLO"))
 }
 
 /// Returns an error and its causes, on one line.

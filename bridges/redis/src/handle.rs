@@ -135,11 +135,10 @@ fn if_ended(phase: &Phase) -> Option<Result<(), BridgeError>> {
 }
 
 pub(crate) fn subscribe(log: &Log) -> Subscriber<BridgeEvent> {
-    let builder = log.events.subscriber_builder().lifecycle_events(false);
-    match builder.subscribe(Log::CHANNEL) {
-        Ok(subscriber) => subscriber,
-        Err(error) => unreachable!("the bus of events has no limits and is open: {error}"),
-    }
+    let subscriber = log.events.subscriber_builder().lifecycle_events(false).build();
+    // An error means that the bridge has ended, and with it the events.
+    let _ = subscriber.subscribe(Log::CHANNEL);
+    subscriber
 }
 
 impl Drop for BridgeHandle {

@@ -20,6 +20,10 @@ use crate::upstream::Accepted;
 /// Streams whose last number is remembered.
 const STREAMS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
+/// Messages that are published here in a row until the other parts of the session have their turn. Tokio gives a task a
+/// budget; whoever uses it up leaves nothing to the others, for as long as there is always something to do.
+const TURN: u32 = 32;
+
 /// Called with the channel, the bytes and the error of a message that cannot be decoded.
 pub(crate) type OnUndecodable =
     Box<dyn FnMut(&str, &[u8], &(dyn std::error::Error + Send + Sync)) + Send>;
@@ -97,7 +101,13 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Inward<P, C> {
         life: &Life,
         gate: &Gate,
     ) {
+        let mut taken = 0;
         while let Some(PushInfo { kind, data }) = pushes.recv().await {
+            taken += 1;
+            if taken == TURN {
+                taken = 0;
+                tokio::task::yield_now().await;
+            }
             gate.leave();
             if kind == PushKind::Disconnection {
                 return;
@@ -138,7 +148,7 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Inward<P, C> {
         if !self.accepted.iter().any(|accepted| accepted.pattern.is_match(channel)) {
             return;
         }
-        let payload = match Envelope::split(body) {
+        let payload = match Envelope::split(body.clone()) {
             Ok((None, payload)) => payload,
             Ok((Some(Envelope { stream, .. }), _)) if stream.origin == self.origin => {
                 return add(&counters.echoes, 1);
@@ -153,7 +163,7 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Inward<P, C> {
             }
             Err(version) => {
                 let error = format!("an envelope of version {version}, which is not known here");
-                return self.undecodable(channel, &[], error.into());
+                return self.undecodable(channel, &body, error.into());
             }
         };
         match self.codec.decode(payload.clone()) {

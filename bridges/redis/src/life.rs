@@ -4,11 +4,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use crate::gate::Gate;
 
-/// When the server was last heard of.
+/// Asks the server for a sign of life. One that does not permit this user to ask, or is busy or loading, lives too.
+pub(crate) async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    match redis::cmd("PING").query_async(connection).await {
+        Err(error) if error.code().is_some() => Ok(()),
+        result => result,
+    }
+}
+
+/// When the server was last heard of by the connection that listens.
 pub(crate) struct Life {
     heard: Mutex<Instant>,
     patience: Duration,
@@ -19,6 +28,15 @@ impl Life {
     /// `patience`: silence of this length means that the server is lost.
     pub(crate) fn new(patience: Duration, gate: Arc<Gate>) -> Self {
         Self { heard: Mutex::new(Instant::now()), patience, gate }
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// How often the server is asked for a sign of life.
+    pub(crate) fn ping_every(&self) -> Duration {
+        (self.patience / 3).max(Duration::from_millis(1))
     }
 
     /// Notes that the server was heard of just now.

@@ -1,6 +1,7 @@
 //! What is subscribed upstream: what somebody on the bus wants, as far as the bridge accepts it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use std::time::Duration;
 use fanout::{Interest, InterestWatch, Pattern, RecvError};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::event::{BridgeEvent, Log};
 use crate::glob::Glob;
-use crate::life::Life;
+use crate::life::{self, Life};
 
 /// Names that go upstream in one command.
 const CHUNK: usize = 512;
@@ -54,7 +55,6 @@ pub(crate) struct Upstream {
     is_sharded: bool,
     /// How long a name that nobody wants any more stays subscribed.
     linger: Duration,
-    ping_every: Duration,
     wanted: HashMap<Name, Wanted>,
     /// Names to let go, by time.
     leaving: VecDeque<(Instant, Name)>,
@@ -71,7 +71,6 @@ impl Upstream {
         accepted: Vec<Accepted>,
         is_sharded: bool,
         linger: Duration,
-        ping_every: Duration,
         log: Arc<Log>,
     ) -> Self {
         Self {
@@ -79,7 +78,6 @@ impl Upstream {
             accepted,
             is_sharded,
             linger,
-            ping_every,
             wanted: HashMap::new(),
             leaving: VecDeque::new(),
             asked: HashSet::new(),
@@ -94,8 +92,8 @@ impl Upstream {
         !self.asked.is_empty()
     }
 
-    /// Begins a session: nothing is subscribed yet.
-    pub(crate) fn begin(&mut self) {
+    /// Ends a session: nothing is subscribed any more.
+    pub(crate) fn end(&mut self) {
         self.asked.clear();
         self.to_leave.clear();
         self.to_ask = self.wanted.keys().cloned().collect();
@@ -123,8 +121,19 @@ impl Upstream {
         ready: impl FnOnce(),
     ) -> RedisResult<std::convert::Infallible> {
         let mut ready = Some(ready);
-        let mut ping = interval_at(Instant::now() + self.ping_every, self.ping_every);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pinging = connection.clone();
+        // Beside all else: a reply may wait behind much that the server sends us.
+        let mut pings = pin!(async move {
+            let mut ping = interval(life.ping_every());
+            ping.reset();
+            ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ping.tick().await;
+                if let Err(error) = life.excuse(life::ping(&mut pinging).await) {
+                    return error;
+                }
+            }
+        });
         loop {
             while let Ok(interest) = self.watch.try_recv() {
                 self.apply(&interest);
@@ -142,10 +151,7 @@ impl Upstream {
                     Err(RecvError::Closed) => std::future::pending().await,
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-                _ = ping.tick() => {
-                    let pong: RedisResult<()> = redis::cmd("PING").query_async(connection).await;
-                    life.excuse(pong)?;
-                }
+                error = &mut pings => return Err(error),
             }
         }
     }
@@ -206,9 +212,11 @@ impl Upstream {
         if let Some(wanted) = self.wanted.get_mut(&name) {
             wanted.by -= 1;
             if wanted.by == 0 {
-                let until = Instant::now() + self.linger;
-                wanted.until = Some(until);
-                self.leaving.push_back((until, name));
+                // One that cannot be represented never comes.
+                if let Some(until) = Instant::now().checked_add(self.linger) {
+                    wanted.until = Some(until);
+                    self.leaving.push_back((until, name));
+                }
             }
         }
     }

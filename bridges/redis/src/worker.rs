@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanout::Subscriber;
+use fanout::{CloseReason, Subscriber};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, RedisError, RedisResult};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -63,12 +63,14 @@ pub(crate) enum Order {
 }
 
 /// See the module's documentation.
-pub(crate) struct Worker<P, C> {
+pub(crate) struct Worker<P: Clone + Send + 'static, C: Codec<P>> {
     pub(crate) server: Server,
     pub(crate) reaching: Reaching,
     pub(crate) inward: Inward<P, C>,
     pub(crate) outward: Outward<P, C>,
     pub(crate) upstream: Upstream,
+    /// The bridge's own subscriber, which `outward` reads.
+    pub(crate) own: Subscriber<P>,
     /// A subscriber without subscriptions, which tells when the bus is closed.
     pub(crate) closing: Subscriber<P>,
     pub(crate) orders: watch::Receiver<Order>,
@@ -105,8 +107,14 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
     /// Runs the bridge until it is over.
     pub(crate) async fn run(mut self) -> Result<(), BridgeError> {
         let result = self.run_sessions().await;
-        self.outward.give_up_all();
+        if result.is_ok() && self.own_overflowed() {
+            return Err(BridgeError::Overflow);
+        }
         result
+    }
+
+    fn own_overflowed(&self) -> bool {
+        self.own.close_reason() == Some(CloseReason::Overflow)
     }
 
     async fn run_sessions(&mut self) -> Result<(), BridgeError> {
@@ -114,10 +122,19 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
         let mut attempts = 0;
         let mut gap = None;
         loop {
-            let connecting = connect(&self.server, &self.reaching);
-            let (orders, closing) = (&self.orders, &self.closing);
-            let connected = unless_over(orders, closing, connecting).await;
-            let Some(connected) = connected else { return Ok(()) };
+            let over_and_empty = async {
+                unless_over(&self.orders, &self.closing, std::future::pending::<()>()).await;
+                if !self.outward.is_empty() {
+                    // Whether the server can be reached will soon be known.
+                    std::future::pending().await
+                }
+            };
+            let connected = tokio::select! {
+                biased;
+                () = ordered(&self.orders, |order| order == Order::Stop) => return Ok(()),
+                () = over_and_empty => return Ok(()),
+                connected = connect(&self.server, &self.reaching) => connected,
+            };
             let error = match connected {
                 Ok(connected) => match self.session(connected, &mut gap).await {
                     End::Over => return Ok(()),
@@ -150,7 +167,10 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
     async fn session(&mut self, connected: Connected, gap: &mut Option<Gap>) -> End {
         let life = Life::new(self.reaching.patience, Arc::clone(&connected.gate));
         let mut is_ready = false;
-        let error = match self.run_session(connected, &life, gap, &mut is_ready).await {
+        let result = self.run_session(connected, &life, gap, &mut is_ready).await;
+        let was_subscribed = self.upstream.is_subscribed();
+        self.upstream.end();
+        let error = match result {
             Ok(()) => return End::Over,
             Err(error) => error,
         };
@@ -159,7 +179,6 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
         }
         add(&self.log.counters.disconnects, 1);
         self.log.tell(BridgeEvent::Disconnected { error: with_causes(&error) });
-        let was_subscribed = self.upstream.is_subscribed();
         *gap = Some(Gap { since: life.last_heard(), was_subscribed });
         self.status.set(Phase::Away);
         End::LostReady
@@ -175,7 +194,6 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
     ) -> RedisResult<()> {
         let Connected { listening, pushes, gate, overrun, publishing } = connected;
         self.inward.begin();
-        self.upstream.begin();
         let (log, status) = (&self.log, &self.status);
         let ready = || {
             *is_ready = true;
