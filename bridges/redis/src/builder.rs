@@ -191,8 +191,9 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
     /// Sets whether the bus counts as a process of its own. The default is `false`.
     ///
     /// What comes back to the process that sent it is dropped, so two buses of one process do not get each other's
-    /// messages by way of the server. With `true`, they do. A second bridge between the same bus and the same server
-    /// must not have it: the two would send each other the same messages for ever.
+    /// messages by way of the server. With `true`, they do.
+    ///
+    /// Either way, a bus should have one bridge: see [`when`](crate::when).
     pub fn own_origin(mut self, yes: bool) -> Self {
         self.has_own_origin = yes;
         self

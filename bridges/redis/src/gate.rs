@@ -1,4 +1,4 @@
-//! Reading no faster than this process can take: while too many messages wait to be published here, nothing is read from
+//! Reading no faster than this process can take: while too much waits to be published here, nothing is read from
 //! the server, whose own buffers fill up then. It cuts the connection if it must, which is seen and told.
 
 use std::io;
@@ -8,10 +8,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use redis::{PushInfo, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Messages that wait to be published here, while more are read.
-const LIMIT: usize = 4_096;
+/// Bytes that wait to be published here, while more are read.
+const LIMIT: usize = 4 << 20;
+
+/// What a message takes beside its bytes, about.
+const OVERHEAD: usize = 256;
+
+/// Returns what a message from the server counts for, in bytes.
+pub(crate) fn weight(push: &PushInfo) -> usize {
+    let bytes = push.data.iter().map(|value| match value {
+        Value::BulkString(bytes) => bytes.len(),
+        _ => 0,
+    });
+    bytes.sum::<usize>() + OVERHEAD
+}
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -21,16 +34,17 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Notes that a message waits. Returns how many do now.
-    pub(crate) fn enter(&self) -> usize {
+    /// Notes that a message waits, of `bytes`. Returns the bytes that wait now.
+    pub(crate) fn enter(&self, bytes: usize) -> usize {
         // SeqCst, here and below: a reader registers its waker and looks again, a message leaves and then looks for it.
-        self.waiting.fetch_add(1, Ordering::SeqCst) + 1
+        self.waiting.fetch_add(bytes, Ordering::SeqCst) + bytes
     }
 
-    /// Notes that a message has been taken.
-    pub(crate) fn leave(&self) {
+    /// Notes that a message has been taken, of `bytes`.
+    pub(crate) fn leave(&self, bytes: usize) {
+        let before = self.waiting.fetch_sub(bytes, Ordering::SeqCst);
         // It opens when half of them are gone, so that many are read at a time.
-        if self.waiting.fetch_sub(1, Ordering::SeqCst) == LIMIT / 2 {
+        if before > LIMIT / 2 && before - bytes <= LIMIT / 2 {
             self.reader.wake();
         }
     }
@@ -104,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_gate_is_not_read_through_until_half_of_the_messages_are_gone() {
+    fn a_closed_gate_is_not_read_through_until_half_of_what_waits_is_gone() {
         let gate = Arc::new(Gate::default());
         let mut stream = Gated::new(&b"bytes"[..], Arc::clone(&gate));
         let woken = Arc::new(Woken::default());
@@ -114,13 +128,13 @@ mod tests {
             let mut buffer = ReadBuf::new(&mut bytes);
             Pin::new(&mut stream).poll_read(&mut Context::from_waker(&waker), &mut buffer)
         };
-        (0..LIMIT - 1).for_each(|_| _ = gate.enter());
+        assert_eq!(gate.enter(LIMIT - 1), LIMIT - 1);
         assert!(poll().is_ready());
-        assert_eq!(gate.enter(), LIMIT);
+        assert_eq!(gate.enter(1), LIMIT);
         assert!(poll().is_pending());
-        (0..LIMIT / 2).for_each(|_| gate.leave());
+        gate.leave(LIMIT / 2 - 1);
         assert!(!woken.0.load(Ordering::SeqCst));
-        gate.leave();
+        gate.leave(1);
         assert!(woken.0.load(Ordering::SeqCst));
         assert!(poll().is_ready());
     }

@@ -15,7 +15,8 @@ use crate::worker::Order;
 /// A running bridge, returned by [`BridgeBuilder::spawn`](crate::BridgeBuilder::spawn).
 ///
 /// Dropping it stops the bridge without waiting for its end, like [`stop`](Self::stop); [`detach`](Self::detach) lets
-/// it run on. A bridge does not keep the bus open: when the bus is closed, it sends what its inbox still holds and ends.
+/// it run on. A bridge does not keep the bus open, except while it waits for room in a full
+/// [`Block`](fanout::Overflow::Block) inbox: when the bus is closed, it sends what its inbox still holds and ends.
 #[must_use = "a bridge stops when its handle is dropped"]
 pub struct BridgeHandle {
     /// Closes the bridge's own subscriber.

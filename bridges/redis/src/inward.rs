@@ -13,8 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::codec::Codec;
 use crate::envelope::{Envelope, Origin, Stream};
 use crate::event::{BridgeEvent, Log, add};
-use crate::gate::Gate;
-use crate::life::Life;
+use crate::gate::{self, Gate};
 use crate::upstream::Accepted;
 
 /// Streams whose last number is remembered.
@@ -95,24 +94,19 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Inward<P, C> {
     }
 
     /// Publishes what comes, until the connection breaks.
-    pub(crate) async fn run(
-        &mut self,
-        mut pushes: UnboundedReceiver<PushInfo>,
-        life: &Life,
-        gate: &Gate,
-    ) {
+    pub(crate) async fn run(&mut self, mut pushes: UnboundedReceiver<PushInfo>, gate: &Gate) {
         let mut taken = 0;
-        while let Some(PushInfo { kind, data }) = pushes.recv().await {
+        while let Some(push) = pushes.recv().await {
             taken += 1;
             if taken == TURN {
                 taken = 0;
                 tokio::task::yield_now().await;
             }
-            gate.leave();
+            gate.leave(gate::weight(&push));
+            let PushInfo { kind, data } = push;
             if kind == PushKind::Disconnection {
                 return;
             }
-            life.heard();
             let mut data = data.into_iter().map(|value| match value {
                 Value::BulkString(bytes) => Some(bytes),
                 _ => None,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::codec::Codec;
 use crate::error::{BridgeError, with_causes};
 use crate::event::{BridgeEvent, Log, add};
-use crate::gate::Gate;
+use crate::gate::{self, Gate};
 use crate::inward::Inward;
 use crate::life::Life;
 use crate::outward::Outward;
@@ -23,9 +23,9 @@ use crate::server::{Server, connect_gated};
 use crate::status::{Phase, Status};
 use crate::upstream::Upstream;
 
-/// Messages from the server that wait to be published here, if there is no gate (see `gate`). More than this means that
+/// Bytes from the server that wait to be published here, if there is no gate (see `gate`). More than this means that
 /// this process cannot keep up.
-const MAX_WAITING: usize = 262_144;
+const MAX_WAITING: usize = 256 << 20;
 
 /// How a bridge reaches its server.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ struct Connected {
     listening: MultiplexedConnection,
     pushes: UnboundedReceiver<PushInfo>,
     gate: Arc<Gate>,
+    life: Arc<Life>,
     /// Notified if this process cannot keep up.
     overrun: Arc<Notify>,
     publishing: MultiplexedConnection,
@@ -120,8 +121,14 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
     async fn run_sessions(&mut self) -> Result<(), BridgeError> {
         // Those that failed since the bridge was ready.
         let mut attempts = 0;
+        // By how much the next pause is longer than the first: it begins anew after a session that has lasted.
+        let mut step = 0;
         let mut gap = None;
         loop {
+            if self.own_overflowed() {
+                return Ok(());
+            }
+            let began = Instant::now();
             let over_and_empty = async {
                 unless_over(&self.orders, &self.closing, std::future::pending::<()>()).await;
                 if !self.outward.is_empty() {
@@ -157,7 +164,9 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
                     return Err(BridgeError::Unreachable { attempts, error: Arc::new(error) });
                 }
             }
-            let pause = sleep(self.reaching.pause(attempts.saturating_sub(1)));
+            let pause = sleep(self.reaching.pause(step));
+            let has_lasted = began.elapsed() > self.reaching.longest_pause;
+            step = if has_lasted { 0 } else { step + 1 };
             if unless_over(&self.orders, &self.closing, pause).await.is_none() {
                 return Ok(());
             }
@@ -165,9 +174,9 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
     }
 
     async fn session(&mut self, connected: Connected, gap: &mut Option<Gap>) -> End {
-        let life = Life::new(self.reaching.patience, Arc::clone(&connected.gate));
+        let life = Arc::clone(&connected.life);
         let mut is_ready = false;
-        let result = self.run_session(connected, &life, gap, &mut is_ready).await;
+        let result = self.run_session(connected, gap, &mut is_ready).await;
         let was_subscribed = self.upstream.is_subscribed();
         self.upstream.end();
         let error = match result {
@@ -188,11 +197,10 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
     async fn run_session(
         &mut self,
         connected: Connected,
-        life: &Life,
         gap: &mut Option<Gap>,
         is_ready: &mut bool,
     ) -> RedisResult<()> {
-        let Connected { listening, pushes, gate, overrun, publishing } = connected;
+        let Connected { listening, pushes, gate, life, overrun, publishing } = connected;
         self.inward.begin();
         let (log, status) = (&self.log, &self.status);
         let ready = || {
@@ -206,18 +214,22 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
             log.tell(event);
             status.set(Phase::Ready);
         };
-        let mut inward = pin!(self.inward.run(pushes, life, &gate));
-        let mut upstream = pin!(self.upstream.run(listening, life, ready));
-        let mut outward = pin!(self.outward.run(publishing, life));
-        let lost = |text: &'static str| Err(RedisError::from((redis::ErrorKind::Io, text)));
-        tokio::select! {
+        let mut inward = pin!(self.inward.run(pushes, &gate));
+        let lost = |text: &'static str| RedisError::from((redis::ErrorKind::Io, text));
+        let error = tokio::select! {
             biased;
-            () = ordered(&self.orders, |order| order == Order::Stop) => Ok(()),
+            () = ordered(&self.orders, |order| order == Order::Stop) => return Ok(()),
             () = overrun.notified() => lost("more messages came than this process could take"),
-            () = &mut inward => lost("the server closed the connection"),
-            error = &mut upstream => Err(error),
-            result = &mut outward => result,
-        }
+            () = &mut inward => return Err(lost("the server closed the connection")),
+            error = self.upstream.run(listening, &life, ready) => error,
+            result = self.outward.run(publishing, &life) => match result {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+        };
+        // The connections have been dropped with the other parts. What has come already is still published.
+        let _ = timeout(life.patience(), inward).await;
+        Err(error)
     }
 }
 
@@ -244,9 +256,11 @@ async fn ordered(orders: &watch::Receiver<Order>, is_meant: impl Fn(Order) -> bo
 async fn connect(server: &Server, reaching: &Reaching) -> RedisResult<Connected> {
     let (sender, pushes) = mpsc::unbounded_channel();
     let (gate, overrun) = (Arc::new(Gate::default()), Arc::new(Notify::new()));
-    let (entered, full) = (Arc::clone(&gate), Arc::clone(&overrun));
+    let life = Arc::new(Life::new(reaching.patience, Arc::clone(&gate)));
+    let (entered, full, its_life) = (Arc::clone(&gate), Arc::clone(&overrun), Arc::clone(&life));
     let push = move |push: PushInfo| {
-        if entered.enter() > MAX_WAITING {
+        its_life.heard();
+        if entered.enter(gate::weight(&push)) > MAX_WAITING {
             full.notify_one();
             return Ok(());
         }
@@ -263,7 +277,7 @@ async fn connect(server: &Server, reaching: &Reaching) -> RedisResult<Connected>
     let (listening, publishing) = timeout(reaching.patience, connecting)
         .await
         .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
-    Ok(Connected { listening, pushes, gate, overrun, publishing })
+    Ok(Connected { listening, pushes, gate, life, overrun, publishing })
 }
 
 #[cfg(test)]
