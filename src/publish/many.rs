@@ -16,21 +16,9 @@ use crate::wakeups;
 /// How many recipients ahead an inbox is prefetched.
 const PREFETCH: usize = 4;
 
-/// Publishes in the turn, and does what is left to do after it.
+/// Publishes in the turn, to all but the inbox `except`, and does what is left to do after it.
 #[inline(never)]
 pub(super) fn publish<P: Clone + Send + 'static>(
-    engine: &Engine<P>,
-    channel: &Arc<Channel<P>>,
-    payload: P,
-    room_wait: RoomWait<'_, P>,
-    turn: Turn<'_, P>,
-) -> Published {
-    // Not with one more argument: those of a publish to one inbox, which may go on here, fit into registers.
-    publish_except(engine, channel, payload, room_wait, None, turn)
-}
-
-/// Publishes in the turn, to all but the inbox `except`, and does what is left to do after it.
-pub(super) fn publish_except<P: Clone + Send + 'static>(
     engine: &Engine<P>,
     channel: &Arc<Channel<P>>,
     payload: P,

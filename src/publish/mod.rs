@@ -242,7 +242,7 @@ fn publish_when_free<P: Clone + Send + 'static>(
     }
     turn.count_use();
     engine.trie.refresh(channel, &mut turn);
-    Ok(many::publish_except(engine, channel, payload, room_wait, except, turn))
+    Ok(many::publish(engine, channel, payload, room_wait, except, turn))
 }
 
 /// `true` if the entry is detached, or is going to be: closing leaves an entry whose turn is taken to whoever has the

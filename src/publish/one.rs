@@ -27,7 +27,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
             }
         }
         ([_], [], _) => by_pattern(engine, channel, payload, turn),
-        _ => many::publish(engine, channel, payload, RoomWait::OnThread(None), turn),
+        _ => many::publish(engine, channel, payload, RoomWait::OnThread(None), None, turn),
     }
 }
 
@@ -50,7 +50,7 @@ fn by_pattern<P: Clone + Send + 'static>(
             };
         }
     }
-    many::publish(engine, channel, payload, RoomWait::OnThread(None), turn)
+    many::publish(engine, channel, payload, RoomWait::OnThread(None), None, turn)
 }
 
 #[inline(always)]
@@ -71,7 +71,7 @@ fn interrupted<P: Clone + Send + 'static>(
     match interrupt {
         // The inbox is tried once more there, and its policy applied.
         Interrupt::Full(message) => {
-            many::publish(engine, channel, message.payload, RoomWait::OnThread(None), turn)
+            many::publish(engine, channel, message.payload, RoomWait::OnThread(None), None, turn)
         }
         Interrupt::TaskWoken => {
             let published = delivered(channel, turn);
