@@ -156,6 +156,33 @@
 //!   `futures-core`, which has no code to speak of, and no runtime.
 //! - `glob` (default): shell globs, [`Pattern::glob`]. It depends on the crate `globset`, which takes 21 of the 28
 //!   seconds of a first build.
+//! - `metrics`: `Bus::record_metrics` writes the figures of a bus for Prometheus and others, by the crate `metrics`.
+//! - `tracing`: the first loss of an inbox since its reader was told, and disconnects, at level *warn*; subscribing,
+//!   unsubscribing and closing at *debug*; all with the target `fanout`.
+//! - `serde`: [`Overflow`], [`Limits`] and [`Pattern`] can be read from and written to configuration files; receipts,
+//!   figures, messages and events can be written.
+//!
+//! With `serde`, a file can say `{"capacity": 32, "overflow": {"block": {"timeout": "250ms"}}, "limits":
+//! {"max_channels": 10}, "watch": ["game:*", {"glob": "logs/**"}]}`, and the policies without a timeout are
+//! `"drop_oldest"`, `"drop_newest"` and `"disconnect"`. The struct around them is the program's own:
+//!
+//! ```
+//! # #[cfg(feature = "serde")] {
+//! #[derive(serde::Deserialize)]
+//! struct Settings {
+//!     capacity: std::num::NonZeroUsize,
+//!     overflow: fanout::Overflow,
+//!     #[serde(default)]
+//!     limits: fanout::Limits,
+//!     watch: Vec<fanout::Pattern>,
+//! }
+//! # let text = r#"{"capacity": 32, "overflow": {"block": {"timeout": "250ms"}}, "watch": ["game:*"]}"#;
+//! # let settings: Settings = serde_json::from_str(text).unwrap();
+//! # let bus: fanout::Bus =
+//! #     fanout::Bus::builder().overflow(settings.overflow).capacity(settings.capacity.get()).build();
+//! # bus.subscriber_builder().psubscribe_many(&settings.watch).unwrap();
+//! # }
+//! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]

@@ -176,7 +176,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// Has `handler` called with every event that has no handler of its own: lifecycle events,
     /// [`Event::Lagged`], and messages of subscriptions without a handler.
     ///
-    /// By default, these are dropped.
+    /// By default, these are dropped: without this nobody hears of losses.
     pub fn otherwise(mut self, handler: impl FnMut(Event<P>) + Send + 'static) -> Self {
         self.table.otherwise = Some(Box::new(handler));
         self
@@ -361,8 +361,8 @@ impl<P: Clone + Send + 'static> Table<P> {
 
 /// Adds and removes the handlers of a [`Router`] while it runs; returned by [`Router::handle`].
 ///
-/// It holds a clone of the subscriber, so the router runs until the bus or the subscriber is closed, or its
-/// [`Listener`] stopped, as long as there is a handle. A change holds for every message that the router takes up after
+/// It holds a clone of the subscriber: while there is a handle, dropping other clones does not end the router. Closing
+/// the bus or the subscriber does, and stopping the [`Listener`]. A change holds for every message that the router takes up after
 /// it. Handlers may own a handle, and change what the router does.
 ///
 /// # Examples

@@ -728,14 +728,19 @@ impl<P: Clone + Send + 'static> Bus<P> {
 
     /// Writes the figures of the bus to the recorder of the crate `metrics`.
     ///
-    /// Call it when they are asked for, for instance when Prometheus fetches its page; nothing is written by publishing
-    /// and receiving. Without a recorder it does nothing. The figures are:
+    /// Call it when they are asked for; nothing is written by publishing and receiving. With the crate
+    /// `metrics-exporter-prometheus`, that is before its handle `render`s the page, in the program's own HTTP handler
+    /// (see `examples/metrics.rs`); with its own HTTP listener, from a timer. The exporter must be of a version that uses
+    /// `metrics` 0.24. Without a recorder it does nothing. The figures are:
     ///
     /// | name | kind | what |
     /// | --- | --- | --- |
-    /// | `fanout_published_total` | counter | [`Stats::published`]; and so `matched`, `delivered`, `dropped`, `evicted`, `received`, `discarded`, `disconnected` |
+    /// | `fanout_published_total` | counter | [`Stats::published`] |
+    /// | `fanout_matched_total`, `fanout_delivered_total`, `fanout_dropped_total` | counter | [`Stats::matched`], … |
+    /// | `fanout_evicted_total`, `fanout_received_total`, `fanout_discarded_total` | counter | [`Stats::evicted`], … |
+    /// | `fanout_disconnected_total` | counter | [`Stats::disconnected`] |
     /// | `fanout_channels`, `fanout_patterns`, `fanout_subscribers` | gauge | [`Stats::channels`], … |
-    /// | `fanout_inbox_depth` | gauge | [`SubscriberInfo::depth`]; and so `capacity`, `high_water` |
+    /// | `fanout_inbox_depth`, `fanout_inbox_capacity`, `fanout_inbox_high_water` | gauge | [`SubscriberInfo::depth`], … |
     /// | `fanout_inbox_subscriptions` | gauge | channels and patterns held |
     /// | `fanout_inbox_received_total`, `fanout_inbox_missed_total` | counter | [`SubscriberInfo::received`], [`missed`](SubscriberInfo::missed) |
     ///

@@ -234,6 +234,10 @@ impl State {
 /// before it was received is not told at all. So the watch holds no more than the names whose state differs from what
 /// it told last, however slowly it is read, and what it told always adds up to what was subscribed at some moment.
 ///
+/// A channel is wanted if its name is, or if a pattern that is wanted [matches](Pattern::is_match) it. Where making a
+/// message is all that it costs, [`publish_with`](crate::Bus::publish_with) is enough: it makes one only if somebody
+/// listens. What is told concerns this bus alone: who listens in other processes, by way of a bridge, it does not know.
+///
 /// A change is visible here before `subscribe` or `unsubscribe` returns. Subscriptions of a subscriber that was built
 /// with [`interest(false)`](crate::SubscriberBuilder::interest) do not count.
 ///
@@ -256,6 +260,33 @@ impl State {
 /// drop(sub);
 /// assert!(matches!(watch.recv()?, Interest::Channel { wanted: false, .. }));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A producer that polls what it produces for:
+///
+/// ```
+/// use std::collections::HashSet;
+///
+/// use fanout::{Bus, Interest, Pattern};
+///
+/// let bus: Bus = Bus::new();
+/// let watch = bus.watch_interest();
+/// let (mut names, mut patterns) = (HashSet::new(), HashSet::<Pattern>::new());
+/// # let _sub = bus.psubscribe("price:*")?;
+/// while let Ok(interest) = watch.try_recv() {
+///     _ = match interest {
+///         Interest::Channel { name, wanted: true, .. } => names.insert(name),
+///         Interest::Channel { name, .. } => names.remove(&name),
+///         Interest::Pattern { pattern, wanted: true, .. } => patterns.insert(pattern),
+///         Interest::Pattern { pattern, .. } => patterns.remove(&pattern),
+///         _ => false,
+///     };
+/// }
+/// let is_wanted = |channel: &str| {
+///     names.contains(channel) || patterns.iter().any(|pattern| pattern.is_match(channel))
+/// };
+/// assert!(is_wanted("price:ACME") && !is_wanted("news"));
+/// # Ok::<(), fanout::SubscribeError>(())
 /// ```
 #[must_use = "a watch that is dropped tells nothing"]
 pub struct InterestWatch {

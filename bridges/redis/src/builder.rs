@@ -11,7 +11,7 @@ use fanout::{Bus, Overflow, Pattern, Subscriber};
 use futures_util::FutureExt;
 use redis::RedisResult;
 use tokio::runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::codec::{Codec, Raw};
 use crate::envelope::{Origin, Stream};
@@ -113,6 +113,9 @@ pub struct BridgeBuilder<P, C> {
 impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
     /// Forwards what is published on the bus on channels that `pattern` matches. May be called several times; a message
     /// that several patterns match is forwarded once.
+    ///
+    /// The bridge is a subscriber of the pattern, though one without [interest](fanout::SubscriberBuilder::interest): the
+    /// receipts of publishes count it, and [`patterns`](fanout::Bus::patterns) lists the pattern.
     pub fn forward(mut self, pattern: impl Into<Pattern>) -> Self {
         self.forward.push(pattern.into());
         self
@@ -336,6 +339,7 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
         let origin = if self.has_own_origin { Origin::new() } else { Origin::of_process() };
         let stream = (!is_plain).then(|| Stream::new(origin));
         let (orders, its_orders) = watch::channel(Order::Run);
+        let (requests, its_requests) = mpsc::unbounded_channel();
         let status = Arc::new(Status::new());
         let worker = Worker {
             server,
@@ -354,6 +358,7 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
                 accepted,
                 is_sharded,
                 self.linger,
+                its_requests,
                 Arc::clone(&log),
             ),
             reaching,
@@ -380,7 +385,7 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
                 thread.spawn(move || runtime.block_on(task)).map_err(thread_error)?;
             }
         }
-        Ok(BridgeHandle::new(Box::new(move || own.close()), orders, status, log))
+        Ok(BridgeHandle::new(Box::new(move || own.close()), orders, requests, status, log))
     }
 }
 

@@ -26,7 +26,7 @@ pub enum BridgeEvent {
     },
     /// It has reached the server again, and has subscribed upstream to what is wanted now.
     Resumed {
-        /// The time since the server was last heard of.
+        /// The time since the server was last heard of, the pause before the last attempt included.
         away: Duration,
         /// `true` if something was subscribed upstream when the server was lost. What others published meanwhile is
         /// gone, and nobody knows how much it was: Redis Pub/Sub delivers at most once.
@@ -61,6 +61,8 @@ pub enum BridgeEvent {
 }
 
 /// Figures of a bridge, since it was begun; see [`BridgeHandle::stats`](crate::BridgeHandle::stats).
+///
+/// They are not among those of [`Bus::record_metrics`](fanout::Bus): hand them to your recorder beside it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub struct BridgeStats {

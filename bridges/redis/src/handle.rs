@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use fanout::Subscriber;
-use tokio::sync::watch;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::BridgeError;
 use crate::event::{BridgeEvent, BridgeStats, Log};
 use crate::status::{Phase, Status};
+use crate::upstream::Told;
 use crate::worker::Order;
 
 /// A running bridge, returned by [`BridgeBuilder::spawn`](crate::BridgeBuilder::spawn).
@@ -22,6 +25,7 @@ pub struct BridgeHandle {
     /// Closes the bridge's own subscriber.
     close_own: Box<dyn Fn() + Send + Sync>,
     orders: watch::Sender<Order>,
+    requests: UnboundedSender<Told>,
     status: Arc<Status>,
     log: Arc<Log>,
     stops_when_dropped: bool,
@@ -31,13 +35,15 @@ impl BridgeHandle {
     pub(crate) fn new(
         close_own: Box<dyn Fn() + Send + Sync>,
         orders: watch::Sender<Order>,
+        requests: UnboundedSender<Told>,
         status: Arc<Status>,
         log: Arc<Log>,
     ) -> Self {
-        Self { close_own, orders, status, log, stops_when_dropped: true }
+        Self { close_own, orders, requests, status, log, stops_when_dropped: true }
     }
 
-    /// Waits in a task until the bridge is connected, and what is wanted on the bus is subscribed upstream.
+    /// Waits in a task until the bridge is connected, and what was wanted on the bus then is subscribed upstream. It does
+    /// not wait for later subscriptions: [`subscribed`](Self::subscribed) does.
     ///
     /// # Errors
     ///
@@ -56,6 +62,55 @@ impl BridgeHandle {
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), BridgeError> {
         let deadline = Instant::now().checked_add(timeout);
         self.status.wait(deadline, if_ready).unwrap_or(Err(BridgeError::NotReady))
+    }
+
+    /// Waits in a task until all that is wanted on the bus now is subscribed upstream, as far as it is accepted.
+    ///
+    /// A subscription on the bus is live when `subscribe` returns; upstream it is so a little later. Whoever must not
+    /// miss what others publish from now on waits for this.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that ended the bridge, or [`NotReady`](BridgeError::NotReady) if it has ended without one.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example(bus: fanout::Bus, bridge: fanout_redis::BridgeHandle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let player = bus.subscribe("game:7:events")?;
+    /// bridge.subscribed().await?;
+    /// // What other processes publish from now on arrives.
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribed(&self) -> Result<(), BridgeError> {
+        let (told, is_told) = oneshot::channel();
+        // An error means that the bridge has ended.
+        let _ = self.requests.send(Box::new(|| _ = told.send(())));
+        match is_told.await {
+            Ok(()) => Ok(()),
+            Err(_) => self.status.reached(if_ended).await.and(Err(BridgeError::NotReady)),
+        }
+    }
+
+    /// Waits on the thread, for `timeout` at most, like [`subscribed`](Self::subscribed).
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that ended the bridge, or [`NotReady`](BridgeError::NotReady) after `timeout` or if the bridge
+    /// has ended without an error.
+    pub fn wait_subscribed(&self, timeout: Duration) -> Result<(), BridgeError> {
+        let (told, is_told) = std::sync::mpsc::sync_channel(1);
+        // An error means that the bridge has ended.
+        let _ = self.requests.send(Box::new(move || _ = told.send(())));
+        match is_told.recv_timeout(timeout) {
+            Ok(()) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Err(BridgeError::NotReady),
+            Err(RecvTimeoutError::Disconnected) => {
+                let ended = self.status.wait(Instant::now().checked_add(timeout), if_ended);
+                ended.unwrap_or(Ok(())).and(Err(BridgeError::NotReady))
+            }
+        }
     }
 
     /// `true` if the bridge is connected, and not about to reconnect.

@@ -17,7 +17,8 @@
 //!     .spawn()?;
 //! bridge.wait_ready(Duration::from_secs(5))?; // or `bridge.ready().await?`
 //!
-//! let player = bus.subscribe("game:7:events")?; // now subscribed at the server, too
+//! let player = bus.subscribe("game:7:events")?; // the bridge subscribes at the server shortly after
+//! bridge.wait_subscribed(Duration::from_secs(5))?; // or `bridge.subscribed().await?`; it has
 //! bus.publish("game:7:events", "checkmate"); // to `player` at once, and to other processes
 //! # Ok(())
 //! # }
@@ -32,10 +33,36 @@
 //!   decode is counted, told to a [callback](BridgeBuilder::on_undecodable), and left out.
 //! - **The server may go away.** The bridge reconnects, with growing pauses. What is published meanwhile waits in its
 //!   inbox, which has a [capacity](BridgeBuilder::capacity) and an [overflow policy](BridgeBuilder::overflow) like every
-//!   inbox. No gap is silent: see [`BridgeEvent`], and [`when`], the page on what is promised and what is not.
+//!   inbox, and is sent when the bridge is back: only who is back by then gets it. No gap is silent: see
+//!   [`BridgeEvent`], and [`when`], the page on what is promised and what is not.
 //! - **Other clients** may publish to accepted channels without an envelope. To be read by them, a bridge is
 //!   [`plain`](BridgeBuilder::plain).
 //! - **In a tokio runtime** the bridge is a task. Elsewhere, it has a thread.
+//!
+//! # Payloads of any type
+//!
+//! ```no_run
+//! use fanout::Bus;
+//! use fanout_redis::{Bridge, Json};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Clone, Serialize, Deserialize)]
+//! enum Notice {
+//!     Follow { by: u32 },
+//!     Like { by: u32, post: u32 },
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let bus: Bus<Notice> = Bus::new();
+//! let bridge = Bridge::builder(&bus, "redis://127.0.0.1:6379")
+//!     .codec(Json)
+//!     .forward("user:*:notifications")
+//!     .accept("user:*:notifications")
+//!     .spawn()?;
+//! bus.publish("user:7:notifications", Notice::Like { by: 2, post: 5 });
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What it sees
 //!
@@ -46,7 +73,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let bus: Bus = Bus::new();
 //! let builder = Bridge::builder(&bus, "redis://127.0.0.1:6379").accept("prices:*");
-//! builder.events().spawn("bridge", |event| {
+//! let events = builder.events().spawn("bridge", |event| {
 //!     if let Event::Message(message) = event {
 //!         match message.payload {
 //!             BridgeEvent::Resumed { away, maybe_missed: true } => {
@@ -56,6 +83,7 @@
 //!         }
 //!     }
 //! });
+//! events.detach(); // a listener that is dropped stops
 //! builder.spawn()?.detach();
 //! # Ok(())
 //! # }

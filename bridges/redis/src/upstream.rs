@@ -9,6 +9,7 @@ use std::time::Duration;
 use fanout::{Interest, InterestWatch, Pattern, RecvError};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::event::{BridgeEvent, Log};
@@ -62,8 +63,14 @@ pub(crate) struct Upstream {
     asked: HashSet<Name>,
     to_ask: Vec<Name>,
     to_leave: Vec<Name>,
+    /// Who waits until what is wanted now is subscribed.
+    requests: UnboundedReceiver<Told>,
+    waiting: Vec<Told>,
     log: Arc<Log>,
 }
+
+/// Called when what was wanted is subscribed; dropped if that will never be.
+pub(crate) type Told = Box<dyn FnOnce() + Send>;
 
 impl Upstream {
     pub(crate) fn new(
@@ -71,6 +78,7 @@ impl Upstream {
         accepted: Vec<Accepted>,
         is_sharded: bool,
         linger: Duration,
+        requests: UnboundedReceiver<Told>,
         log: Arc<Log>,
     ) -> Self {
         Self {
@@ -83,6 +91,8 @@ impl Upstream {
             asked: HashSet::new(),
             to_ask: Vec::new(),
             to_leave: Vec::new(),
+            requests,
+            waiting: Vec::new(),
             log,
         }
     }
@@ -135,6 +145,10 @@ impl Upstream {
             }
         });
         loop {
+            // Before looking at what is wanted: whoever asks has subscribed before.
+            while let Ok(told) = self.requests.try_recv() {
+                self.waiting.push(told);
+            }
             while let Ok(interest) = self.watch.try_recv() {
                 self.apply(&interest);
             }
@@ -143,6 +157,7 @@ impl Upstream {
             if let Some(ready) = ready.take() {
                 ready();
             }
+            self.waiting.drain(..).for_each(|told| told());
             let next = self.leaving.front().map(|&(at, _)| at);
             tokio::select! {
                 interest = self.watch.recv_async() => match interest {
@@ -150,6 +165,7 @@ impl Upstream {
                     // What was published before the bus was closed is still being sent.
                     Err(RecvError::Closed) => std::future::pending().await,
                 },
+                Some(told) = self.requests.recv() => self.waiting.push(told),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
                 error = &mut pings => return Err(error),
             }

@@ -340,15 +340,29 @@ async fn in_a_runtime_a_bridge_is_a_task() {
     let bus = Text::new();
     let bridge = quick(&bus, &server.url()).accept("*").forward("*").spawn().unwrap();
     let sub = bus.subscribe("c").unwrap();
-    bridge.ready().await.unwrap();
-    while server.subscriptions().0 != ["c"] {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    bridge.subscribed().await.unwrap();
+    assert_eq!(server.subscriptions().0, ["c"]);
     server.publish("c", "hello");
     assert_eq!(&*sub.recv_message_async().await.unwrap().payload, "hello");
     bridge.stop();
     bridge.finished().await.unwrap();
     assert_eq!(sub.try_recv_message(), Err(TryRecvError::Empty));
+}
+
+#[test]
+fn whoever_waits_until_it_is_subscribed_misses_nothing_that_comes_then() {
+    let server = Server::start();
+    let bus = Text::new();
+    let bridge = quick(&bus, &server.url()).accept("*").spawn().unwrap();
+    let sub = bus.subscriber_builder().lifecycle_events(false).build();
+    for n in 0..50 {
+        sub.subscribe(format!("c{n}")).unwrap();
+        bridge.wait_subscribed(PATIENCE).unwrap();
+        assert_eq!(server.publish(&format!("c{n}"), "hello"), 1);
+    }
+    eventually("all have come", || sub.len() == 50);
+    bridge.stop();
+    assert!(matches!(bridge.wait_subscribed(PATIENCE), Err(BridgeError::NotReady)));
 }
 
 #[test]
