@@ -5,6 +5,7 @@ use std::thread;
 use super::channel::NewEntry;
 use super::*;
 use crate::bus::Bus;
+use crate::pattern::Pattern;
 use crate::publish::before_waiting;
 use crate::stats::Receipt;
 use crate::subscriber::Subscriber;

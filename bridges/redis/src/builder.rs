@@ -28,9 +28,7 @@ use crate::worker::{Order, Reaching, Worker};
 
 /// Bridges a [`Bus`] to a Redis server; see the [crate's documentation](crate).
 #[derive(Debug)]
-pub struct Bridge {
-    _never: std::convert::Infallible,
-}
+pub enum Bridge {}
 
 impl Bridge {
     /// Returns the builder of a bridge between `bus` and the server at `url`.

@@ -45,7 +45,7 @@ pub(crate) struct Outward<P: Clone + Send + 'static, C: Codec<P>> {
     /// Messages that the server has not confirmed, and their bytes.
     waiting: VecDeque<Outgoing>,
     bytes: usize,
-    /// So many of them, the first ones, have been sent, and may have arrived.
+    /// The number of those, from the first, that have been sent and may have arrived.
     sent: usize,
     /// Bytes that go in one round trip, at most, and one message: no more than the server confirms in good time.
     limit: usize,
