@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -29,7 +29,10 @@ pub(crate) fn weight(push: &PushInfo) -> usize {
 /// See the module's documentation.
 #[derive(Default)]
 pub(crate) struct Gate {
+    /// Bytes that wait.
     waiting: AtomicUsize,
+    /// Nothing is read, until half of what waits is gone.
+    is_closed: AtomicBool,
     reader: AtomicWaker,
 }
 
@@ -40,18 +43,36 @@ impl Gate {
         self.waiting.fetch_add(bytes, Ordering::SeqCst) + bytes
     }
 
-    /// Notes that a message has been taken, of `bytes`.
-    pub(crate) fn leave(&self, bytes: usize) {
+    /// Notes that a message has been taken, of `bytes`. Returns `true` if the gate opens, should it have been closed.
+    pub(crate) fn leave(&self, bytes: usize) -> bool {
         let before = self.waiting.fetch_sub(bytes, Ordering::SeqCst);
         // It opens when half of them are gone, so that many are read at a time.
-        if before > LIMIT / 2 && before - bytes <= LIMIT / 2 {
+        let opens = before > LIMIT / 2 && before - bytes <= LIMIT / 2;
+        if opens {
+            self.is_closed.store(false, Ordering::SeqCst);
             self.reader.wake();
         }
+        opens
     }
 
     /// `true` if nothing is read.
     pub(crate) fn is_closed(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) >= LIMIT
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Closes the gate if too much waits. Returns `true` if it is closed; then the reader is woken when it opens.
+    fn closes(&self, context: &Context<'_>) -> bool {
+        if !self.is_closed() && self.waiting.load(Ordering::SeqCst) < LIMIT {
+            return false;
+        }
+        self.reader.register(context.waker());
+        self.is_closed.store(true, Ordering::SeqCst);
+        // It may have been opened before that.
+        let is_closed = self.waiting.load(Ordering::SeqCst) > LIMIT / 2;
+        if !is_closed {
+            self.is_closed.store(false, Ordering::SeqCst);
+        }
+        is_closed
     }
 }
 
@@ -73,11 +94,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.gate.is_closed() {
-            self.gate.reader.register(context.waker());
-            if self.gate.is_closed() {
-                return Poll::Pending;
-            }
+        if self.gate.closes(context) {
+            return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -103,7 +121,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
     use std::task::{Wake, Waker};
 
     use super::*;
@@ -131,11 +148,15 @@ mod tests {
         assert_eq!(gate.enter(LIMIT - 1), LIMIT - 1);
         assert!(poll().is_ready());
         assert_eq!(gate.enter(1), LIMIT);
+        assert!(!gate.is_closed());
         assert!(poll().is_pending());
-        gate.leave(LIMIT / 2 - 1);
+        // Still, though less than the limit waits.
+        assert!(!gate.leave(1));
+        assert!(gate.is_closed() && poll().is_pending());
+        assert!(!gate.leave(LIMIT / 2 - 2));
         assert!(!woken.0.load(Ordering::SeqCst));
-        gate.leave(1);
+        assert!(gate.leave(1));
         assert!(woken.0.load(Ordering::SeqCst));
-        assert!(poll().is_ready());
+        assert!(!gate.is_closed() && poll().is_ready());
     }
 }

@@ -14,6 +14,7 @@ use crate::codec::Codec;
 use crate::envelope::{Envelope, Origin, Stream};
 use crate::event::{BridgeEvent, Log, add};
 use crate::gate::{self, Gate};
+use crate::life::Life;
 use crate::upstream::Accepted;
 
 /// Streams whose last number is remembered.
@@ -94,7 +95,12 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Inward<P, C> {
     }
 
     /// Publishes what comes, until the connection breaks.
-    pub(crate) async fn run(&mut self, mut pushes: UnboundedReceiver<PushInfo>, gate: &Gate) {
+    pub(crate) async fn run(
+        &mut self,
+        mut pushes: UnboundedReceiver<PushInfo>,
+        gate: &Gate,
+        life: &Life,
+    ) {
         let mut taken = 0;
         while let Some(push) = pushes.recv().await {
             taken += 1;
@@ -102,7 +108,10 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Inward<P, C> {
                 taken = 0;
                 tokio::task::yield_now().await;
             }
-            gate.leave(gate::weight(&push));
+            if gate.leave(gate::weight(&push)) {
+                // Until now nothing was read: that was no silence of the server's.
+                life.heard();
+            }
             let PushInfo { kind, data } = push;
             if kind == PushKind::Disconnection {
                 return;

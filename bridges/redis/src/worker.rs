@@ -214,7 +214,7 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
             log.tell(event);
             status.set(Phase::Ready);
         };
-        let mut inward = pin!(self.inward.run(pushes, &gate));
+        let mut inward = pin!(self.inward.run(pushes, &gate, &life));
         let lost = |text: &'static str| RedisError::from((redis::ErrorKind::Io, text));
         let error = tokio::select! {
             biased;

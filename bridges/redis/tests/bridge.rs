@@ -478,7 +478,9 @@ fn a_burst_that_this_process_cannot_take_at_once_waits_at_the_server() {
     const MESSAGES: usize = 100_000;
     let server = Server::start();
     let bus: Bus<Bytes> = Bus::new();
-    let bridge = quick(&bus, &server.url()).accept("*").spawn().unwrap();
+    let builder = quick(&bus, &server.url()).accept("*");
+    let events = builder.events();
+    let bridge = builder.spawn().unwrap();
     let sub = bus
         .subscriber_builder()
         .capacity(16)
@@ -499,7 +501,10 @@ fn a_burst_that_this_process_cannot_take_at_once_waits_at_the_server() {
     // Longer than the server may be silent. It is not: nothing is read from it.
     std::thread::sleep(Duration::from_secs(1));
     for number in 0..MESSAGES {
-        let message = sub.recv_message_timeout(PATIENCE).unwrap();
+        let Ok(message) = sub.recv_message_timeout(PATIENCE) else {
+            let seen: Vec<_> = events.try_messages().map(|event| event.payload).collect();
+            panic!("{number} does not come; {seen:?}");
+        };
         assert_eq!(message.payload, format!("{number:0100}"));
     }
     assert_eq!(bridge.stats().disconnects, 0);
