@@ -14,7 +14,7 @@ use fanout::{Bus, Overflow, RecvTimeoutError};
 use fanout_redis::{
     Bridge, BridgeBuilder, BridgeError, BridgeEvent, BridgeHandle, Codec, CodecError, Raw,
 };
-use support::{PATIENCE, Proxy, Server, eventually, quick};
+use support::{PATIENCE, Proxy, Server, eventually, impatient};
 
 type Text = Bus<Arc<str>>;
 
@@ -31,7 +31,7 @@ fn forwarding(
     capacity: usize,
     overflow: Overflow,
 ) -> BridgeBuilder<Arc<str>, Raw> {
-    quick(bus, url).forward("*").capacity(capacity).overflow(overflow)
+    impatient(bus, url).forward("*").capacity(capacity).overflow(overflow)
 }
 
 /// Publishes `messages` on a thread of its own.
@@ -63,7 +63,7 @@ fn always(reply: &'static [u8]) -> String {
 fn a_stopped_bridge_leaves_the_bus() {
     let server = Server::start();
     let bus = Text::new();
-    let bridge = ready(quick(&bus, &server.url()).forward("*").accept("*"));
+    let bridge = ready(impatient(&bus, &server.url()).forward("*").accept("*"));
     assert_eq!(bus.match_count("c"), 1);
     bridge.stop();
     eventually("it has ended", || bridge.is_finished());
@@ -131,7 +131,7 @@ fn a_bridge_ends_with_its_runtime() {
     let runtime = builder.worker_threads(1).enable_all().build().unwrap();
     let bridge = {
         let _entered = runtime.enter();
-        ready(quick(&bus, &server.url()).forward("*"))
+        ready(impatient(&bus, &server.url()).forward("*"))
     };
     runtime.shutdown_timeout(PATIENCE);
     eventually("it has ended", || bridge.is_finished());
@@ -145,7 +145,7 @@ fn a_bridge_ends_with_its_runtime() {
 fn the_events_end_with_the_bridge() {
     let mut server = Server::start();
     let bus = Text::new();
-    let builder = quick(&bus, &server.url()).forward("*").attempts(Some(2));
+    let builder = impatient(&bus, &server.url()).forward("*").attempts(Some(2));
     let events = builder.events();
     let bridge = ready(builder);
     server.kill();
@@ -185,7 +185,7 @@ fn what_is_left_when_a_codec_panics_counts_as_not_sent() {
     // All ten wait until it is connected.
     server.pause();
     let bus: Bus<u8> = Bus::new();
-    let builder = quick(&bus, &server.url()).patience(PATIENCE).forward("*").codec(NoThree);
+    let builder = impatient(&bus, &server.url()).patience(PATIENCE).forward("*").codec(NoThree);
     let bridge = builder.spawn().unwrap();
     (0..10_u8).for_each(|n| _ = bus.publish("c", n));
     server.resume();
@@ -228,7 +228,7 @@ fn a_password_that_was_changed_ends_the_bridge_when_it_connects_again() {
     let server = Server::start();
     let proxy = Proxy::to(server.port);
     let bus = Text::new();
-    let bridge = ready(quick(&bus, &proxy.url()).accept("*").forward("*"));
+    let bridge = ready(impatient(&bus, &proxy.url()).accept("*").forward("*"));
     let change = ["SET", "requirepass", "new"];
     redis::cmd("CONFIG").arg(&change).query::<()>(&mut server.client()).unwrap();
     // Connections that are there stay as they are.
@@ -267,7 +267,7 @@ fn a_server_that_does_not_speak_resp3_is_an_error_at_once() {
         &b"-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n-ERR x\r\n-ERR x\r\n"[..],
         b"-ERR unknown command 'HELLO'\r\n-ERR x\r\n-ERR x\r\n",
     ] {
-        let bridge = quick(&bus, &always(reply)).accept("*").forward("*").spawn().unwrap();
+        let bridge = impatient(&bus, &always(reply)).accept("*").forward("*").spawn().unwrap();
         let error = bridge.wait_ready(PATIENCE).unwrap_err();
         assert!(matches!(error, BridgeError::Protocol(_)), "{error}");
         assert!(bridge.is_finished());
@@ -284,7 +284,7 @@ fn what_is_no_redis_server_is_tried_as_often_as_one_that_is_not_there() {
         // One that never answers.
         b"",
     ] {
-        let builder = quick(&bus, &always(reply)).patience(Duration::from_millis(200));
+        let builder = impatient(&bus, &always(reply)).patience(Duration::from_millis(200));
         let builder = builder.accept("*").forward("*").attempts(Some(3));
         let error = builder.spawn().unwrap().wait_ready(PATIENCE).unwrap_err();
         assert!(matches!(error, BridgeError::Unreachable { attempts: 3, .. }), "{error}");

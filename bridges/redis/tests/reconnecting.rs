@@ -33,13 +33,14 @@ struct World {
 }
 
 impl World {
-    /// `size`: bytes of each message, 8 at least. `patience`: of the bridge that accepts.
+    /// `size`: bytes of each message, 8 at least. `patience`: of both bridges.
     fn new(size: usize, patience: Duration) -> Self {
         let server = Server::start();
         let proxies = [(); 2].map(|()| Proxy::to(server.port));
         let [here, there]: [Bus<Arc<[u8]>>; 2] = [Bus::new(), Bus::new()];
         let reader = subscribe(&there, 1_000_000, &["c*"]);
-        let forwarding = quick(&here, &proxies[0].url()).forward("c*").own_origin(true);
+        let forwarding =
+            quick(&here, &proxies[0].url()).forward("c*").own_origin(true).patience(patience);
         let accepting =
             quick(&there, &proxies[1].url()).accept("c*").own_origin(true).patience(patience);
         let events = [forwarding.events(), accepting.events()];
@@ -134,7 +135,7 @@ impl World {
 
 #[test]
 fn a_server_that_is_killed_and_started_again() {
-    let mut world = World::new(8, SHORT);
+    let mut world = World::new(8, PATIENCE);
     world.await_arrivals();
     for _ in 0..2 {
         world.server.kill();
@@ -167,7 +168,7 @@ fn a_server_that_is_stopped_and_goes_on() {
 
 #[test]
 fn a_short_silence_is_no_gap() {
-    let world = World::new(8, SHORT);
+    let world = World::new(8, PATIENCE);
     world.await_arrivals();
     world.server.pause();
     thread::sleep(Duration::from_millis(100));
@@ -179,7 +180,7 @@ fn a_short_silence_is_no_gap() {
 
 #[test]
 fn a_connection_that_is_cut_in_the_middle_of_a_message() {
-    let world = World::new(200, SHORT);
+    let world = World::new(200, PATIENCE);
     for bytes in [1, 77, 150, 1_000] {
         world.await_arrivals();
         world.proxies[1].cut_after(bytes);
@@ -191,7 +192,7 @@ fn a_connection_that_is_cut_in_the_middle_of_a_message() {
 
 #[test]
 fn a_connection_that_is_cut_in_the_middle_of_a_reply_loses_nothing_that_is_sent() {
-    let world = World::new(8, SHORT);
+    let world = World::new(8, PATIENCE);
     for bytes in [1, 2, 5, 100] {
         world.await_arrivals();
         world.proxies[0].cut_after(bytes);

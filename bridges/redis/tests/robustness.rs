@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fanout::{Bus, Overflow, Pattern, Subscriber};
 use fanout_redis::{BridgeBuilder, BridgeEvent, BridgeHandle, Codec, CodecError};
-use support::{PATIENCE, Proxy, Server, await_event, eventually, free_port, quick, subscribe};
+use support::{PATIENCE, Proxy, Server, await_event, eventually, free_port, impatient, subscribe};
 
 type Text = Bus<Arc<str>>;
 
@@ -107,7 +107,7 @@ fn a_listening_connection_that_is_dead_is_noticed_while_publishing_goes_on() {
     let server = Server::start();
     let line = Line::to(&server, f64::INFINITY);
     let bus = Text::new();
-    let builder = quick(&bus, &line.url()).forward("out").accept("c");
+    let builder = impatient(&bus, &line.url()).forward("out").accept("c");
     let events = builder.events();
     let bridge = ready(builder);
     let sub = subscribe(&bus, 64, &["c"]);
@@ -138,7 +138,7 @@ fn a_slow_subscriber_does_not_hide_that_the_line_is_dead() {
     let server = Server::start();
     let line = Line::to(&server, f64::INFINITY);
     let bus = Text::new();
-    let bridge = ready(quick(&bus, &line.url()).accept("*"));
+    let bridge = ready(impatient(&bus, &line.url()).accept("*"));
     let sub = blocking(&bus);
     await_channels(&server, &["c"]);
     publish_all(&server, "c", (0..MESSAGES).map(|n| n.to_string()));
@@ -161,7 +161,7 @@ fn a_user_needs_no_right_but_to_use_pubsub() {
     redis::cmd("ACL").arg(&user).query::<()>(&mut server.client()).unwrap();
     let bus = Text::new();
     let url = format!("redis://bob:secret@127.0.0.1:{}", server.port);
-    let bridge = ready(quick(&bus, &url).accept("in").forward("out"));
+    let bridge = ready(impatient(&bus, &url).accept("in").forward("out"));
     let sub = subscribe(&bus, 64, &["in"]);
     // It asks for signs of life, which is refused: that is one.
     let refused_pings = || {
@@ -184,7 +184,7 @@ fn a_connection_that_publishes_nothing_is_not_closed_by_the_server() {
     let server = Server::with(&["--timeout", "1"]);
     let bus = Text::new();
     // What it would lose with the connection, it could not send again.
-    let bridge = ready(quick(&bus, &server.url()).accept("in").forward("out").plain(true));
+    let bridge = ready(impatient(&bus, &server.url()).accept("in").forward("out").plain(true));
     let mut idle = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     idle.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(idle.read(&mut [0]).unwrap(), 0, "another one is closed");
@@ -197,7 +197,7 @@ fn a_connection_that_publishes_nothing_is_not_closed_by_the_server() {
 fn a_server_that_is_busy_with_a_script_is_not_lost() {
     let server = Server::with(&["--busy-reply-threshold", "100"]);
     let bus = Text::new();
-    let bridge = ready(quick(&bus, &server.url()).accept("c").forward("out"));
+    let bridge = ready(impatient(&bus, &server.url()).accept("c").forward("out"));
     let sub = subscribe(&bus, 64, &["c"]);
     eventually("it is subscribed", || server.subscriptions().1 == 1);
     let mut client = server.client();
@@ -221,7 +221,7 @@ fn a_server_that_is_busy_with_a_script_is_not_lost() {
 fn no_duration_is_too_long_or_too_short() {
     let server = Server::start();
     let bus = Text::new();
-    let bridge = ready(quick(&bus, &server.url()).accept("*").linger(Duration::MAX));
+    let bridge = ready(impatient(&bus, &server.url()).accept("*").linger(Duration::MAX));
     let sub = bus.subscribe("a").unwrap();
     await_channels(&server, &["a"]);
     drop(sub);
@@ -229,10 +229,10 @@ fn no_duration_is_too_long_or_too_short() {
     await_channels(&server, &["a", "b"]);
     assert!(bridge.is_connected());
     for patience in [Duration::MAX, Duration::ZERO, Duration::from_nanos(2)] {
-        drop(ready(quick(&bus, &server.url()).accept("*").patience(patience)));
+        drop(ready(impatient(&bus, &server.url()).accept("*").patience(patience)));
     }
     let url = format!("redis://127.0.0.1:{}", free_port());
-    let builder = quick(&bus, &url).accept("*").back_off(Duration::MAX, Duration::MAX);
+    let builder = impatient(&bus, &url).accept("*").back_off(Duration::MAX, Duration::MAX);
     let events = builder.events();
     let bridge = builder.spawn().unwrap();
     await_event(&events, |event| matches!(event, BridgeEvent::Unreachable { .. }));
@@ -260,7 +260,7 @@ impl Codec<Bytes> for Slow {
 fn a_flood_from_outside_holds_up_neither_what_goes_out_nor_new_subscriptions() {
     let server = Server::with(&UNBOUNDED);
     let bus: Bus<Bytes> = Bus::new();
-    let builder = quick(&bus, &server.url()).patience(Duration::from_secs(3));
+    let builder = impatient(&bus, &server.url()).patience(Duration::from_secs(3));
     let bridge = ready(builder.accept("in:*").forward("out").codec(Slow));
     let _flooded = bus.subscriber_builder().capacity(16).subscribe("in:1").unwrap();
     await_channels(&server, &["in:1"]);
@@ -293,7 +293,7 @@ fn what_waits_to_be_published_here_is_bounded_in_bytes() {
     const SIZE: usize = 500_000;
     let server = Server::with(&UNBOUNDED);
     let bus: Bus<Bytes> = Bus::new();
-    let bridge = ready(quick(&bus, &server.url()).accept("*"));
+    let bridge = ready(impatient(&bus, &server.url()).accept("*"));
     let sub = blocking(&bus);
     await_channels(&server, &["c"]);
     let (body, mut client) = (vec![b'x'; SIZE], server.client());
@@ -320,9 +320,10 @@ fn an_envelope_of_an_unknown_version_is_told_with_all_its_bytes() {
     let bus = Text::new();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&heard);
-    let builder = quick(&bus, &server.url()).accept("*").on_undecodable(move |_, bytes, error| {
-        told.lock().unwrap().push((bytes.to_vec(), error.to_string()));
-    });
+    let builder =
+        impatient(&bus, &server.url()).accept("*").on_undecodable(move |_, bytes, error| {
+            told.lock().unwrap().push((bytes.to_vec(), error.to_string()));
+        });
     let bridge = ready(builder);
     let _sub = bus.subscribe("c").unwrap();
     await_channels(&server, &["c"]);
@@ -338,7 +339,7 @@ fn an_envelope_of_an_unknown_version_is_told_with_all_its_bytes() {
 fn channels_that_are_not_utf8_are_told_and_those_of_the_server_s_own_events_come() {
     let server = Server::with(&["--notify-keyspace-events", "KEA"]);
     let bus = Text::new();
-    let builder = quick(&bus, &server.url()).accept("*").accept("__key*").accept("a*");
+    let builder = impatient(&bus, &server.url()).accept("*").accept("__key*").accept("a*");
     let events = builder.events();
     let bridge = ready(builder);
     let builder = bus.subscriber_builder().lifecycle_events(false).dedupe(true);
@@ -362,7 +363,7 @@ fn channels_that_are_not_utf8_are_told_and_those_of_the_server_s_own_events_come
 fn nothing_counts_as_subscribed_while_the_server_is_away() {
     let mut server = Server::start();
     let bus = Text::new();
-    let bridge = ready(quick(&bus, &server.url()).accept("*"));
+    let bridge = ready(impatient(&bus, &server.url()).accept("*"));
     let _sub = bus.subscribe("c").unwrap();
     eventually("it is subscribed", || bridge.stats().subscriptions == 1);
     server.kill();
@@ -377,7 +378,7 @@ fn what_was_received_before_the_server_went_away_is_still_published() {
     const MESSAGES: u32 = 1_000;
     let mut server = Server::start();
     let bus = Text::new();
-    let bridge = ready(quick(&bus, &server.url()).accept("*"));
+    let bridge = ready(impatient(&bus, &server.url()).accept("*"));
     let sub = blocking(&bus);
     await_channels(&server, &["c"]);
     publish_all(&server, "c", (0..MESSAGES).map(|n| n.to_string()));
@@ -399,7 +400,7 @@ fn subscriptions_that_come_and_go_while_the_line_breaks_leave_nothing_behind() {
     let server = Server::start();
     let proxy = Proxy::to(server.port);
     let bus = Text::new();
-    let builder = quick(&bus, &proxy.url()).linger(Duration::from_millis(20));
+    let builder = impatient(&bus, &proxy.url()).linger(Duration::from_millis(20));
     let bridge = ready(builder.accept("a*").accept("*b").accept("a*"));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -454,7 +455,7 @@ fn what_a_slow_line_does_not_carry_in_one_go_is_sent_in_parts() {
     // The bytes of a full batch take longer than the patience.
     let line = Line::to(&server, 2e6);
     let bus: Bus<Vec<u8>> = Bus::new();
-    let builder = quick(&bus, &line.url()).patience(Duration::from_millis(300));
+    let builder = impatient(&bus, &line.url()).patience(Duration::from_millis(300));
     let bridge = ready(builder.forward("*"));
     (0..MESSAGES).for_each(|_| _ = bus.publish("c", vec![0; 10_000]));
     eventually("all is sent", || bridge.stats().sent == MESSAGES);
@@ -466,7 +467,7 @@ fn a_message_that_is_too_long_for_a_slow_line_does_not_hold_up_the_next_for_ever
     let server = Server::start();
     let line = Line::to(&server, 4e6);
     let bus: Bus<Vec<u8>> = Bus::new();
-    let builder = quick(&bus, &line.url()).patience(Duration::from_millis(200)).forward("*");
+    let builder = impatient(&bus, &line.url()).patience(Duration::from_millis(200)).forward("*");
     let events = builder.events();
     let bridge = ready(builder);
     bus.publish("c", vec![0; 4_000_000]);
@@ -481,7 +482,7 @@ fn a_server_that_is_lost_again_and_again_meets_growing_pauses() {
     let server = Server::start();
     let proxy = Proxy::to(server.port);
     let bus = Text::new();
-    let builder = quick(&bus, &proxy.url());
+    let builder = impatient(&bus, &proxy.url());
     let builder = builder.back_off(Duration::from_millis(20), PATIENCE).accept("*").forward("*");
     let events = builder.events();
     let _bridge = ready(builder);

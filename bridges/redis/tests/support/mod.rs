@@ -241,10 +241,16 @@ fn pass(mut from: TcpStream, mut to: TcpStream, flow: &Flow) {
     let _ = from.shutdown(Shutdown::Both);
 }
 
-/// Returns a builder that is quick to see that the server is lost, and quick to come back.
+/// Returns a builder that is quick to come back, and quick to see that the server is silent. On a busy machine it may
+/// take a server for lost that is not.
+pub fn impatient<P: Clone + Send + 'static>(bus: &Bus<P>, url: &str) -> BridgeBuilder<P, Raw> {
+    quick(bus, url).patience(Duration::from_millis(600))
+}
+
+/// Returns a builder that is quick to come back.
 pub fn quick<P: Clone + Send + 'static>(bus: &Bus<P>, url: &str) -> BridgeBuilder<P, Raw> {
     Bridge::builder(bus, url)
-        .patience(Duration::from_millis(600))
+        .patience(Duration::from_secs(20))
         .back_off(Duration::from_millis(10), Duration::from_millis(50))
         .linger(Duration::ZERO)
 }
