@@ -107,8 +107,9 @@ pub struct Router<P = Arc<str>> {
 }
 
 struct Table<P> {
-    /// Places are used again.
     handlers: Vec<Option<Handler<P>>>,
+    /// Places in it without a handler, to be used again.
+    free: Vec<usize>,
     by_route: HashMap<Route, usize, foldhash::fast::RandomState>,
     /// By address, the places of handlers, or `None` for what has none.
     by_address: HashMap<usize, (Origin, Option<usize>), foldhash::fast::RandomState>,
@@ -120,6 +121,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     pub(crate) fn new(subscriber: Subscriber<P>) -> Self {
         let table = Table {
             handlers: Vec::new(),
+            free: Vec::new(),
             by_route: HashMap::default(),
             by_address: HashMap::default(),
             otherwise: None,
@@ -264,12 +266,16 @@ impl<P: Clone + Send + 'static> Table<P> {
             self.handlers[place] = Some(handler);
             return;
         }
-        let free = self.handlers.iter().position(Option::is_none);
-        let place = free.unwrap_or(self.handlers.len());
-        if free.is_none() {
-            self.handlers.push(None);
-        }
-        self.handlers[place] = Some(handler);
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.handlers[place] = Some(handler);
+                place
+            }
+            None => {
+                self.handlers.push(Some(handler));
+                self.handlers.len() - 1
+            }
+        };
         self.by_route.insert(route, place);
         // What was found to have no handler may have this one.
         self.by_address.clear();
@@ -278,6 +284,7 @@ impl<P: Clone + Send + 'static> Table<P> {
     fn remove(&mut self, route: &Route) {
         if let Some(place) = self.by_route.remove(route) {
             self.handlers[place] = None;
+            self.free.push(place);
             self.by_address.clear();
         }
     }

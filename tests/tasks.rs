@@ -20,33 +20,9 @@ use futures::StreamExt;
 use futures::future::FusedFuture;
 use futures::stream::FusedStream;
 use proptest::prelude::*;
-use support::{WATCHDOG, eventually, silent, step, text, watched};
+use support::{Counting, WATCHDOG, eventually, silent, step, text, watched};
 
 type Outcome = Result<(), Box<dyn Error>>;
-
-/// A waker that counts its calls, and then runs some code.
-struct Counting {
-    calls: AtomicUsize,
-    code: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Counting {
-    fn new(code: impl Fn() + Send + Sync + 'static) -> (Arc<Self>, Waker) {
-        let counting = Arc::new(Self { calls: AtomicUsize::new(0), code: Box::new(code) });
-        (Arc::clone(&counting), Waker::from(counting))
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
-    }
-}
-
-impl Wake for Counting {
-    fn wake(self: Arc<Self>) {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        (self.code)();
-    }
-}
 
 fn poll<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(waker))

@@ -13,32 +13,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use fanout::{Bus, MessageStream, Overflow, Subscriber};
 use futures::{FutureExt, StreamExt};
-use support::{receipt, silent, step, watched};
+use support::{Counting, receipt, silent, step, watched};
 use tokio::task::{LocalSet, yield_now};
-
-/// A waker that counts its calls, and then runs some code.
-struct Counting {
-    calls: AtomicUsize,
-    code: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Counting {
-    fn new(code: impl Fn() + Send + Sync + 'static) -> (Arc<Self>, Waker) {
-        let counting = Arc::new(Self { calls: AtomicUsize::new(0), code: Box::new(code) });
-        (Arc::clone(&counting), Waker::from(counting))
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
-    }
-}
-
-impl Wake for Counting {
-    fn wake(self: Arc<Self>) {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        (self.code)();
-    }
-}
 
 /// A stream with 100 messages, which never runs dry if [`refill`] follows each that is taken.
 fn full_stream(bus: &Bus<u32>, name: &str) -> MessageStream<'static, u32> {

@@ -191,6 +191,26 @@ fn who_panics_while_a_subscriber_or_a_bus_is_dropped_harms_nobody() {
 }
 
 #[test]
+fn closing_in_a_turn_is_not_told_in_that_turn() {
+    struct Closing(fanout::WeakBus<Closing>);
+
+    impl Clone for Closing {
+        fn clone(&self) -> Self {
+            if let Some(bus) = self.0.upgrade() {
+                bus.close();
+            }
+            Self(self.0.clone())
+        }
+    }
+
+    let bus: Bus<Closing> = Bus::new();
+    let _subs = [bus.subscribe("a").unwrap(), bus.subscribe("a").unwrap()];
+    let lines = told(Level::DEBUG, |_| (), || _ = bus.publish("a", Closing(bus.downgrade())));
+    assert!(bus.is_closed());
+    assert_eq!(lines, [""; 0]);
+}
+
+#[test]
 fn who_panics_at_a_loss_harms_no_publish() {
     let bus = bus(Overflow::DropOldest);
     let sub = bus.subscribe("a").unwrap();

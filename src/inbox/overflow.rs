@@ -200,8 +200,8 @@ impl<P> Inbox<P> {
 
     // ---- losses --------------------------------------------------------------------------------
 
-    /// Adds a lost message of `channel` to `counter` and reports it to a receiver. Returns `false`, and counts nothing, if a receive
-    /// has already returned `Closed`: nobody could be told of the loss.
+    /// Adds a lost message of `channel` to `counter` and reports it to a receiver. Returns `false`, and counts nothing,
+    /// if a receive has already returned `Closed`: nobody could be told of the loss.
     pub(super) fn record_loss(&self, counter: &AtomicU64, channel: &str) -> bool {
         // The lock orders this and `try_terminate`: the loss is either reported before the end or not counted.
         let mut inner = self.inner.lock();

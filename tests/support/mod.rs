@@ -16,6 +16,7 @@ mod receipts;
 mod sequences;
 mod user_code;
 mod waiting;
+mod wakers;
 
 pub use closed::{HOUR, assert_disconnected, assert_ended, assert_holds_nothing};
 pub use events::{drain, text};
@@ -32,3 +33,4 @@ pub use receipts::{ReceiptSum, receipt};
 pub use sequences::{assert_ascending, is_subsequence, sorted};
 pub use user_code::{Act, World, drop_in_clone, full_inbox};
 pub use waiting::{WATCHDOG, eventually, let_it_wait, linger, step, steps, watched, watched_for};
+pub use wakers::Counting;

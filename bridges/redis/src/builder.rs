@@ -294,8 +294,7 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
     /// Checks that nothing comes back to a plain bridge.
     fn check_loops(&self) -> Result<(), BridgeError> {
         for forward in self.forward.iter().filter(|_| self.is_plain) {
-            let is_redis = *forward == Pattern::redis(forward.as_str());
-            let glob = Glob::new(if is_redis { forward.as_str() } else { "*" });
+            let glob = Glob::of(forward);
             if let Some(accept) =
                 self.accept.iter().find(|accept| Glob::new(accept).overlaps(&glob))
             {

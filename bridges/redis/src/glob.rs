@@ -2,6 +2,8 @@
 //!
 //! The dialect is redis-server's own, of its `stringmatchlen` (7.0): see `fanout`'s documentation of patterns.
 
+use fanout::Pattern;
+
 /// A Redis pattern, taken apart.
 #[derive(Clone, Debug)]
 pub(crate) struct Glob(Vec<Token>);
@@ -45,6 +47,11 @@ impl ByteSet {
     }
 }
 
+/// `true` if a pattern is of the dialect that the server knows.
+pub(crate) fn is_redis(pattern: &Pattern) -> bool {
+    *pattern == Pattern::redis(pattern.as_str())
+}
+
 impl Glob {
     /// Takes `text` apart. Every text is a pattern.
     pub(crate) fn new(text: &str) -> Self {
@@ -72,6 +79,11 @@ impl Glob {
             }
         }
         Self(tokens)
+    }
+
+    /// Returns what `pattern` matches; of a shell glob, which has other rules, that it may match anything.
+    pub(crate) fn of(pattern: &Pattern) -> Self {
+        Self::new(if is_redis(pattern) { pattern.as_str() } else { "*" })
     }
 
     /// `true` if this matches everything that `other` matches. It may be `false` all the same where several tokens of
@@ -154,7 +166,6 @@ fn class(mut rest: &[u8]) -> (ByteSet, &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use fanout::Pattern;
     use proptest::prelude::*;
 
     use super::*;

@@ -69,9 +69,10 @@ impl Confirmed {
 
     /// `true` if a copy that came by a pattern is the first.
     fn is_first(&self, by: &[u8], channel: &str) -> bool {
-        let earlier = self.patterns.iter().take_while(|(text, _)| text != by);
-        !self.channels.contains(channel.as_bytes())
-            && !{ earlier }.any(|(_, pattern)| pattern.is_match(channel))
+        let mut earlier = self.patterns.iter().take_while(|(text, _)| text != by);
+        let is_later = self.channels.contains(channel.as_bytes())
+            || earlier.any(|(_, pattern)| pattern.is_match(channel));
+        !is_later
     }
 }
 

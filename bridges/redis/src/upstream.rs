@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::event::{BridgeEvent, Log};
-use crate::glob::Glob;
+use crate::glob::{Glob, is_redis};
 use crate::life::{self, Life};
 
 /// Names that go upstream in one command.
@@ -132,6 +132,8 @@ impl Upstream {
     ) -> RedisResult<std::convert::Infallible> {
         let mut ready = Some(ready);
         let mut pinging = connection.clone();
+        // A confirmation waits behind what the server sends us, however long that is. The pings tell if it lives.
+        connection.set_response_timeout(Duration::MAX);
         // Beside all else: a reply may wait behind much that the server sends us.
         let mut pings = pin!(async move {
             let mut ping = interval(life.ping_every());
@@ -153,7 +155,10 @@ impl Upstream {
                 self.apply(&interest);
             }
             self.let_go(Instant::now());
-            self.send(connection, life).await?;
+            tokio::select! {
+                sent = self.send(connection) => sent?,
+                error = &mut pings => return Err(error),
+            }
             if let Some(ready) = ready.take() {
                 ready();
             }
@@ -205,14 +210,12 @@ impl Upstream {
         if self.is_sharded {
             return Vec::new();
         }
-        let upstream = |text: &Arc<str>| Name::Pattern(Arc::clone(text));
-        let is_redis = *pattern == Pattern::redis(pattern.as_str());
-        let glob = Glob::new(if is_redis { pattern.as_str() } else { "*" });
-        if is_redis && self.accepted.iter().any(|accepted| accepted.glob.covers(&glob)) {
+        let glob = Glob::of(pattern);
+        if is_redis(pattern) && self.accepted.iter().any(|accepted| accepted.glob.covers(&glob)) {
             return vec![Name::Pattern(pattern.as_str().into())];
         }
         let overlapping = self.accepted.iter().filter(|accepted| accepted.glob.overlaps(&glob));
-        overlapping.map(|accepted| upstream(&accepted.text)).collect()
+        overlapping.map(|accepted| Name::Pattern(Arc::clone(&accepted.text))).collect()
     }
 
     fn want(&mut self, name: Name) {
@@ -252,11 +255,7 @@ impl Upstream {
     }
 
     /// Sends what is to be subscribed and unsubscribed.
-    async fn send(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        life: &Life,
-    ) -> RedisResult<()> {
+    async fn send(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         if self.to_ask.is_empty() && self.to_leave.is_empty() {
             return Ok(());
         }
@@ -265,11 +264,11 @@ impl Upstream {
         let ask = |name: &Name| wanted.contains_key(name) && asked.insert(name.clone());
         let to_ask: Vec<Name> = self.to_ask.drain(..).filter(ask).collect();
         let commands = ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"];
-        send_all(connection, life, commands, self.is_sharded, &to_ask).await?;
+        send_all(connection, commands, self.is_sharded, &to_ask).await?;
         let to_leave: Vec<Name> =
             self.to_leave.drain(..).filter(|name| !self.asked.contains(name)).collect();
         let commands = ["UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"];
-        send_all(connection, life, commands, self.is_sharded, &to_leave).await?;
+        send_all(connection, commands, self.is_sharded, &to_leave).await?;
         self.count();
         Ok(())
     }
@@ -283,7 +282,6 @@ impl Upstream {
 /// Sends one command for each of `names`, of `commands` that for channels, for patterns or for sharded channels.
 async fn send_all(
     connection: &mut MultiplexedConnection,
-    life: &Life,
     [channels, patterns, sharded]: [&str; 3],
     is_sharded: bool,
     names: &[Name],
@@ -298,7 +296,7 @@ async fn send_all(
                 Name::Pattern(text) => pipeline.cmd(patterns).arg(&**text),
             };
         }
-        life.excuse(pipeline.query_async(connection).await)?;
+        pipeline.query_async::<()>(connection).await?;
     }
     Ok(())
 }

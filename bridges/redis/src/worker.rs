@@ -130,7 +130,7 @@ impl<P: Clone + Send + 'static, C: Codec<P>> Worker<P, C> {
             }
             let began = Instant::now();
             let over_and_empty = async {
-                unless_over(&self.orders, &self.closing, std::future::pending::<()>()).await;
+                over(&self.orders, &self.closing).await;
                 if !self.outward.is_empty() {
                     // Whether the server can be reached will soon be known.
                     std::future::pending().await
@@ -241,8 +241,15 @@ async fn unless_over<P, T>(
 ) -> Option<T> {
     tokio::select! {
         result = future => Some(result),
-        () = ordered(orders, |order| order != Order::Run) => None,
-        _ = closing.recv_async() => None,
+        () = over(orders, closing) => None,
+    }
+}
+
+/// Waits until the bridge is to end, drained or not.
+async fn over<P>(orders: &watch::Receiver<Order>, closing: &Subscriber<P>) {
+    tokio::select! {
+        () = ordered(orders, |order| order != Order::Run) => {}
+        _ = closing.recv_async() => {}
     }
 }
 

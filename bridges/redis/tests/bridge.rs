@@ -367,6 +367,28 @@ fn whoever_waits_until_it_is_subscribed_misses_nothing_that_comes_then() {
 }
 
 #[test]
+fn nothing_counts_as_subscribed_before_the_server_has_confirmed_it() {
+    let server = Server::start();
+    let bus: Bus<Bytes> = Bus::new();
+    let bridge = impatient(&bus, &server.url()).accept("*").spawn().unwrap();
+    let block = Overflow::Block { timeout: None };
+    let slow = bus.subscriber_builder().capacity(1).overflow(block).lifecycle_events(false);
+    let slow = slow.subscribe("flood").unwrap();
+    bridge.wait_subscribed(PATIENCE).unwrap();
+    // More than waits here and in the sockets between: the server's replies wait behind it.
+    let big = vec![0_u8; 1 << 20];
+    (0..20).for_each(|_| _ = server.publish("flood", &big));
+    let _sub = bus.subscribe("later").unwrap();
+    // Longer than the bridge waits for a reply.
+    let asked = bridge.wait_subscribed(Duration::from_secs(2));
+    assert!(matches!(asked, Err(BridgeError::NotReady)), "{asked:?}");
+    (0..20).for_each(|_| _ = slow.recv_message_timeout(PATIENCE).unwrap());
+    bridge.wait_subscribed(PATIENCE).unwrap();
+    assert_eq!(server.publish("later", "hello"), 1);
+    assert_eq!(bridge.stats().disconnects, 0);
+}
+
+#[test]
 fn sharded_channels_go_by_commands_of_their_own() {
     let server = Server::start();
     let [here, there] = [Text::new(), Text::new()];
