@@ -138,7 +138,7 @@ impl WaitList {
         later.remove(at)
     }
 
-    #[cfg(all(test, not(loom)))]
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.first.iter().len() + self.later.as_ref().map_or(0, |later| later.len())
     }
