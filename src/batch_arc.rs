@@ -189,7 +189,7 @@ impl<T: Shared> BatchArc<T> {
     }
 
     /// Returns how many pointers the block counts, and how many nobody has yet.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn counts(&self) -> (usize, usize) {
         // SAFETY: as in `get`.
         (unsafe { self.block.as_ref() }.count.load(Ordering::Relaxed), self.left.get())

@@ -163,6 +163,39 @@ pub enum Overflow {
     ///
     /// The publisher never waits.
     DropNewest,
+    /// Keeps the newest message of each channel: a message replaces an unread one of its channel.
+    ///
+    /// This is for a reader that wants the newest state of many things, not each step: a display, a price board. The
+    /// messages are read in the order in which their channels first changed since they were last read. The inbox's
+    /// capacity bounds the channels, and its memory is allocated as it is needed. A channel too many removes the message
+    /// that has waited longest: only that is a loss, which [`missed`](crate::Subscriber::missed) counts and
+    /// [`Lagged`](crate::Event::Lagged) reports. Replaced messages count as
+    /// [`conflated`](crate::SubscriberInfo::conflated). The publisher never waits.
+    ///
+    /// - A message replaces one of the same channel, whichever subscription brought it. Of a subscriber whose channel
+    ///   and pattern both match, the pattern's message stays.
+    /// - A lifecycle event that has not been read keeps its place: a message that replaces one from before the event is
+    ///   read after it.
+    /// - [`receiver`](crate::Subscriber::receiver) shows nothing: the messages are in no queue.
+    /// - A publish takes a lock of the inbox.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Overflow};
+    ///
+    /// let bus: Bus<u32> = Bus::new();
+    /// let board = bus.subscriber_builder().overflow(Overflow::Conflate).psubscribe("price:*")?;
+    /// bus.publish("price:A", 1_u32);
+    /// bus.publish("price:B", 10_u32);
+    /// bus.publish("price:A", 2_u32);
+    /// let shown: Vec<_> =
+    ///     board.try_messages().map(|it| (it.channel().to_owned(), it.payload)).collect();
+    /// assert_eq!(shown, [("price:A".to_owned(), 2), ("price:B".to_owned(), 10)]);
+    /// assert_eq!((board.info().conflated, board.missed()), (1, 0));
+    /// # Ok::<(), fanout::SubscribeError>(())
+    /// ```
+    Conflate,
     /// Refuses the new message and closes the subscriber.
     ///
     /// The subscriber is unsubscribed from everything. It can read what its inbox holds and then

@@ -9,12 +9,17 @@ use crate::stats::{Stats, SubscriberInfo};
 type Figure<T, N> = (&'static str, &'static str, fn(&T) -> N);
 
 /// Counters of the whole bus.
-const COUNTERS: [Figure<Stats, u64>; 8] = [
+const COUNTERS: [Figure<Stats, u64>; 9] = [
     ("fanout_published_total", "Publishes", |stats| stats.published),
     ("fanout_matched_total", "Messages that were to be delivered", |stats| stats.matched),
     ("fanout_delivered_total", "Messages that entered an inbox", |stats| stats.delivered),
     ("fanout_dropped_total", "Messages that did not enter an inbox", |stats| stats.dropped),
     ("fanout_evicted_total", "Messages removed unread to make room", |stats| stats.evicted),
+    (
+        "fanout_conflated_total",
+        "Messages replaced unread by a newer one of their channel",
+        |stats| stats.conflated,
+    ),
     ("fanout_received_total", "Messages taken from inboxes", |stats| stats.received),
     ("fanout_discarded_total", "Messages unread when their inbox was dropped", |stats| {
         stats.discarded
@@ -32,9 +37,12 @@ const GAUGES: [Figure<Stats, usize>; 3] = [
 ];
 
 /// Counters of each subscriber that has a label.
-const INBOX_COUNTERS: [Figure<SubscriberInfo, u64>; 2] = [
+const INBOX_COUNTERS: [Figure<SubscriberInfo, u64>; 3] = [
     ("fanout_inbox_received_total", "Messages taken from the inbox", |info| info.received),
     ("fanout_inbox_missed_total", "Messages lost, evicted or refused", |info| info.missed),
+    ("fanout_inbox_conflated_total", "Messages replaced by a newer one of their channel", |info| {
+        info.conflated
+    }),
 ];
 
 /// Gauges of each subscriber that has a label.

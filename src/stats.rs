@@ -49,7 +49,7 @@ impl AddAssign for Receipt {
 ///
 /// All counters are exact while nothing is published or received. Otherwise they are read one after
 /// another and may not add up. At rest, over all time, `matched == delivered + dropped` and
-/// `delivered == received + evicted + discarded + queued`, where *queued* is the sum of
+/// `delivered == received + evicted + conflated + discarded + queued`, where *queued* is the sum of
 /// [`Subscriber::len`](crate::Subscriber::len) of all subscribers, closed ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -66,6 +66,9 @@ pub struct Stats {
     pub dropped: u64,
     /// Messages that had entered an inbox and were removed unread to make room for a newer one.
     pub evicted: u64,
+    /// Messages that had entered an inbox and were replaced unread by a newer one of their channel, by
+    /// [`Overflow::Conflate`](crate::Overflow::Conflate). They are not lost: `evicted` does not count them.
+    pub conflated: u64,
     /// Messages taken from inboxes, including those taken through
     /// [`receiver`](crate::Subscriber::receiver).
     pub received: u64,
@@ -87,7 +90,7 @@ pub struct Stats {
 /// [`Bus::subscribers`](crate::Bus::subscribers).
 ///
 /// The counters are exact while nothing is published to the subscriber or received from it, except
-/// `high_water`. At rest, of the messages that matched: `matched == received + missed + depth`.
+/// `high_water`. At rest, of the messages that matched: `matched == received + missed + conflated + depth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -120,6 +123,9 @@ pub struct SubscriberInfo {
     pub received: u64,
     /// Messages lost: evicted by newer ones, or refused by the full inbox.
     pub missed: u64,
+    /// Messages replaced unread by a newer one of their channel, by
+    /// [`Overflow::Conflate`](crate::Overflow::Conflate); otherwise 0.
+    pub conflated: u64,
 }
 
 /// Counters of one channel, returned by [`Topic::stats`](crate::Topic::stats).
@@ -138,7 +144,8 @@ pub struct TopicStats {
     pub delivered: u64,
     /// Messages that did not enter an inbox.
     pub dropped: u64,
-    /// Messages that publishes on this channel removed from inboxes to make room.
+    /// Messages that publishes on this channel removed from inboxes to make room. Those that they replaced are not
+    /// counted.
     pub evicted: u64,
     /// Subscribers of the channel itself now; 0 on a closed bus.
     pub subscribers: usize,

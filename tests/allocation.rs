@@ -162,10 +162,11 @@ fn publishing_to_full_inboxes_does_not_allocate() {
     let at_once = Overflow::Block { timeout: Some(std::time::Duration::ZERO) };
     for (what, subscribe) in WAYS {
         for inboxes in [1, 1_000] {
-            for overflow in [Overflow::DropOldest, Overflow::DropNewest] {
+            for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Conflate] {
                 let scene = Scene::new(inboxes, overflow, false, subscribe);
                 let counts = scene.publishes(false);
-                assert!(scene.subs[0].missed() > 0);
+                let info = scene.subs[0].info();
+                assert!(info.missed + info.conflated > 0);
                 assert_eq!(counts, [0, 0], "{what}, {inboxes} inboxes, {overflow:?}");
             }
             // Waiting may allocate; publishing to an inbox with room may not.

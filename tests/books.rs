@@ -16,7 +16,12 @@ fn assert_balance(stats: Stats, queued: usize) {
     assert_eq!(stats.matched, stats.delivered + stats.dropped, "{stats:?}");
     assert_eq!(
         stats.matched,
-        stats.received + stats.dropped + stats.evicted + stats.discarded + queued as u64,
+        stats.received
+            + stats.dropped
+            + stats.evicted
+            + stats.conflated
+            + stats.discarded
+            + queued as u64,
         "{queued} queued: {stats:?}"
     );
 }
@@ -74,7 +79,12 @@ proptest! {
     #[test]
     fn the_books_balance_after_every_call(
         calls in proptest::collection::vec((0..6usize, 0..8usize, 0..3usize), 0..120),
-        overflow in select(vec![Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect]),
+        overflow in select(vec![
+            Overflow::DropOldest,
+            Overflow::DropNewest,
+            Overflow::Conflate,
+            Overflow::Disconnect,
+        ]),
     ) {
         let bus: Bus<u32> = Bus::builder().stripes(2).build();
         let mut subs: Vec<Subscriber<u32>> = Vec::new();

@@ -42,9 +42,10 @@ fn churn(bus: &Bus<u64>, dice: &mut Dice, give_away: &mpsc::Sender<Subscriber<u6
     let policy = [
         Overflow::DropOldest,
         Overflow::DropNewest,
+        Overflow::Conflate,
         Overflow::Disconnect,
         Overflow::Block { timeout: Some(Duration::ZERO) },
-    ][dice.roll(4)];
+    ][dice.roll(5)];
     let small = || bus.subscriber_builder().capacity(1 + dice_capacity(policy)).overflow(policy);
     match dice.roll(12) {
         0 => _ = small().subscribe(&channel).unwrap(),

@@ -16,6 +16,7 @@ fn every_payload_is_dropped_once_while_subscribers_are_dropped_during_sends() {
     for policy in [
         Overflow::DropOldest,
         Overflow::DropNewest,
+        Overflow::Conflate,
         Overflow::Disconnect,
         Overflow::Block { timeout: Some(Duration::from_micros(20)) },
     ] {

@@ -412,7 +412,9 @@ fn receives_yield_lagged_events_messages_and_closed_in_this_order() -> Outcome {
 
 #[test]
 fn events_take_no_capacity_and_are_never_lost() -> Outcome {
-    for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect] {
+    let policies =
+        [Overflow::DropOldest, Overflow::DropNewest, Overflow::Conflate, Overflow::Disconnect];
+    for overflow in policies {
         let bus = bus();
         let sub = small(&bus, 1, overflow);
         for n in 0..1_000 {

@@ -14,7 +14,8 @@ use support::{assert_books, cases, drain, text};
 /// it.
 #[derive(Default)]
 struct Model {
-    queue: VecDeque<String>,
+    /// The messages, each with its channel.
+    queue: VecDeque<(String, String)>,
     events: VecDeque<(String, usize)>,
     channels: Vec<&'static str>,
     patterns: Vec<&'static str>,
@@ -35,7 +36,19 @@ impl Model {
     fn left(&mut self) -> Option<String> {
         let message = self.queue.pop_front();
         self.events.iter_mut().for_each(|event| event.1 = event.1.saturating_sub(1));
-        message
+        message.map(|message| message.1)
+    }
+
+    /// Removes the message at `at` if a later one of its channel replaces it. Returns where that goes, or `None` if it
+    /// goes to the end.
+    fn replaced(&mut self, at: usize) -> Option<usize> {
+        if self.events.iter().all(|event| event.1 <= at) {
+            return Some(at);
+        }
+        // An event that has not been read stands behind it.
+        self.queue.remove(at);
+        self.events.iter_mut().filter(|event| event.1 > at).for_each(|event| event.1 -= 1);
+        None
     }
 
     fn publish(&mut self, channel: &str, payload: u32, capacity: usize, overflow: Overflow) {
@@ -46,6 +59,15 @@ impl Model {
         let all: Vec<String> = exact.chain(patterns).collect();
         for message in all {
             self.matched += 1;
+            let message = (channel.to_owned(), message);
+            let held = self.queue.iter().position(|queued| queued.0 == channel);
+            if let Some(held) = held.filter(|_| overflow == Overflow::Conflate) {
+                match self.replaced(held) {
+                    Some(at) => self.queue[at] = message,
+                    None => self.queue.push_back(message),
+                }
+                continue;
+            }
             if self.queue.len() == capacity {
                 self.unreported += 1;
                 if overflow == Overflow::DropNewest {
@@ -103,7 +125,7 @@ proptest! {
     #[test]
     fn the_stream_equals_the_models(
         capacity in 1..5usize,
-        overflow in select(vec![Overflow::DropOldest, Overflow::DropNewest]),
+        overflow in select(vec![Overflow::DropOldest, Overflow::DropNewest, Overflow::Conflate]),
         calls in vec(call(), 0..80),
     ) {
         let bus: Bus<u32> = Bus::new();

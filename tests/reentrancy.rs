@@ -111,7 +111,7 @@ impl From<Named> for Pattern {
 /// Makes the engine run the given user code.
 type Occasion = fn(&World, UserCode);
 
-const OCCASIONS: [(&str, Occasion); 29] = [
+const OCCASIONS: [(&str, Occasion); 31] = [
     // Handlers.
     ("a handler", |world, code| {
         let mut code = Some(code);
@@ -188,6 +188,15 @@ const OCCASIONS: [(&str, Occasion); 29] = [
         let _first = silent(&world.bus).subscribe("full").unwrap();
         let _full = full_inbox(&world.bus, Overflow::DropNewest, Hooked::plain(1));
         world.bus.publish("full", Hooked::on_drop(2, code));
+    }),
+    ("the drop of a payload that a newer one of its channel replaces", |world, code| {
+        let _newest = full_inbox(&world.bus, Overflow::Conflate, Hooked::on_drop(1, code));
+        world.bus.publish("full", Hooked::plain(2));
+    }),
+    ("the drop of a payload that another channel's evicts", |world, code| {
+        let newest = full_inbox(&world.bus, Overflow::Conflate, Hooked::on_drop(1, code));
+        newest.subscribe("other").unwrap();
+        world.bus.publish("other", Hooked::plain(2));
     }),
     ("the drop of a payload that Disconnect refuses", |world, code| {
         let full = full_inbox(&world.bus, Overflow::Disconnect, Hooked::plain(1));

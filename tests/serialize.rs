@@ -19,6 +19,7 @@ where
 fn policies_are_words_and_durations_human_text() {
     round_trips(Overflow::DropOldest, json!("drop_oldest"));
     round_trips(Overflow::DropNewest, json!("drop_newest"));
+    round_trips(Overflow::Conflate, json!("conflate"));
     round_trips(Overflow::Disconnect, json!("disconnect"));
     let timeout = Some(Duration::from_millis(1_500));
     round_trips(Overflow::Block { timeout }, json!({"block": {"timeout": "1s 500ms"}}));

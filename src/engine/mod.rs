@@ -12,10 +12,11 @@ use std::sync::Arc;
 pub(crate) use registry::{Registered, Registry};
 pub(crate) use retired::RetiredParts;
 
+use crate::inbox::GoneInboxes;
 use crate::limits::{Limits, Overflow};
 use crate::reentrancy::{self, Panics, for_each_then_resume};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::trace;
 use crate::trie::Trie;
 use crate::wakeups;
@@ -37,8 +38,7 @@ pub(crate) struct Engine<P> {
     /// the trie's.
     pub(crate) admission: Mutex<()>,
     pub(crate) registry: Registry<P>,
-    /// Messages that were unread when their inbox was dropped.
-    pub(crate) discarded: Arc<AtomicU64>,
+    pub(crate) gone: Arc<GoneInboxes>,
 }
 
 /// Keeps a bus open: its `Bus` and `Topic` handles share one, and the last of them closes the bus.
@@ -84,7 +84,7 @@ impl<P> Engine<P> {
             is_closed: AtomicBool::new(false),
             admission: Mutex::new(()),
             registry: Registry::new(),
-            discarded: Arc::default(),
+            gone: Arc::default(),
         }
     }
 
@@ -183,10 +183,14 @@ impl<P> Engine<P> {
     pub(crate) fn stats(&self) -> Stats {
         self.check_reentrancy();
         let counts = self.trie.counts();
-        let mut queued = 0;
-        self.registry.for_each(|subscriber| queued += subscriber.inbox().depth() as u64);
-        // Relaxed: a sum, exact at rest.
-        let discarded = self.discarded.load(Ordering::Relaxed);
+        let (mut queued, mut conflated) = (0, 0);
+        self.registry.for_each(|subscriber| {
+            queued += subscriber.inbox().depth() as u64;
+            conflated += subscriber.inbox().conflated();
+        });
+        // Relaxed, both: sums, exact at rest.
+        let discarded = self.gone.discarded.load(Ordering::Relaxed);
+        conflated += self.gone.conflated.load(Ordering::Relaxed);
         let is_open = !self.trie.is_closed();
         let if_open = |count: usize| if is_open { count } else { 0 };
         Stats {
@@ -196,7 +200,9 @@ impl<P> Engine<P> {
             dropped: counts.dropped,
             evicted: counts.evicted,
             // Saturating: while messages come and go, counters that are read one after another may not fit together.
-            received: counts.delivered.saturating_sub(counts.evicted + discarded + queued),
+            received: (counts.delivered)
+                .saturating_sub(counts.evicted + conflated + discarded + queued),
+            conflated,
             discarded,
             disconnected: self.registry.disconnected(),
             channels: if_open(self.trie.channel_count()),

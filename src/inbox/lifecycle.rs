@@ -50,7 +50,7 @@ pub(super) struct PendingEvent {
     /// The number of subscriptions held after the change.
     count: usize,
     /// The position of the message that the event precedes. The event is also due when no message is queued.
-    position: u64,
+    pub(super) position: u64,
 }
 
 impl<P> From<PendingEvent> for Event<P> {
@@ -65,14 +65,18 @@ impl<P> From<PendingEvent> for Event<P> {
 }
 
 impl<P> LazyState<P> {
-    /// Returns `true` if neither events nor deferred messages are pending, so that positions need not be counted.
+    /// Returns `true` if neither events nor messages outside of the queue are pending, so that positions need not be
+    /// counted.
     fn nothing_pending(&self) -> bool {
-        self.events.is_empty() && self.deferred.is_empty()
+        self.events.is_empty() && self.messages() == 0
     }
 
     /// Returns `true` if an event comes before the next message.
     fn is_event_due(&self) -> bool {
-        let next = self.deferred.front().map_or(self.head, |(position, _)| *position);
+        let next = match &self.conflation {
+            Some(conflation) => conflation.first_position().unwrap_or(u64::MAX),
+            None => self.deferred.front().map_or(self.head, |(position, _)| *position),
+        };
         self.events.front().is_some_and(|first| first.position <= next)
     }
 
@@ -107,7 +111,10 @@ impl<P> Inbox<P> {
             lazy.counted_seq = self.take_seq.load(Ordering::Acquire) & !1;
             (lazy.head, lazy.last_unlocked) = (1, 0);
         }
-        let position = self.tail_position(lazy);
+        let position = match &lazy.conflation {
+            Some(conflation) => conflation.next_position(),
+            None => self.tail_position(lazy),
+        };
         lazy.events.push_back(PendingEvent { change, count, position });
         self.wake_receiver_locked(waiting);
     }
@@ -163,11 +170,11 @@ impl<P> Inbox<P> {
         let Some(lazy) = lazy.as_mut().filter(|lazy| !lazy.nothing_pending()) else {
             return Next::Queued(None);
         };
-        let none_readable = self.queue.is_empty() && lazy.deferred.is_empty();
+        let none_readable = self.queue.is_empty() && lazy.messages() == 0;
         let next = if lazy.is_event_due() || none_readable {
             lazy.events.pop_front().map(Event::from)
         } else {
-            lazy.deferred.pop_front().map(|(_, message)| message.into())
+            lazy.take_first_message().map(Event::from)
         };
         // Another clone may sleep, and the caller may be busy with `next` for long.
         self.wake_receiver_if_due(lazy, waiting);
@@ -251,13 +258,13 @@ mod tests {
 
     #[test]
     fn a_deferred_message_counts_as_queued_and_is_discarded_with_the_inbox() {
-        let (inbox, discarded) = inbox_of_four();
+        let (inbox, gone) = inbox_of_four();
         let sender = inbox.sender().unwrap();
         push_event(&inbox);
         (1..=3).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
         assert!(take_unlocked(&inbox).is_none(), "the event comes first");
         assert_eq!((inbox.queue().len(), inbox.depth()), (2, 3));
         drop((sender, inbox));
-        assert_eq!(discarded.load(Ordering::Relaxed), 3);
+        assert_eq!(gone.discarded.load(Ordering::Relaxed), 3);
     }
 }

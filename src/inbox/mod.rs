@@ -3,6 +3,7 @@
 //! This file owns the [`Inbox`], its state bits, its lock, its counters and its end. The rest is in:
 //!
 //! - `overflow`: messages that find the queue full, and the count of lost messages.
+//! - `conflation`: the newest message of each channel, in place of the queue.
 //! - `lifecycle`: lifecycle events, and their positions among the messages.
 //! - `receive`: the fast path and the slow path of a receive, and waiting for something to read.
 //! - `waiters`: receivers that wait, threads and tasks, and waking them.
@@ -43,6 +44,7 @@
 //! Therefore `try_recv_fast` is `#[inline(always)]`. Parts of it are functions of their own and `#[inline(never)]`,
 //! which keeps it small. All other code takes messages by `pop`, which is `#[inline(never)]`, too.
 
+mod conflation;
 mod lifecycle;
 mod overflow;
 mod receive;
@@ -53,8 +55,8 @@ mod testing;
 mod waiters;
 
 use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
-use std::{iter, mem};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -64,6 +66,7 @@ use crate::reentrancy::Panics;
 use crate::stats::CloseReason;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::wait_list::WaitList;
+use conflation::Conflation;
 pub(crate) use lifecycle::Change;
 use lifecycle::PendingEvent;
 use overflow::WaitingSender;
@@ -115,7 +118,7 @@ pub(crate) struct Inbox<P> {
     ///
     /// | bit | meaning while it is set | changed |
     /// | --- | --- | --- |
-    /// | `EVENTS` | Lifecycle events or deferred messages are pending. | under the lock |
+    /// | `EVENTS` | Lifecycle events, or deferred or conflated messages, are pending. | under the lock |
     /// | `LAGGED` | Messages were lost that no `Lagged` event has reported. | set under the lock, cleared without |
     /// | `CLOSED` | The inbox is closed. | set once, under the lock |
     /// | `TERMINATED` | A receive has returned `Closed`, and all later ones must, too. | set once, under the lock |
@@ -129,8 +132,7 @@ pub(crate) struct Inbox<P> {
     /// The id of the inbox's member in the registry.
     member: u64,
     inner: Mutex<Inner<P>>,
-    /// Messages that were unread when their inbox was dropped, of all inboxes of the bus.
-    discarded: Arc<AtomicU64>,
+    gone: Arc<GoneInboxes>,
     /// Twice the number of messages that were taken without the lock; odd while one is being taken. It is exact while
     /// one thread receives. See "Takes without the lock" in the docs of `lifecycle`.
     take_seq: AtomicU32,
@@ -147,6 +149,15 @@ pub(crate) struct Inbox<P> {
     /// Messages that entered and that no route counts: those of ended subscriptions, and those that waited under
     /// `Overflow::Block`.
     entered: AtomicU64,
+}
+
+/// What the inboxes of a bus leave behind that are dropped: messages.
+#[derive(Default)]
+pub(crate) struct GoneInboxes {
+    /// Those that were unread.
+    pub(crate) discarded: AtomicU64,
+    /// Those that newer ones had replaced.
+    pub(crate) conflated: AtomicU64,
 }
 
 /// The part of an inbox that its lock guards.
@@ -176,6 +187,8 @@ struct LazyState<P> {
     deferred: VecDeque<(u64, Message<P>)>,
     /// Publishers that wait for room. `SENDERS_WAITING` is set while there are any.
     waiting_senders: Vec<WaitingSender>,
+    /// What a conflating inbox has in place of a queue.
+    conflation: Option<Box<Conflation<P>>>,
 }
 
 impl<P> Default for LazyState<P> {
@@ -187,13 +200,37 @@ impl<P> Default for LazyState<P> {
             counted_seq: 0,
             deferred: VecDeque::new(),
             waiting_senders: Vec::new(),
+            conflation: None,
         }
     }
 }
 
+impl<P> LazyState<P> {
+    /// Returns the number of messages outside of the queue.
+    fn messages(&self) -> usize {
+        let conflated = self.conflation.as_ref().map_or(0, |conflation| conflation.len());
+        self.deferred.len() + conflated
+    }
+
+    /// Takes the first message outside of the queue: there are either deferred or conflated ones.
+    fn take_first_message(&mut self) -> Option<Message<P>> {
+        match &mut self.conflation {
+            Some(conflation) => conflation.take_first(),
+            None => self.deferred.pop_front().map(|(_, message)| message),
+        }
+    }
+
+    /// Returns the number of messages that newer ones of their channel have replaced.
+    fn superseded(&self) -> u64 {
+        self.conflation.as_ref().map_or(0, |conflation| conflation.superseded())
+    }
+}
+
 impl<P> Inbox<P> {
-    pub(crate) fn new(member: u64, settings: Settings, discarded: Arc<AtomicU64>) -> Self {
-        let (sender, queue) = bounded(settings.capacity);
+    pub(crate) fn new(member: u64, settings: Settings, gone: Arc<GoneInboxes>) -> Self {
+        // A conflating inbox does not use its queue.
+        let conflates = settings.overflow == Overflow::Conflate;
+        let (sender, queue) = bounded(if conflates { 0 } else { settings.capacity });
         Self {
             member,
             queue,
@@ -212,7 +249,7 @@ impl<P> Inbox<P> {
                 waiting: WaitList::default(),
                 lazy: None,
             }),
-            discarded,
+            gone,
         }
     }
 
@@ -254,12 +291,12 @@ impl<P> Inbox<P> {
 
     /// Returns the number of messages that can be read.
     pub(crate) fn depth(&self) -> usize {
-        let deferred = if self.state.load(Ordering::Acquire) & EVENTS == 0 {
+        let pending = if self.state.load(Ordering::Acquire) & EVENTS == 0 {
             0
         } else {
-            self.inner.lock().lazy.as_ref().map_or(0, |lazy| lazy.deferred.len())
+            self.inner.lock().lazy.as_ref().map_or(0, |lazy| lazy.messages())
         };
-        self.queue.len() + deferred
+        self.queue.len() + pending
     }
 
     /// Samples the depth of the queue, and returns the largest depth sampled so far.
@@ -285,7 +322,12 @@ impl<P> Inbox<P> {
 
     /// Returns the sender for a new subscription, or `None` if the inbox is closed.
     pub(crate) fn sender(&self) -> Option<Sender<Message<P>>> {
-        self.inner.lock().sender.clone()
+        let mut inner = self.inner.lock();
+        let sender = inner.sender.as_ref()?;
+        if self.conflates() {
+            return Some(Self::conflating_sender(inner.lazy.get_or_insert_default()));
+        }
+        Some(sender.clone())
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -320,22 +362,24 @@ impl<P> Inbox<P> {
 impl<P> Drop for Inbox<P> {
     fn drop(&mut self) {
         let mut unread = 0_u64;
-        let deferred = match &mut self.inner.get_mut().lazy {
-            Some(lazy) => mem::take(&mut lazy.deferred),
-            None => VecDeque::new(),
-        };
-        let deferred = deferred.into_iter().map(|(_, message)| message);
+        let mut lazy = self.inner.get_mut().lazy.take();
+        let pending = iter::from_fn(|| lazy.as_mut()?.take_first_message());
         // crossbeam would leak all messages behind one whose drop panics.
         let queued = iter::from_fn(|| self.pop());
         let mut panics = Panics::default();
-        panics.for_each(deferred.chain(queued), |message| {
+        panics.for_each(pending.chain(queued), |message| {
             unread += 1;
             drop(message);
         });
         // Most inboxes have none unread, and must not contend for the cache line of the counter.
         if unread > 0 {
             // Relaxed: a sum, exact when nothing is under way.
-            self.discarded.fetch_add(unread, Ordering::Relaxed);
+            self.gone.discarded.fetch_add(unread, Ordering::Relaxed);
+        }
+        let superseded = lazy.map_or(0, |lazy| lazy.superseded());
+        if superseded > 0 {
+            // Relaxed: as above.
+            self.gone.conflated.fetch_add(superseded, Ordering::Relaxed);
         }
         panics.resume();
     }

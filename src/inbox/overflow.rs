@@ -30,6 +30,8 @@ const MAX_ROOM_POLL: Duration = Duration::from_millis(1);
 pub(crate) enum Overflowed<P> {
     /// Send it again: an older message was evicted, unless a receiver made room meanwhile.
     Retry { message: Message<P>, evicted: Option<Message<P>> },
+    /// It has entered: drop what it replaces, or what was evicted for it.
+    Conflated { superseded: Option<Message<P>>, evicted: Option<Message<P>> },
     /// Drop it and count it as lost.
     Refused(Message<P>),
     /// Drop it without counting it: a receive has already returned `Closed`.
@@ -109,15 +111,18 @@ pub(super) const CANCELLED: u32 = 1 << 1;
 impl<P> Inbox<P> {
     // ---- policies ------------------------------------------------------------------------------
 
-    /// Applies the overflow policy to `message`, which the queue has just refused as full.
+    /// Applies the overflow policy to `message`, which the queue has just refused as full. `hash` is the hash of its
+    /// channel.
     #[cold]
     pub(crate) fn overflow(
         self: &Arc<Self>,
         message: Message<P>,
         subscription: u64,
+        hash: u64,
     ) -> Overflowed<P> {
         self.sample_depth();
         match self.settings.overflow {
+            Overflow::Conflate => self.conflate(message, hash),
             Overflow::DropOldest => self.evict_for(message),
             Overflow::DropNewest => self.refuse(message),
             // The publish closes the subscriber after its turn. Until then, whatever else it has for this inbox is
@@ -213,7 +218,12 @@ impl<P> Inbox<P> {
         true
     }
 
-    fn record_loss_locked(&self, counter: &AtomicU64, channel: Option<&str>, inner: &mut Inner<P>) {
+    pub(super) fn record_loss_locked(
+        &self,
+        counter: &AtomicU64,
+        channel: Option<&str>,
+        inner: &mut Inner<P>,
+    ) {
         // Relaxed, both: the bit below makes them visible to the receiver that reports them.
         counter.fetch_add(1, Ordering::Relaxed);
         self.unreported.fetch_add(1, Ordering::Relaxed);
@@ -484,7 +494,8 @@ mod tests {
         push_event(&inbox);
         (2..=4).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
         let taken = take_at(SyncPoint::BeforeEvict, &inbox);
-        let Overflowed::Retry { message, evicted } = inbox.overflow(Message::new("c", 5), 0) else {
+        let Overflowed::Retry { message, evicted } = inbox.overflow(Message::new("c", 5), 0, 0)
+        else {
             panic!("nothing is evicted")
         };
         assert_eq!((message.payload, evicted.unwrap().payload), (5, 2));
@@ -504,7 +515,7 @@ mod tests {
         assert_eq!(inbox.try_recv(), Err(TryRecvError::Closed));
         // Sent by publishers that were under way.
         (1..=4).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
-        let overflowed = inbox.overflow(Message::new("c", 5), 0);
+        let overflowed = inbox.overflow(Message::new("c", 5), 0, 0);
         assert!(matches!(overflowed, Overflowed::Undeliverable(message) if message.payload == 5));
         assert_eq!((inbox.missed(), inbox.queue().len()), (0, 4));
         assert_eq!(inbox.try_recv(), Err(TryRecvError::Closed));

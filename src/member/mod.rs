@@ -90,7 +90,7 @@ impl<P: Send + 'static> Member<P> {
     /// Returns a new member of the bus, which has subscribed to nothing.
     pub(crate) fn new(engine: &Arc<Engine<P>>, settings: Settings) -> Arc<Self> {
         let id = engine.registry.next_id();
-        let inbox = Inbox::new(id, settings, Arc::clone(&engine.discarded));
+        let inbox = Inbox::new(id, settings, Arc::clone(&engine.gone));
         let member = Arc::new(Self {
             engine: Arc::clone(engine),
             inbox: Arc::new(inbox),
@@ -265,7 +265,7 @@ impl<P> Member<P> {
             + held.channels.iter().map(|channel| trie.entered(channel)).sum::<u64>()
             + held.patterns.iter().map(|pattern| trie.entered(pattern)).sum::<u64>();
         let is_closed = inbox.is_closed();
-        let depth = inbox.depth();
+        let (depth, conflated) = (inbox.depth(), inbox.conflated());
         SubscriberInfo {
             id: inbox.member(),
             label: inbox.settings().label.clone(),
@@ -276,8 +276,9 @@ impl<P> Member<P> {
             overflow: inbox.settings().overflow,
             high_water: inbox.high_water(),
             // Saturating: a message that is on its way may be counted at one end only.
-            received: entered.saturating_sub(inbox.evicted() + depth as u64),
+            received: entered.saturating_sub(inbox.evicted() + conflated + depth as u64),
             missed: inbox.missed(),
+            conflated,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::merge::Segment;
 use super::scratch::{Scratch, ScratchGuard};
-use super::{Interrupt, Published, deliver};
+use super::{Interrupt, Published, count_entered, deliver};
 use crate::engine::Engine;
 use crate::event::Message;
 use crate::inbox::{BlockedSend, Inbox, Overflowed};
@@ -103,7 +103,9 @@ impl<'a, P> AfterTurn<'a, P> {
     ) -> Counts {
         let mut counts = Counts::default();
         let Some(recipient) = &segment.slots[at] else { return counts };
-        let (inbox, scratch) = (&recipient.inbox, self.scratch());
+        let inbox = &recipient.inbox;
+        let hash = self.channel.hash;
+        let scratch = self.scratch();
         loop {
             let message = match interrupt {
                 Interrupt::Full(message) => message,
@@ -116,7 +118,7 @@ impl<'a, P> AfterTurn<'a, P> {
                     break;
                 }
             };
-            match inbox.overflow(message, segment.ids[at]) {
+            match inbox.overflow(message, segment.ids[at], hash) {
                 Overflowed::Retry { message: Message { payload, source }, evicted } => {
                     counts.evicted += u64::from(evicted.is_some());
                     scratch.dead.extend(evicted);
@@ -124,6 +126,12 @@ impl<'a, P> AfterTurn<'a, P> {
                         interrupt = again;
                         continue;
                     }
+                    counts.delivered += 1;
+                }
+                Overflowed::Conflated { superseded, evicted } => {
+                    counts.evicted += u64::from(evicted.is_some());
+                    scratch.dead.extend(superseded.or(evicted));
+                    count_entered(recipient, segment.is_shared);
                     counts.delivered += 1;
                 }
                 Overflowed::Undeliverable(message) => scratch.dead.push(message),
