@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use fanout::{Bus, Event, Message, Receipt, Subscriber, Topic};
+use fanout::{Bus, Event, Message, Overflow, Receipt, Subscriber, Topic};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
 
@@ -58,7 +58,12 @@ fn payload() -> Payload {
 }
 
 fn quiet(bus: &Bus<Payload>, capacity: usize) -> Subscriber<Payload> {
-    bus.subscriber_builder().lifecycle_events(false).capacity(capacity).build()
+    quiet_of(bus, capacity, Overflow::DropOldest)
+}
+
+fn quiet_of(bus: &Bus<Payload>, capacity: usize, overflow: Overflow) -> Subscriber<Payload> {
+    let builder = bus.subscriber_builder().lifecycle_events(false);
+    builder.capacity(capacity).overflow(overflow).build()
 }
 
 /// A channel that has been warmed up, whose inboxes have room for all that is published.
@@ -70,10 +75,14 @@ struct Fan {
 }
 
 fn fan(inboxes: usize) -> Fan {
+    fan_of(inboxes, Overflow::DropOldest)
+}
+
+fn fan_of(inboxes: usize, overflow: Overflow) -> Fan {
     let bus: Bus<Payload> = Bus::new();
     let subscribers: Vec<_> = (0..inboxes)
         .map(|_| {
-            let subscriber = quiet(&bus, 2 * TIMES);
+            let subscriber = quiet_of(&bus, 2 * TIMES, overflow);
             subscriber.subscribe(CHANNEL).unwrap();
             subscriber
         })
@@ -84,7 +93,8 @@ fn fan(inboxes: usize) -> Fan {
         fan.bus.publish(CHANNEL, Arc::clone(&fan.payload));
     }
     for subscriber in &fan.subscribers {
-        assert_eq!(subscriber.try_messages().count(), 20);
+        let expected = if overflow == Overflow::Conflate { 1 } else { 20 };
+        assert_eq!(subscriber.try_messages().count(), expected);
     }
     fan
 }
@@ -115,12 +125,20 @@ fn full(inboxes: usize) -> Fan {
     fan
 }
 
+/// Returns a channel whose inboxes keep the newest message, so that each publish replaces the one before.
+fn conflating(inboxes: usize) -> Fan {
+    let fan = fan_of(inboxes, Overflow::Conflate);
+    fan.topic.publish(Arc::clone(&fan.payload));
+    fan
+}
+
 #[library_benchmark]
 #[bench::inboxes_1(args = (1), setup = fan, config = held("Topic::publish, 1 inbox"))]
 #[bench::inboxes_10(args = (10), setup = fan, config = held("Topic::publish, 10 inboxes"))]
 #[bench::inboxes_100(args = (100), setup = fan, config = held("Topic::publish, 100 inboxes"))]
 #[bench::one_pattern(args = (), setup = fan_by_pattern, config = held("Topic::publish, 1 inbox by a pattern"))]
 #[bench::full_10(args = (10), setup = full, config = held("Topic::publish, 10 full inboxes"))]
+#[bench::conflating_10(args = (10), setup = conflating, config = held("Topic::publish, 10 conflating inboxes"))]
 fn topic_publish(fan: Fan) -> Fan {
     for _ in 0..TIMES {
         black_box::<Receipt>(fan.topic.publish(Arc::clone(&fan.payload)));

@@ -411,9 +411,12 @@ proptest! {
 
     /// After each step, if something can be read and tasks wait, one of them has been woken and has not looked yet.
     #[test]
-    fn no_task_sleeps_on_a_readable_inbox(ops in proptest::collection::vec(op(), 1..60)) {
+    fn no_task_sleeps_on_a_readable_inbox(
+        overflow in proptest::sample::select(vec![Overflow::DropOldest, Overflow::Conflate]),
+        ops in proptest::collection::vec(op(), 1..60),
+    ) {
         let bus: Bus<u32> = Bus::new();
-        let sub = bus.subscriber_builder().capacity(64).subscribe("c").unwrap();
+        let sub = bus.subscriber_builder().capacity(64).overflow(overflow).psubscribe("c*").unwrap();
         sub.try_iter().for_each(drop);
         let wakers: Vec<_> = (0..4).map(|_| Counting::new(|| ())).collect();
         // Calls that each task has seen, if it waits.
@@ -437,7 +440,8 @@ proptest! {
         for op in ops {
             match op {
                 Op::Publish if published - (read.len() as u32) < 60 => {
-                    bus.publish("c", published);
+                    // Each on a channel of its own, so that nothing is replaced.
+                    bus.publish(&format!("c{published}"), published);
                     published += 1;
                 }
                 Op::Publish => {}
