@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use fanout::Bus;
+use fanout::{Bus, Overflow};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use prometheus_parse::{Scrape, Value};
 
@@ -44,26 +44,35 @@ fn the_figures_are_those_of_stats_and_of_labelled_subscribers() {
     let _nameless = bus.psubscribe("*").unwrap();
     (0..3_u32).for_each(|n| _ = bus.publish("a", n));
     reader.recv_message().unwrap();
+    let newest = bus.subscriber_builder().label("newest").overflow(Overflow::Conflate);
+    let newest = newest.subscribe("b").unwrap();
+    (0..2_u32).for_each(|n| _ = bus.publish("b", n));
     metrics::with_local_recorder(&recorder, || bus.record_metrics());
     // Again: figures, not sums of them.
     metrics::with_local_recorder(&recorder, || bus.record_metrics());
     let page = recorder.handle().render();
     let samples = samples(&page);
     let of_bus = |name: &str| samples[&(name.to_owned(), String::new())].clone();
-    assert_eq!(of_bus("fanout_published_total"), Value::Counter(3.0));
-    assert_eq!(of_bus("fanout_delivered_total"), Value::Counter(6.0));
+    assert_eq!(of_bus("fanout_published_total"), Value::Counter(5.0));
+    assert_eq!(of_bus("fanout_delivered_total"), Value::Counter(10.0));
+    assert_eq!(of_bus("fanout_conflated_total"), Value::Counter(1.0));
     assert_eq!(of_bus("fanout_evicted_total"), Value::Counter(1.0));
-    assert_eq!(of_bus("fanout_subscribers"), Value::Gauge(2.0));
+    assert_eq!(of_bus("fanout_subscribers"), Value::Gauge(3.0));
     assert_eq!(of_bus("fanout_patterns"), Value::Gauge(1.0));
-    let labels = format!("id={},subscriber=reader", reader.id());
-    let of_reader = |name: &str| samples[&(name.to_owned(), labels.clone())].clone();
+    let of = |label: &str, id: u64, name: &str| {
+        samples[&(name.to_owned(), format!("id={id},subscriber={label}"))].clone()
+    };
+    let of_reader = |name: &str| of("reader", reader.id(), name);
     assert_eq!(of_reader("fanout_inbox_depth"), Value::Gauge(1.0));
     assert_eq!(of_reader("fanout_inbox_capacity"), Value::Gauge(2.0));
     assert_eq!(of_reader("fanout_inbox_missed_total"), Value::Counter(1.0));
     assert_eq!(of_reader("fanout_inbox_received_total"), Value::Counter(1.0));
+    assert_eq!(of_reader("fanout_inbox_conflated_total"), Value::Counter(0.0));
+    let conflated = of("newest", newest.id(), "fanout_inbox_conflated_total");
+    assert_eq!(conflated, Value::Counter(1.0));
     // The one without a label is in no series.
     let depths = samples.keys().filter(|(name, _)| name == "fanout_inbox_depth").count();
-    assert_eq!(depths, 1);
+    assert_eq!(depths, 2);
 }
 
 #[test]

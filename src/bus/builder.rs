@@ -52,7 +52,7 @@ impl<P: Clone + Send + 'static> BusBuilder<P> {
     /// another.
     ///
     /// The default is 256 messages. An inbox allocates the memory for all of them when it is
-    /// created.
+    /// created, or as it is needed under [`Overflow::Conflate`], whose capacity bounds the channels.
     ///
     /// # Panics
     ///

@@ -178,12 +178,14 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// | --- | --- | --- |
     /// | `fanout_published_total` | counter | [`Stats::published`] |
     /// | `fanout_matched_total`, `fanout_delivered_total`, `fanout_dropped_total` | counter | [`Stats::matched`], … |
-    /// | `fanout_evicted_total`, `fanout_received_total`, `fanout_discarded_total` | counter | [`Stats::evicted`], … |
+    /// | `fanout_evicted_total`, `fanout_conflated_total` | counter | [`Stats::evicted`], … |
+    /// | `fanout_received_total`, `fanout_discarded_total` | counter | [`Stats::received`], … |
     /// | `fanout_disconnected_total` | counter | [`Stats::disconnected`] |
     /// | `fanout_channels`, `fanout_patterns`, `fanout_subscribers` | gauge | [`Stats::channels`], … |
     /// | `fanout_inbox_depth`, `fanout_inbox_capacity`, `fanout_inbox_high_water` | gauge | [`SubscriberInfo::depth`], … |
     /// | `fanout_inbox_subscriptions` | gauge | channels and patterns held |
     /// | `fanout_inbox_received_total`, `fanout_inbox_missed_total` | counter | [`SubscriberInfo::received`], [`missed`](SubscriberInfo::missed) |
+    /// | `fanout_inbox_conflated_total` | counter | [`SubscriberInfo::conflated`] |
     ///
     /// Those of inboxes have the labels `subscriber`, which is the [label](SubscriberBuilder::label), and `id`. Only
     /// subscribers with a label have them: half a million series would help nobody. When a subscriber is gone, its

@@ -52,7 +52,8 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
     ///
     /// The default is the bus's: see [`BusBuilder::capacity`](crate::BusBuilder::capacity).
     /// Lifecycle events are kept apart and take no capacity. The memory for all messages is
-    /// allocated when the subscriber is built.
+    /// allocated when the subscriber is built, or as it is needed under
+    /// [`Overflow::Conflate`](crate::Overflow::Conflate), whose capacity bounds the channels.
     ///
     /// # Panics
     ///

@@ -612,6 +612,7 @@ impl<P> Subscriber<P> {
     /// assert_eq!(sub.patterns(), [Pattern::redis("game:*")]);
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
+    #[doc(alias = "channel_names")]
     pub fn channels(&self) -> Vec<Arc<str>> {
         self.member.keys::<Channel<P>>()
     }
@@ -623,6 +624,7 @@ impl<P> Subscriber<P> {
     /// # Panics
     ///
     /// Panics if called from a payload's `Clone` during a publish.
+    #[doc(alias = "pattern_names")]
     pub fn patterns(&self) -> Vec<Pattern> {
         self.member.keys::<PatternEntry<P>>()
     }

@@ -170,7 +170,8 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
     /// Sets what happens to messages that find no room. The default is [`Overflow::DropOldest`].
     ///
     /// Losses are told as [`BridgeEvent::NotSent`]. With [`Overflow::Block`], publishers on the bus wait while the
-    /// server is away. With [`Overflow::Disconnect`], the bridge ends.
+    /// server is away. With [`Overflow::Conflate`], the newest message of each channel is sent when it is back, and those
+    /// before are not told. With [`Overflow::Disconnect`], the bridge ends.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self

@@ -228,6 +228,7 @@ impl Top {
             short(inbox.received),
             short(inbox.missed),
             short(info.missed as f64),
+            short(info.conflated as f64),
             format!("{:?}", info.overflow).split(' ').next().unwrap_or_default().to_owned(),
         ])
         .style(style)
@@ -278,9 +279,11 @@ impl Widget for &Top {
             Constraint::Length(10),
             Constraint::Length(9),
             Constraint::Length(8),
+            Constraint::Length(9),
             Constraint::Length(11),
         ];
-        let columns = ["inbox", "depth", "high", "received/s", "missed/s", "missed", "policy"];
+        let columns =
+            ["inbox", "depth", "high", "received/s", "missed/s", "missed", "conflated", "policy"];
         Table::new(self.inboxes.iter().map(Top::inbox_row), widths)
             .header(head(&columns))
             .block(Block::bordered().title(format!(" inboxes by {} ", self.sort.name())))

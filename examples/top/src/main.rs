@@ -42,7 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Games with players, a dashboard that cannot keep up, and one who has stopped to read.
+/// Games with players, a dashboard that cannot keep up, one that needs only the newest of each game, and one who has
+/// stopped to read.
 fn demo(bus: &Bus<u64>) -> Result<(), SubscribeError> {
     const GAMES: u64 = 12;
     for game in 0..GAMES {
@@ -58,6 +59,13 @@ fn demo(bus: &Bus<u64>) -> Result<(), SubscribeError> {
         }
     };
     dashboard.spawn("dashboard", draw).detach();
+    let scores = bus.subscriber_builder().label("scores").overflow(Overflow::Conflate);
+    let show = |event: fanout::Event<u64>| {
+        if event.message().is_some() {
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    scores.psubscribe("game:*:events")?.spawn("scores", show).detach();
     let asleep = bus.subscriber_builder().label("asleep").overflow(Overflow::DropNewest);
     let asleep = asleep.subscribe("game:0:events")?;
     let publisher = bus.clone();

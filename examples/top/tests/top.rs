@@ -14,6 +14,8 @@ fn rates_are_those_since_the_look_before() {
     let reader = reader.subscribe("a").unwrap();
     let slow = bus.subscriber_builder().label("slow").overflow(Overflow::DropNewest);
     let _slow = slow.capacity(1).subscribe("a").unwrap();
+    let newest = bus.subscriber_builder().label("newest").overflow(Overflow::Conflate);
+    let _newest = newest.subscribe("a").unwrap();
     let mut top = Top::new();
     bus.publish("a", 0_u32);
     top.look(&bus);
@@ -29,8 +31,9 @@ fn rates_are_those_since_the_look_before() {
     };
     assert!(at("reader").received > 0.0 && at("reader").missed == 0.0);
     assert!(at("slow").missed > 0.0 && at("slow").received == 0.0);
+    assert!(at("newest").missed == 0.0 && at("newest").info.conflated == 5);
     let channel = &top.channels()[0];
-    assert_eq!((&*channel.name, channel.subscribers), ("a", 2));
+    assert_eq!((&*channel.name, channel.subscribers), ("a", 3));
     assert!(channel.published > 0.0 && channel.delivered > 0.0);
 }
 
@@ -83,7 +86,9 @@ fn the_program_prints_a_table_of_its_own_load() {
     let output = output.unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for shown in ["dashboard", "player 11", "asleep", "DropNewest", "game:0:events"] {
+    for shown in
+        ["dashboard", "player 11", "asleep", "DropNewest", "scores", "Conflate", "game:0:events"]
+    {
         assert!(text.contains(shown), "{shown} in\n{text}");
     }
 }
