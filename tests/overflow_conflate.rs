@@ -225,7 +225,7 @@ fn every_payload_is_dropped_once_and_outside_of_all_locks() {
         let bus: Bus<Tracked> = Bus::new();
         let sub = board(&bus, 2).psubscribe("*").unwrap();
         for value in 0..100 {
-            bus.publish(&["a", "b", "c"][value % 3], census.payload(value as u64));
+            bus.publish(["a", "b", "c"][value % 3], census.payload(value as u64));
         }
         drop(payloads(&sub));
         bus.publish("a", census.payload(1));
