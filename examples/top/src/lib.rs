@@ -31,8 +31,12 @@ pub enum Sort {
     /// Messages in the inbox.
     #[default]
     Depth,
+    /// The largest number of messages that the inbox has held.
+    HighWater,
     /// Messages lost a second, then in all.
     Missed,
+    /// Messages replaced by newer ones of their channel.
+    Conflated,
     /// Messages received a second.
     Received,
     /// The label.
@@ -44,8 +48,10 @@ impl Sort {
     #[must_use]
     pub fn next(self) -> Self {
         match self {
-            Self::Depth => Self::Missed,
-            Self::Missed => Self::Received,
+            Self::Depth => Self::HighWater,
+            Self::HighWater => Self::Missed,
+            Self::Missed => Self::Conflated,
+            Self::Conflated => Self::Received,
             Self::Received => Self::Label,
             Self::Label => Self::Depth,
         }
@@ -54,7 +60,9 @@ impl Sort {
     fn name(self) -> &'static str {
         match self {
             Self::Depth => "depth",
+            Self::HighWater => "high water",
             Self::Missed => "missed",
+            Self::Conflated => "conflated",
             Self::Received => "received",
             Self::Label => "label",
         }
@@ -157,6 +165,8 @@ impl Top {
         self.inboxes.sort_by(|a, b| {
             let by = match sort {
                 Sort::Depth => b.info.depth.cmp(&a.info.depth),
+                Sort::HighWater => b.info.high_water.cmp(&a.info.high_water),
+                Sort::Conflated => b.info.conflated.cmp(&a.info.conflated),
                 Sort::Missed => {
                     b.missed.total_cmp(&a.missed).then_with(|| b.info.missed.cmp(&a.info.missed))
                 }

@@ -43,19 +43,32 @@ fn inboxes_are_sorted_by_what_is_asked_for() {
     let label = |label: &str| bus.subscriber_builder().lifecycle_events(false).label(label);
     let full = label("z").capacity(4).subscribe("a").unwrap();
     let small = label("b").capacity(1).subscribe("a").unwrap();
+    let newest = label("c").overflow(Overflow::Conflate).subscribe("a").unwrap();
     let mut top = Top::new();
     top.look(&bus);
     (0..4_u32).for_each(|n| _ = bus.publish("a", n));
     top.look(&bus);
     let first = |top: &Top| top.inboxes()[0].info.label.clone().unwrap();
     assert_eq!(&*first(&top), "z");
-    for (sort, expected) in [(Sort::Missed, "b"), (Sort::Label, "b"), (Sort::Depth, "z")] {
+    let sorts = [
+        (Sort::Depth, "z"),
+        (Sort::HighWater, "z"),
+        (Sort::Missed, "b"),
+        (Sort::Conflated, "c"),
+        (Sort::Received, "z"),
+        (Sort::Label, "b"),
+    ];
+    for (sort, expected) in sorts {
         top.sort = sort;
         top.sort();
         assert_eq!(&*first(&top), expected, "{sort:?}");
     }
-    assert_eq!([Sort::Depth; 1].map(|sort| sort.next().next().next().next()), [Sort::Depth]);
-    drop((full, small));
+    let mut all = sorts.map(|(sort, _)| sort);
+    assert_eq!(all.map(Sort::next), {
+        all.rotate_left(1);
+        all
+    });
+    drop((full, small, newest));
     top.look(&bus);
     assert!(top.inboxes().is_empty() && top.channels().is_empty());
 }
