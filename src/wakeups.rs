@@ -12,7 +12,7 @@ use std::task::Waker;
 use crate::reentrancy;
 
 thread_local! {
-    /// The number of wakers in `PENDING`, which is cheaper to look at; and the bit `LOSSES`.
+    /// The number of wakers in `PENDING`, which is cheaper to look at; and the bits `GROWN` and `LOSSES`.
     static COUNT: Cell<usize> = const { Cell::new(0) };
     /// Not dropped when the thread ends, since the drop of some user's value may publish even then.
     static PENDING: ManuallyDrop<RefCell<Vec<Waker>>> =
@@ -29,6 +29,9 @@ impl Drop for FreeAtEnd {
     }
 }
 
+/// `PENDING` has allocated memory, which must be freed when the thread ends.
+const GROWN: usize = 1 << (usize::BITS - 2);
+
 /// Losses are to be told, too.
 #[cfg(feature = "tracing")]
 const LOSSES: usize = 1 << (usize::BITS - 1);
@@ -38,8 +41,13 @@ const MAX_KEPT: usize = 4_096;
 
 /// Keeps `waker` until the calling thread calls [`call_pending`].
 pub(crate) fn put_off(waker: Waker) {
-    PENDING.with(|pending| pending.borrow_mut().push(waker));
-    COUNT.set(COUNT.get() + 1);
+    let grown = PENDING.with(|pending| {
+        let mut pending = pending.borrow_mut();
+        let grown = if pending.len() == pending.capacity() { GROWN } else { 0 };
+        pending.push(waker);
+        grown
+    });
+    COUNT.set((COUNT.get() + 1) | grown);
 }
 
 /// Has losses told by the next [`call_pending`] of the calling thread.
@@ -63,12 +71,16 @@ fn call_all() {
         return;
     }
     let count = COUNT.replace(0);
+    if count == 1 {
+        // As nearly always. The memory stays where it is.
+        let waker = PENDING.with(|pending| pending.borrow_mut().pop());
+        contain_panic(|| waker.map_or((), Waker::wake));
+        return;
+    }
     #[cfg(feature = "tracing")]
     if count & LOSSES != 0 {
         contain_panic(crate::trace::tell_losses);
     }
-    #[cfg(not(feature = "tracing"))]
-    let _ = count;
     // A waker can publish, and so put off and call others.
     let mut wakers = PENDING.with(|pending| pending.take());
     wakers.drain(..).for_each(|waker| contain_panic(|| waker.wake()));
