@@ -60,9 +60,10 @@ enum Op {
 }
 
 /// Policies of the subscribers, of which there is one with `dedupe` and one without for each.
-const POLICIES: [Overflow; 4] = [
+const POLICIES: [Overflow; 5] = [
     Overflow::DropOldest,
     Overflow::DropNewest,
+    Overflow::Conflate,
     Overflow::Disconnect,
     // The last: a future would wait without end.
     Overflow::Block { timeout: Some(Duration::ZERO) },
