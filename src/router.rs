@@ -1,23 +1,26 @@
 //! Handlers by channel and pattern.
 //!
-//! A router owns its handlers, and calls them under no lock. What a [`RouterHandle`] adds or removes is left in a list
-//! that the router looks at before each event.
+//! A router owns its handlers, and calls and drops them under no lock. What a [`RouterHandle`] adds or removes is left
+//! in a map that the router looks at before each event. A handler that the router has not taken yet is dropped by
+//! whoever removes or replaces it, so that the map has no more than the router's channels and patterns.
 //!
 //! A message is told to belong to a handler by the address of what its subscription shares: the name of the channel, or
 //! the entry of the pattern. An address that is new is looked up by name once, and what lies there is kept alive as long
 //! as the address is, so that nothing else can come to lie there.
 
 use std::fmt;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
 
 use crate::error::SubscribeError;
 use crate::event::{Event, Message};
 use crate::listener::Listener;
+use crate::member::Member;
 use crate::pattern::Pattern;
-use crate::reentrancy;
+use crate::reentrancy::{self, for_each_then_resume};
 use crate::source::Origin;
 use crate::subscriber::Subscriber;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -31,25 +34,30 @@ enum Route {
     Pattern(Pattern),
 }
 
-/// What a [`RouterHandle`] wants changed.
-enum Change<P> {
-    Set(Route, Handler<P>),
-    Remove(Route),
-}
+type ByRoute<T> = HashMap<Route, T, foldhash::fast::RandomState>;
 
 /// What a router shares with its handles.
 struct Shared<P> {
-    changes: Mutex<Vec<Change<P>>>,
-    /// There are changes.
+    state: Mutex<State<P>>,
+    /// `State::changes` is not empty.
     is_changed: AtomicBool,
     /// Handlers that panicked and were kept.
     panics: AtomicU64,
 }
 
+struct State<P> {
+    /// What the router takes up before the next event: new handlers, or `None` for those that were removed.
+    changes: ByRoute<Option<Handler<P>>>,
+    /// The places of the handlers that the router has.
+    places: ByRoute<usize>,
+    has_ended: bool,
+}
+
 impl<P> Default for Shared<P> {
     fn default() -> Self {
+        let (changes, places) = (HashMap::default(), HashMap::default());
         Self {
-            changes: Mutex::default(),
+            state: Mutex::new(State { changes, places, has_ended: false }),
             is_changed: AtomicBool::new(false),
             panics: AtomicU64::new(0),
         }
@@ -57,12 +65,25 @@ impl<P> Default for Shared<P> {
 }
 
 impl<P> Shared<P> {
-    fn change(&self, change: Change<P>) {
-        let mut changes = self.changes.lock();
-        changes.push(change);
-        // Release: partner of the Acquire in `Table::apply_changes`. A message that comes by a subscription which follows
+    /// Has the router set the handler of `route`, or remove it. Returns `false` if the router has ended.
+    fn change(&self, route: Route, handler: Option<Handler<P>>) -> bool {
+        let mut state = self.state.lock();
+        if state.has_ended {
+            drop(state);
+            // The handler is dropped under no lock.
+            return false;
+        }
+        let replaced = if handler.is_some() || state.places.contains_key(&route) {
+            state.changes.insert(route, handler)
+        } else {
+            state.changes.remove(&route)
+        };
+        // Release: partner of the Acquire in `Table::dispatch`. A message that comes by a subscription which follows
         // this is received after it.
         self.is_changed.store(true, Ordering::Release);
+        drop(state);
+        drop(replaced);
+        true
     }
 }
 
@@ -102,15 +123,15 @@ impl<P> Shared<P> {
 #[must_use = "handlers are called by `spawn`, `run` or `run_async`"]
 pub struct Router<P = Arc<str>> {
     subscriber: Subscriber<P>,
-    shared: Arc<Shared<P>>,
     table: Table<P>,
 }
 
+/// The router's own part. Dropped when it ends, whatever ends it.
 struct Table<P> {
+    shared: Arc<Shared<P>>,
     handlers: Vec<Option<Handler<P>>>,
     /// Places in it without a handler, to be used again.
     free: Vec<usize>,
-    by_route: HashMap<Route, usize, foldhash::fast::RandomState>,
     /// By address, the places of handlers, or `None` for what has none.
     by_address: HashMap<usize, (Origin, Option<usize>), foldhash::fast::RandomState>,
     otherwise: Option<Box<dyn FnMut(Event<P>) + Send>>,
@@ -120,14 +141,14 @@ struct Table<P> {
 impl<P: Clone + Send + 'static> Router<P> {
     pub(crate) fn new(subscriber: Subscriber<P>) -> Self {
         let table = Table {
+            shared: Arc::default(),
             handlers: Vec::new(),
             free: Vec::new(),
-            by_route: HashMap::default(),
             by_address: HashMap::default(),
             otherwise: None,
             keeps_going: false,
         };
-        Self { subscriber, shared: Arc::default(), table }
+        Self { subscriber, table }
     }
 
     /// Subscribes to `channel`, and has `handler` called with each message of that subscription.
@@ -143,13 +164,13 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Like [`Subscriber::subscribe`].
     pub fn on(
-        mut self,
+        self,
         channel: impl AsRef<str>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<Self, SubscribeError> {
         let channel = channel.as_ref();
         self.subscriber.subscribe(channel)?;
-        self.table.set(Route::Channel(channel.into()), Box::new(handler));
+        self.table.shared.change(Route::Channel(channel.into()), Some(Box::new(handler)));
         Ok(self)
     }
 
@@ -165,20 +186,20 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Like [`Subscriber::psubscribe`].
     pub fn on_pattern(
-        mut self,
+        self,
         pattern: impl Into<Pattern>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<Self, SubscribeError> {
         let pattern = pattern.into();
         self.subscriber.psubscribe(&pattern)?;
-        self.table.set(Route::Pattern(pattern), Box::new(handler));
+        self.table.shared.change(Route::Pattern(pattern), Some(Box::new(handler)));
         Ok(self)
     }
 
     /// Has `handler` called with every event that has no handler of its own: lifecycle events,
     /// [`Event::Lagged`], and messages of subscriptions without a handler.
     ///
-    /// By default, these are dropped: without this nobody hears of losses.
+    /// By default, they are dropped: then nobody hears of losses.
     pub fn otherwise(mut self, handler: impl FnMut(Event<P>) + Send + 'static) -> Self {
         self.table.otherwise = Some(Box::new(handler));
         self
@@ -188,8 +209,8 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// By default, the panic ends the router: [`Listener::join`] returns it, [`run`](Self::run) passes it on. With
     /// `true`, the message goes to [`otherwise`](Self::otherwise), [`RouterHandle::panics`] counts it, and the handler is
-    /// called for later messages, too: it should not rely on what it may have left half done. Each payload is cloned
-    /// for this before its handler is called. A panic of `otherwise` itself ends the router in any case.
+    /// called for later messages, too. A handler that panics in the middle of a change must cope with that itself. Each
+    /// payload is cloned before its handler is called. A panic of `otherwise` itself ends the router in any case.
     pub fn keep_going(mut self, yes: bool) -> Self {
         self.table.keeps_going = yes;
         self
@@ -197,7 +218,8 @@ impl<P: Clone + Send + 'static> Router<P> {
 
     /// Returns a handle that adds and removes handlers while the router runs.
     pub fn handle(&self) -> RouterHandle<P> {
-        RouterHandle { subscriber: self.subscriber.clone(), shared: Arc::clone(&self.shared) }
+        let shared = Arc::clone(&self.table.shared);
+        RouterHandle { subscriber: self.subscriber.downgrade(), shared }
     }
 
     /// Runs the router on a thread called `name`; see [`Subscriber::spawn`].
@@ -206,8 +228,8 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Like [`Subscriber::spawn`].
     pub fn spawn(self, name: impl Into<String>) -> Listener {
-        let Self { subscriber, shared, mut table } = self;
-        subscriber.spawn(name, move |event| table.dispatch(&shared, event))
+        let Self { subscriber, mut table } = self;
+        subscriber.spawn(name, move |event| table.dispatch(event))
     }
 
     /// Runs the router on this thread, until the subscriber is closed and drained.
@@ -216,13 +238,16 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Panics with a handler, and if it is called from a payload's `Clone`.
     pub fn run(self) {
-        let Self { subscriber, shared, mut table } = self;
+        let Self { subscriber, mut table } = self;
         for event in &subscriber {
-            table.dispatch(&shared, event);
+            table.dispatch(event);
         }
     }
 
     /// Runs the router in a task, until the subscriber is closed and drained.
+    ///
+    /// The handlers are those of a thread: they cannot await, and must not block. What takes long they hand on, for
+    /// instance to a task that they spawn.
     ///
     /// The future may be dropped at any point, and the router with it; messages that it has not handled are still in the
     /// inbox. It gives way to other tasks now and then.
@@ -253,51 +278,23 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// ```
     #[cfg(feature = "async")]
     pub async fn run_async(self) {
-        let Self { subscriber, shared, mut table } = self;
+        let Self { subscriber, mut table } = self;
         while let Ok(event) = subscriber.recv_async().await {
-            table.dispatch(&shared, event);
+            table.dispatch(event);
         }
     }
 }
 
 impl<P: Clone + Send + 'static> Table<P> {
-    fn set(&mut self, route: Route, handler: Handler<P>) {
-        if let Some(&place) = self.by_route.get(&route) {
-            self.handlers[place] = Some(handler);
-            return;
-        }
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.handlers[place] = Some(handler);
-                place
-            }
-            None => {
-                self.handlers.push(Some(handler));
-                self.handlers.len() - 1
-            }
-        };
-        self.by_route.insert(route, place);
-        // What was found to have no handler may have this one.
-        self.by_address.clear();
-    }
-
-    fn remove(&mut self, route: &Route) {
-        if let Some(place) = self.by_route.remove(route) {
-            self.handlers[place] = None;
-            self.free.push(place);
-            self.by_address.clear();
-        }
-    }
-
     #[inline]
-    fn dispatch(&mut self, shared: &Shared<P>, event: Event<P>) {
+    fn dispatch(&mut self, event: Event<P>) {
         // Acquire: partner of the Release in `Shared::change`.
-        if shared.is_changed.load(Ordering::Acquire) {
-            self.apply_changes(shared);
+        if self.shared.is_changed.load(Ordering::Acquire) {
+            self.apply_changes();
         }
         match event {
             Event::Message(message) | Event::PMessage(message) => match self.place(&message) {
-                Some(place) => self.call(shared, place, message),
+                Some(place) => self.call(place, message),
                 None => self.pass_by(message.into()),
             },
             event => self.pass_by(event),
@@ -305,17 +302,31 @@ impl<P: Clone + Send + 'static> Table<P> {
     }
 
     #[cold]
-    fn apply_changes(&mut self, shared: &Shared<P>) {
-        let mut changes = shared.changes.lock();
-        shared.is_changed.store(false, Ordering::Release);
-        let changes_now = std::mem::take(&mut *changes);
-        drop(changes);
-        for change in changes_now {
-            match change {
-                Change::Set(route, handler) => self.set(route, handler),
-                Change::Remove(route) => self.remove(&route),
-            }
+    fn apply_changes(&mut self) {
+        let mut state = self.shared.state.lock();
+        self.shared.is_changed.store(false, Ordering::Release);
+        let State { changes, places, .. } = &mut *state;
+        let mut replaced = Vec::new();
+        for (route, handler) in mem::take(changes) {
+            let place = match handler {
+                Some(_) => *places.entry(route).or_insert_with(|| {
+                    self.free.pop().unwrap_or_else(|| {
+                        self.handlers.push(None);
+                        self.handlers.len() - 1
+                    })
+                }),
+                None => {
+                    let Some(place) = places.remove(&route) else { continue };
+                    self.free.push(place);
+                    place
+                }
+            };
+            replaced.push(mem::replace(&mut self.handlers[place], handler));
         }
+        drop(state);
+        // What was found to have no handler may have one now.
+        self.by_address.clear();
+        for_each_then_resume(replaced, drop);
     }
 
     /// Returns the place of the handler for a message.
@@ -333,10 +344,12 @@ impl<P: Clone + Send + 'static> Table<P> {
             Some(pattern) => Route::Pattern(pattern.clone()),
             None => Route::Channel(message.channel().into()),
         };
-        let place = self.by_route.get(&route).copied();
+        let state = self.shared.state.lock();
+        let (place, handlers) = (state.places.get(&route).copied(), state.places.len());
+        drop(state);
         if let Some(origin) = message.source.origin() {
             // Names that come and go have a new address each time.
-            if self.by_address.len() >= 2 * self.by_route.len() + 64 {
+            if self.by_address.len() >= 2 * handlers + 64 {
                 self.by_address.clear();
             }
             self.by_address.insert(origin.address(), (origin, place));
@@ -345,7 +358,7 @@ impl<P: Clone + Send + 'static> Table<P> {
     }
 
     #[inline]
-    fn call(&mut self, shared: &Shared<P>, place: usize, message: Message<P>) {
+    fn call(&mut self, place: usize, message: Message<P>) {
         let Some(handler) = &mut self.handlers[place] else { return self.pass_by(message.into()) };
         if !self.keeps_going {
             return handler(message);
@@ -354,7 +367,7 @@ impl<P: Clone + Send + 'static> Table<P> {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| handler(message))) {
             reentrancy::discard(panic);
             // Relaxed: a count orders nothing.
-            shared.panics.fetch_add(1, Ordering::Relaxed);
+            self.shared.panics.fetch_add(1, Ordering::Relaxed);
             self.pass_by(again.into());
         }
     }
@@ -366,11 +379,25 @@ impl<P: Clone + Send + 'static> Table<P> {
     }
 }
 
+impl<P> Drop for Table<P> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.has_ended = true;
+        let changes = mem::take(&mut state.changes);
+        drop(state);
+        let never_taken = changes.into_values().flatten();
+        for_each_then_resume(never_taken.chain(self.handlers.drain(..).flatten()), drop);
+    }
+}
+
 /// Adds and removes the handlers of a [`Router`] while it runs; returned by [`Router::handle`].
 ///
-/// It holds a clone of the subscriber: while there is a handle, dropping other clones does not end the router. Closing
-/// the bus or the subscriber does, and stopping the [`Listener`]. A change holds for every message that the router takes up after
-/// it. Handlers may own a handle, and change what the router does.
+/// It keeps neither the router nor the subscriber: when the router ends, as its [`Listener`] is stopped, a handler
+/// panics or the bus is closed, the subscriptions end, unless the subscriber has other clones. Handlers may own a handle,
+/// and change what the router does.
+///
+/// A change holds for every message that the router takes up after it, also for those that were queued before. A handler
+/// that was removed or replaced is dropped by then; at once, if the router has not taken it up yet.
 ///
 /// # Examples
 ///
@@ -391,7 +418,7 @@ impl<P: Clone + Send + 'static> Table<P> {
 /// # Ok::<(), fanout::SubscribeError>(())
 /// ```
 pub struct RouterHandle<P = Arc<str>> {
-    subscriber: Subscriber<P>,
+    subscriber: Weak<Member<P>>,
     shared: Arc<Shared<P>>,
 }
 
@@ -401,15 +428,15 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
     ///
     /// # Errors
     ///
-    /// Like [`Subscriber::subscribe`].
+    /// Like [`Subscriber::subscribe`], and [`SubscribeError::Closed`] if the router has ended.
     pub fn on(
         &self,
         channel: impl AsRef<str>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<usize, SubscribeError> {
         let channel = channel.as_ref();
-        self.set(Route::Channel(channel.into()), Box::new(handler), || {
-            self.subscriber.subscribe(channel)
+        self.set(Route::Channel(channel.into()), Box::new(handler), |subscriber| {
+            subscriber.subscribe(channel)
         })
     }
 
@@ -418,15 +445,15 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
     ///
     /// # Errors
     ///
-    /// Like [`Subscriber::psubscribe`].
+    /// Like [`Subscriber::psubscribe`], and [`SubscribeError::Closed`] if the router has ended.
     pub fn on_pattern(
         &self,
         pattern: impl Into<Pattern>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<usize, SubscribeError> {
         let pattern = pattern.into();
-        self.set(Route::Pattern(pattern.clone()), Box::new(handler), || {
-            self.subscriber.psubscribe(&pattern)
+        self.set(Route::Pattern(pattern.clone()), Box::new(handler), |subscriber| {
+            subscriber.psubscribe(&pattern)
         })
     }
 
@@ -434,22 +461,22 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
         &self,
         route: Route,
         handler: Handler<P>,
-        subscribe: impl FnOnce() -> Result<usize, SubscribeError>,
+        subscribe: impl FnOnce(&Subscriber<P>) -> Result<usize, SubscribeError>,
     ) -> Result<usize, SubscribeError> {
+        let subscriber = self.subscriber().ok_or(SubscribeError::Closed)?;
         // First the handler: the first message may come before `subscribe` returns.
-        self.shared.change(Change::Set(route.clone(), handler));
-        subscribe().inspect_err(|_| {
-            if !self.holds(&route) {
-                self.shared.change(Change::Remove(route));
+        if !self.shared.change(route.clone(), Some(handler)) {
+            return Err(SubscribeError::Closed);
+        }
+        subscribe(&subscriber).inspect_err(|_| {
+            let is_held = match &route {
+                Route::Channel(name) => subscriber.holds_channel(name),
+                Route::Pattern(pattern) => subscriber.holds_pattern(pattern),
+            };
+            if !is_held {
+                self.shared.change(route, None);
             }
         })
-    }
-
-    fn holds(&self, route: &Route) -> bool {
-        match route {
-            Route::Channel(name) => self.subscriber.holds_channel(name),
-            Route::Pattern(pattern) => self.subscriber.holds_pattern(pattern),
-        }
     }
 
     /// Unsubscribes from `channel`, and drops its handler. Returns the number of channels and patterns still held.
@@ -457,8 +484,8 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
     /// Messages of it that are still queued go to [`otherwise`](Router::otherwise).
     pub fn remove(&self, channel: impl AsRef<str>) -> usize {
         let channel = channel.as_ref();
-        let count = self.subscriber.unsubscribe(channel);
-        self.shared.change(Change::Remove(Route::Channel(channel.into())));
+        let count = self.subscriber().map_or(0, |subscriber| subscriber.unsubscribe(channel));
+        self.shared.change(Route::Channel(channel.into()), None);
         count
     }
 
@@ -467,8 +494,8 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
     /// Messages of it that are still queued go to [`otherwise`](Router::otherwise).
     pub fn remove_pattern(&self, pattern: impl Into<Pattern>) -> usize {
         let pattern = pattern.into();
-        let count = self.subscriber.punsubscribe(&pattern);
-        self.shared.change(Change::Remove(Route::Pattern(pattern)));
+        let count = self.subscriber().map_or(0, |subscriber| subscriber.punsubscribe(&pattern));
+        self.shared.change(Route::Pattern(pattern), None);
         count
     }
 
@@ -478,15 +505,22 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
         self.shared.panics.load(Ordering::Relaxed)
     }
 
-    /// Returns the subscriber.
-    pub fn subscriber(&self) -> &Subscriber<P> {
-        &self.subscriber
+    /// `true` if the router has ended.
+    pub fn is_finished(&self) -> bool {
+        self.shared.state.lock().has_ended
+    }
+
+    /// Returns a clone of the subscriber, or `None` if it has been dropped.
+    ///
+    /// The subscriber has been dropped when the router has ended, unless it has other clones.
+    pub fn subscriber(&self) -> Option<Subscriber<P>> {
+        Subscriber::upgrade(&self.subscriber)
     }
 }
 
 impl<P> Clone for RouterHandle<P> {
     fn clone(&self) -> Self {
-        Self { subscriber: self.subscriber.clone(), shared: Arc::clone(&self.shared) }
+        Self { subscriber: Weak::clone(&self.subscriber), shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -494,13 +528,16 @@ impl<P> fmt::Debug for Router<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Router")
             .field("subscriber", &self.subscriber)
-            .field("handlers", &self.table.by_route.len())
+            // It has not run, so it has taken none yet.
+            .field("handlers", &self.table.shared.state.lock().changes.len())
             .finish_non_exhaustive()
     }
 }
 
 impl<P> fmt::Debug for RouterHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouterHandle").field("subscriber", &self.subscriber).finish_non_exhaustive()
+        f.debug_struct("RouterHandle")
+            .field("subscriber", &Subscriber::upgrade(&self.subscriber))
+            .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 
-use fanout::{Bus, Event, Limits, Overflow, Pattern, RouterHandle, SubscribeError};
+use fanout::{Bus, Event, Limits, Overflow, Pattern, Router, RouterHandle, SubscribeError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use support::{cases, eventually, panic_text, watched};
@@ -197,6 +197,116 @@ fn a_handler_may_change_the_router_it_is_called_by() {
     assert_eq!(lines, ["once 1", "otherwise once 2", "next next 2"]);
     bus.close();
     listener.join().unwrap();
+}
+
+#[test]
+fn a_handler_that_was_not_taken_up_is_dropped_when_it_is_removed_or_replaced() {
+    let bus: Bus<u32> = Bus::new();
+    let router = silent(&bus).router();
+    let handle = router.handle();
+    let alive = Arc::new(());
+    let add = |channel: &str| {
+        let alive = Arc::clone(&alive);
+        handle.on(channel, move |_| _ = &alive).unwrap();
+    };
+    let come_and_go = || {
+        for n in 0..100 {
+            let channel = format!("user:{n}");
+            add(&channel);
+            handle.remove(&channel);
+        }
+        (0..100).for_each(|_| add("again"));
+        Arc::strong_count(&alive) - 1
+    };
+    assert_eq!(come_and_go(), 1);
+    let listener = router.spawn("router");
+    // Nothing has the router take up its handlers.
+    assert_eq!(come_and_go(), 1);
+    listener.stop();
+    listener.join().unwrap();
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[test]
+fn a_router_that_has_ended_holds_nothing() {
+    type End = fn(Router<u32>, &Bus<u32>);
+    let ends: [(&str, End); 5] = [
+        ("not run", |router, _| drop(router)),
+        ("stopped", |router, _| {
+            let listener = router.spawn("router");
+            listener.stop();
+            listener.join().unwrap();
+        }),
+        ("a panic", |router, bus| {
+            let listener = router.spawn("router");
+            bus.publish("panics", 1_u32);
+            listener.join().unwrap_err();
+        }),
+        ("a panic here", |router, bus| {
+            bus.publish("panics", 1_u32);
+            catch_unwind(AssertUnwindSafe(|| router.run())).unwrap_err();
+        }),
+        ("cancelled", |router, _| {
+            #[cfg(feature = "async")]
+            drop(Box::pin(router.run_async()));
+            #[cfg(not(feature = "async"))]
+            drop(router);
+        }),
+    ];
+    for (what, end) in ends {
+        let bus: Bus<u32> = Bus::new();
+        let alive = Arc::new(());
+        let kept = Arc::clone(&alive);
+        let router = silent(&bus).router().on("a", move |_| _ = &kept).unwrap();
+        let router = router.on("panics", |_| panic!("in a handler")).unwrap();
+        let handle = router.handle();
+        let kept = Arc::clone(&alive);
+        handle.on_pattern("b*", move |_| _ = &kept).unwrap();
+        assert!(!handle.is_finished() && handle.subscriber().is_some(), "{what}");
+        end(router, &bus);
+        assert!(handle.is_finished() && handle.subscriber().is_none(), "{what}");
+        assert_eq!(Arc::strong_count(&alive), 1, "{what}");
+        assert_eq!(bus.stats().subscribers, 0, "{what}");
+        let kept = Arc::clone(&alive);
+        assert_eq!(handle.on("c", move |_| _ = &kept), Err(SubscribeError::Closed), "{what}");
+        assert_eq!((handle.remove("a"), handle.remove_pattern("b*")), (0, 0), "{what}");
+        assert_eq!(Arc::strong_count(&alive), 1, "{what}");
+    }
+}
+
+/// Another clone of the subscriber keeps the subscriptions, but no handlers.
+#[test]
+fn a_router_that_has_ended_takes_no_handler_even_if_its_subscriber_lives() {
+    let bus: Bus<u32> = Bus::new();
+    let sub = silent(&bus);
+    let router = sub.clone().router().on("a", |_| ()).unwrap();
+    let handle = router.handle();
+    drop(router);
+    assert_eq!(bus.publish("a", 1_u32).delivered, 1);
+    let alive = Arc::new(());
+    let kept = Arc::clone(&alive);
+    assert_eq!(handle.on("b", move |_| _ = &kept), Err(SubscribeError::Closed));
+    assert_eq!((Arc::strong_count(&alive), bus.publish("b", 1_u32).matched), (1, 0));
+    assert_eq!(handle.remove("a"), 0);
+    assert_eq!(bus.publish("a", 1_u32).matched, 0);
+}
+
+#[test]
+fn the_drop_of_a_handler_may_panic_when_another_has_panicked() {
+    struct Brittle;
+    impl Drop for Brittle {
+        fn drop(&mut self) {
+            panic!("in a drop");
+        }
+    }
+    let bus: Bus<u32> = Bus::new();
+    let brittle = Brittle;
+    let router = silent(&bus).router().on("a", move |_| _ = &brittle).unwrap();
+    let router = router.on("b", |_| panic!("in a handler")).unwrap();
+    bus.publish("a", 1_u32);
+    bus.publish("b", 1_u32);
+    let panic = catch_unwind(AssertUnwindSafe(|| router.run())).unwrap_err();
+    assert_eq!(panic_text(&*panic), "in a handler");
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod tasks;
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::error::SubscribeError;
 use crate::event::Event;
@@ -657,6 +657,17 @@ impl<P> Subscriber<P> {
     /// ```
     pub fn info(&self) -> SubscriberInfo {
         self.member.info()
+    }
+}
+
+impl<P> Subscriber<P> {
+    /// Returns what it can be had from again, as long as another clone lives.
+    pub(crate) fn downgrade(&self) -> Weak<Member<P>> {
+        Arc::downgrade(&self.member)
+    }
+
+    pub(crate) fn upgrade(weak: &Weak<Member<P>>) -> Option<Self> {
+        weak.upgrade().map(|member| Self { member })
     }
 }
 
