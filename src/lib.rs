@@ -83,7 +83,8 @@
 //!
 //! An inbox has a capacity, and an [`Overflow`] policy that decides what happens when it is full: it loses its
 //! oldest message, loses the new one, ends its subscriber, or makes the publisher wait after all others have
-//! been served (in a task, publish to such an inbox with `publish_async`). No loss is silent:
+//! been served (in a task, publish to such an inbox with `publish_async`). Or it keeps only the newest message of
+//! each channel ([`Overflow::Conflate`]). No loss is silent:
 //!
 //! ```
 //! use fanout::{Bus, Event};
@@ -99,7 +100,8 @@
 //! ```
 //!
 //! At rest the books balance: for every publish `matched == delivered + dropped` (see [`Receipt`]), and for every
-//! inbox `matched == received + missed + depth` (see [`SubscriberInfo`]). More in [`docs::slow_subscribers`].
+//! inbox `matched == received + missed + conflated + depth` (see [`SubscriberInfo`]). More in
+//! [`docs::slow_subscribers`].
 //!
 //! # Closing
 //!
@@ -131,7 +133,7 @@
 //! | publish to a name not seen recently | in addition one match against all patterns |
 //! | subscribe to a channel, unsubscribe | O(1), O(log n) in the channel's subscribers |
 //! | psubscribe, punsubscribe | linear in the pattern's length, and in the number of equivalent patterns |
-//! | memory of an inbox | capacity × message, allocated when the subscriber is made |
+//! | memory of an inbox | capacity × message, allocated when the subscriber is made; under [`Overflow::Conflate`] as it is needed |
 //!
 //! A publish allocates nothing if its channel has a subscriber or a [`Topic`], or was published to recently, and
 //! no new pattern that could match has been subscribed since its last publish. Otherwise, and when a name is
@@ -157,14 +159,19 @@
 //! - `glob` (default): shell globs, [`Pattern::glob`]. It depends on the crate `globset`, which takes 21 of the 28
 //!   seconds of a first build.
 //! - `metrics`: `Bus::record_metrics` writes the figures of a bus for Prometheus and others, by the crate `metrics`.
-//! - `tracing`: the first loss of an inbox since its reader was told, and disconnects, at level *warn*; subscribing,
-//!   unsubscribing and closing at *debug*; all with the target `fanout`.
+//! - `tracing`: the first loss of an inbox since its reader was told, so at most one line for each [`Event::Lagged`],
+//!   and disconnects, at level *warn*; subscribing, unsubscribing and closing at *debug*. All have the target `fanout`,
+//!   and the fields `id` and `label` of the subscriber; besides, losses and disconnects `channel` and `policy`,
+//!   subscribing `to` and `count`, unsubscribing `from` and `count`, closing `reason`. (A subscriber that is dropped
+//!   has the reason `Subscriber`, as if it had been closed.)
 //! - `serde`: [`Overflow`], [`Limits`] and [`Pattern`] can be read from and written to configuration files; receipts,
 //!   figures, messages and events can be written.
 //!
 //! With `serde`, a file can say `{"capacity": 32, "overflow": {"block": {"timeout": "250ms"}}, "limits":
-//! {"max_channels": 10}, "watch": ["game:*", {"glob": "logs/**"}]}`, and the policies without a timeout are
-//! `"drop_oldest"`, `"drop_newest"` and `"disconnect"`. The struct around them is the program's own:
+//! {"max_channels": 10}, "watch": ["game:*", {"glob": "logs/**"}]}`. The policies without a timeout are
+//! `"drop_oldest"`, `"drop_newest"`, `"conflate"` and `"disconnect"`; `{"block": {}}` waits without end. Events are
+//! written as `{"type": "pmessage", "pattern": "game:*", "channel": "game:7", "payload": …}`, with redis-server's names
+//! for the types. The struct around the settings is the program's own:
 //!
 //! ```
 //! # #[cfg(feature = "serde")] {

@@ -166,11 +166,12 @@ pub enum Overflow {
     /// Keeps the newest message of each channel: a message replaces an unread one of its channel.
     ///
     /// This is for a reader that wants the newest state of many things, not each step: a display, a price board. The
-    /// messages are read in the order in which their channels first changed since they were last read. The inbox's
-    /// capacity bounds the channels, and its memory is allocated as it is needed. A channel too many removes the message
-    /// that has waited longest: only that is a loss, which [`missed`](crate::Subscriber::missed) counts and
-    /// [`Lagged`](crate::Event::Lagged) reports. Replaced messages count as
-    /// [`conflated`](crate::SubscriberInfo::conflated). The publisher never waits.
+    /// messages are read in the order in which their channels first changed since they were last read. Replaced messages
+    /// count as [`conflated`](crate::SubscriberInfo::conflated), not as lost. The publisher never waits.
+    ///
+    /// The inbox's capacity bounds the channels that have a message: set it to the number of channels. If there are more,
+    /// the message that has waited longest is removed. That is a loss, which [`missed`](crate::Subscriber::missed) counts
+    /// and [`Lagged`](crate::Event::Lagged) reports. Memory is allocated as it is needed.
     ///
     /// - A message replaces one of the same channel, whichever subscription brought it. Of a subscriber whose channel
     ///   and pattern both match, the pattern's message stays.
@@ -178,6 +179,8 @@ pub enum Overflow {
     ///   read after it.
     /// - [`receiver`](crate::Subscriber::receiver) shows nothing: the messages are in no queue.
     /// - A publish takes a lock of the inbox.
+    /// - While channels go on changing, reading until the inbox is empty need not end. Read as many messages as
+    ///   [`len`](crate::Subscriber::len) says.
     ///
     /// # Examples
     ///
@@ -185,12 +188,13 @@ pub enum Overflow {
     /// use fanout::{Bus, Overflow};
     ///
     /// let bus: Bus<u32> = Bus::new();
-    /// let board = bus.subscriber_builder().overflow(Overflow::Conflate).psubscribe("price:*")?;
+    /// let board = bus.subscriber_builder().overflow(Overflow::Conflate).capacity(500);
+    /// let board = board.psubscribe("price:*")?;
     /// bus.publish("price:A", 1_u32);
     /// bus.publish("price:B", 10_u32);
     /// bus.publish("price:A", 2_u32);
     /// let shown: Vec<_> =
-    ///     board.try_messages().map(|it| (it.channel().to_owned(), it.payload)).collect();
+    ///     board.try_messages().take(board.len()).map(|it| (it.channel().to_owned(), it.payload)).collect();
     /// assert_eq!(shown, [("price:A".to_owned(), 2), ("price:B".to_owned(), 10)]);
     /// assert_eq!((board.info().conflated, board.missed()), (1, 0));
     /// # Ok::<(), fanout::SubscribeError>(())

@@ -452,7 +452,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Returns a subscriber that has subscribed to nothing yet, with the bus's settings.
     ///
     /// This never fails: a closed bus or an exceeded limit is reported by the subscriber's first
-    /// subscribe. The memory for all messages that its inbox can hold is allocated now.
+    /// subscribe. The memory for all messages that its inbox can hold is allocated now, unless its policy is
+    /// [`Overflow::Conflate`](crate::Overflow::Conflate).
     ///
     /// # Examples
     ///

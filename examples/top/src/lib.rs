@@ -203,20 +203,22 @@ impl Top {
     }
 
     fn summary(&self) -> Vec<Line<'static>> {
-        let Stats { published, delivered, dropped, evicted, channels, patterns, .. } = self.stats;
+        let Stats { published, delivered, dropped, evicted, conflated, channels, patterns, .. } =
+            self.stats;
         vec![
             Line::from(format!(
-                "{} subscribers  {channels} channels  {patterns} patterns",
+                "subscribers {}   channels {channels}   patterns {patterns}",
                 self.stats.subscribers
             )),
             Line::from(format!(
-                "published {} /s ({})   delivered {} /s ({})   lost {} /s ({})",
+                "published {} /s ({})   delivered {} /s ({})   lost {} /s ({})   conflated ({})",
                 short(self.published),
                 short(published as f64),
                 short(self.delivered),
                 short(delivered as f64),
                 short(self.lost),
                 short((dropped + evicted) as f64),
+                short(conflated as f64),
             )),
         ]
     }

@@ -81,7 +81,7 @@ fn the_screen_shows_labels_depths_and_losses() {
     let mut top = Top::new();
     top.look(&bus);
     let text = top.to_text(100, 20);
-    for shown in ["1 subscribers", "slow reader", "2 / 2", "DropOldest", "news", "inboxes by depth"]
+    for shown in ["subscribers 1", "slow reader", "2 / 2", "DropOldest", "news", "inboxes by depth"]
     {
         assert!(text.contains(shown), "{shown} in\n{text}");
     }
