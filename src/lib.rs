@@ -74,6 +74,8 @@
 //!   them. A publish has its channel's *turn* while it delivers. A publisher may wait for that turn, but not for a
 //!   subscriber to read.
 //! - [`Overflow::Block`] keeps the first promise and gives up the second for inboxes that were full.
+//!   [`Overflow::Conflate`] keeps both for each channel, and gives up the first across channels: a newer message is
+//!   read where the one stood that it has replaced.
 //! - Nothing is promised across channels of different publishers, or among clones of a subscriber.
 //! - A subscription is live when `subscribe` returns. A publish that begins after `unsubscribe` has returned does
 //!   not reach it.

@@ -171,10 +171,12 @@ pub enum Overflow {
     ///
     /// The inbox's capacity bounds the channels that have a message: set it to the number of channels. If there are more,
     /// the message that has waited longest is removed. That is a loss, which [`missed`](crate::Subscriber::missed) counts
-    /// and [`Lagged`](crate::Event::Lagged) reports. Memory is allocated as it is needed.
+    /// and [`Lagged`](crate::Event::Lagged) reports. Memory is allocated as it is needed, and then kept.
     ///
     /// - A message replaces one of the same channel, whichever subscription brought it. Of a subscriber whose channel
-    ///   and pattern both match, the pattern's message stays.
+    ///   and pattern both match, the pattern's message stays, and a [`Router`](crate::Router)'s handler of the channel
+    ///   gets none.
+    /// - A message may be read before an older one of another channel: it takes the place of the one it replaces.
     /// - A lifecycle event that has not been read keeps its place: a message that replaces one from before the event is
     ///   read after it.
     /// - [`receiver`](crate::Subscriber::receiver) shows nothing: the messages are in no queue.

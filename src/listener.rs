@@ -67,7 +67,7 @@ impl Listener {
         let asked = Arc::clone(&stop_signal);
         let (end, ended) = bounded::<()>(0);
         let listen = move || {
-            // Declared first, so that it is dropped last, by unwinding too.
+            // Declared first, so that it is dropped last, also during unwinding.
             let _end = end;
             let (receive, mut handler) = (receive, handler);
             while let Some(event) = receive(&asked) {

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-/// Has the cache line that `at` begins in brought into the cache, and does not wait for it.
+/// Starts to bring the cache line that `at` begins in into the cache, without waiting for it.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]

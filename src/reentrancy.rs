@@ -39,7 +39,7 @@ fn refuse() -> ! {
     )
 }
 
-/// Marks the calling thread as one that clones payloads, until this is dropped, by unwinding too.
+/// Marks the calling thread as one that clones payloads, until this is dropped, also during unwinding.
 pub(crate) struct Mark(PhantomData<*const ()>);
 
 impl Mark {

@@ -144,9 +144,10 @@ pub struct TopicStats {
     pub delivered: u64,
     /// Messages that did not enter an inbox.
     pub dropped: u64,
-    /// Messages that publishes on this channel removed from inboxes to make room. Those that they replaced are not
-    /// counted.
+    /// Messages that publishes on this channel removed from inboxes to make room.
     pub evicted: u64,
+    /// Messages of this channel that newer ones replaced, by [`Overflow::Conflate`](crate::Overflow::Conflate).
+    pub conflated: u64,
     /// Subscribers of the channel itself now; 0 on a closed bus.
     pub subscribers: usize,
 }

@@ -190,9 +190,10 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// ```
     pub fn stats(&self) -> TopicStats {
         let subscribers = self.subscriber_count();
-        let Counts { published, delivered, dropped, evicted } = self.entry.counters.read();
+        let Counts { published, delivered, dropped, evicted, conflated } =
+            self.entry.counters.read();
         let matched = delivered + dropped;
-        TopicStats { published, matched, delivered, dropped, evicted, subscribers }
+        TopicStats { published, matched, delivered, dropped, evicted, conflated, subscribers }
     }
 
     /// Returns the number of messages that a publish would have to deliver now.

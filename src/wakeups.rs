@@ -50,7 +50,7 @@ pub(crate) fn put_off(waker: Waker) {
     COUNT.set((COUNT.get() + 1) | grown);
 }
 
-/// Has losses told by the next [`call_pending`] of the calling thread.
+/// Tells the calling thread's next [`call_pending`] that there are losses to report.
 #[cfg(feature = "tracing")]
 pub(crate) fn put_off_losses() {
     COUNT.set(COUNT.get() | LOSSES);
@@ -108,7 +108,7 @@ pub(crate) fn contain_panic(code: impl FnOnce()) {
     }
 }
 
-/// Calls what was put off when it is dropped, by unwinding too. Declared before any lock is taken, so that it is
+/// Calls what was put off when it is dropped, also during unwinding. Declared before any lock is taken, so that it is
 /// dropped last.
 pub(crate) struct CallOnDrop;
 

@@ -176,6 +176,29 @@ fn publishing_to_full_inboxes_does_not_allocate() {
     }
 }
 
+/// Channels come and go in the inbox, more than it holds: each publish evicts one.
+#[test]
+fn publishing_to_conflating_inboxes_of_many_channels_does_not_allocate() {
+    for capacity in [1, 28, 56, 300] {
+        let bus: Bus<Payload> = Bus::new();
+        let builder = bus.subscriber_builder().capacity(capacity).overflow(Overflow::Conflate);
+        let sub = builder.lifecycle_events(false).psubscribe("*").unwrap();
+        let payload: Payload = Arc::from(&b"payload"[..]);
+        let topics: Vec<_> =
+            (0..3 * capacity + 10).map(|n| bus.topic(&format!("game:{n}"))).collect();
+        topics.iter().for_each(|topic| _ = topic.publish(Arc::clone(&payload)));
+        let before = sub.missed();
+        for round in 0..40 {
+            for topic in &topics {
+                let count = allocations(|| topic.publish(Arc::clone(&payload)));
+                assert_eq!(count, 0, "capacity {capacity}, round {round}");
+            }
+            sub.try_messages().take(round * capacity / 40).for_each(drop);
+        }
+        assert!(sub.missed() > before);
+    }
+}
+
 /// Unsubscribing everywhere may allocate for a glob, whose trie it changes, but not for a channel or a Redis
 /// pattern.
 #[test]

@@ -242,6 +242,36 @@ fn the_books_of_the_bus_include_inboxes_that_were_dropped() -> Outcome {
     Ok(())
 }
 
+/// What a payload sees that publishes' figures when it is dropped with the inbox: nothing has been received.
+#[test]
+fn figures_of_the_bus_do_not_go_back_while_an_inbox_is_dropped() {
+    let bus: Bus<Hooked> = Bus::new();
+    let sub = board(&bus, 1).subscribe("a").unwrap();
+    (0..100).for_each(|_| _ = bus.publish("a", Hooked::plain(1)));
+    let (seen, in_drop) = std::sync::mpsc::channel();
+    let weak = bus.downgrade();
+    let look = move || seen.send(weak.upgrade().unwrap().stats()).unwrap();
+    bus.publish("a", Hooked::on_drop(2, look));
+    drop(sub);
+    let stats = in_drop.recv().unwrap();
+    assert_eq!((stats.conflated, stats.delivered), (100, 101));
+    assert!(stats.received <= 1, "{stats:?}");
+    assert_eq!((bus.stats().received, bus.stats().discarded), (0, 1));
+    assert_eq!(bus.topic("a").stats().conflated, 0, "an entry of its own");
+}
+
+#[test]
+fn the_figures_of_a_channel_say_what_was_replaced() {
+    let bus: Bus<u32> = Bus::new();
+    let topic = bus.topic("a");
+    let sub = board(&bus, 4).psubscribe("*").unwrap();
+    (0..5_u32).for_each(|n| _ = topic.publish(n));
+    bus.publish("b", 1_u32);
+    bus.publish("b", 2_u32);
+    assert_eq!((topic.stats().conflated, topic.stats().evicted), (4, 0));
+    assert_eq!((bus.stats().conflated, sub.info().conflated), (5, 5));
+}
+
 #[test]
 fn every_payload_is_dropped_once_and_outside_of_all_locks() {
     watched(|| {

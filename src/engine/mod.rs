@@ -12,11 +12,10 @@ use std::sync::Arc;
 pub(crate) use registry::{Registered, Registry};
 pub(crate) use retired::RetiredParts;
 
-use crate::inbox::GoneInboxes;
 use crate::limits::{Limits, Overflow};
 use crate::reentrancy::{self, Panics, for_each_then_resume};
 use crate::stats::{CloseReason, Stats, SubscriberInfo};
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::trace;
 use crate::trie::Trie;
 use crate::wakeups;
@@ -36,9 +35,10 @@ pub(crate) struct Engine<P> {
     /// Taken by whoever subscribes on a bus that bounds the number of its subscribers, channels or patterns, from the
     /// check until the subscriptions are counted. Taken under the lock of the subscriber's subscriptions, and before
     /// the trie's.
-    pub(crate) admission: Mutex<()>,
+    pub(crate) limit_check: Mutex<()>,
     pub(crate) registry: Registry<P>,
-    pub(crate) gone: Arc<GoneInboxes>,
+    /// Messages that were unread when their inbox was dropped.
+    pub(crate) discarded: Arc<AtomicU64>,
 }
 
 /// Keeps a bus open: its `Bus` and `Topic` handles share one, and the last of them closes the bus.
@@ -82,9 +82,9 @@ impl<P> Engine<P> {
             overflow,
             deferred: Deferred::new(),
             is_closed: AtomicBool::new(false),
-            admission: Mutex::new(()),
+            limit_check: Mutex::new(()),
             registry: Registry::new(),
-            gone: Arc::default(),
+            discarded: Arc::default(),
         }
     }
 
@@ -183,14 +183,11 @@ impl<P> Engine<P> {
     pub(crate) fn stats(&self) -> Stats {
         self.check_reentrancy();
         let counts = self.trie.counts();
-        let (mut queued, mut conflated) = (0, 0);
-        self.registry.for_each(|subscriber| {
-            queued += subscriber.inbox().depth() as u64;
-            conflated += subscriber.inbox().conflated();
-        });
-        // Relaxed, both: sums, exact at rest.
-        let discarded = self.gone.discarded.load(Ordering::Relaxed);
-        conflated += self.gone.conflated.load(Ordering::Relaxed);
+        let mut queued = 0;
+        self.registry.for_each(|subscriber| queued += subscriber.inbox().depth() as u64);
+        // Relaxed: a sum, exact at rest.
+        let discarded = self.discarded.load(Ordering::Relaxed);
+        let left = counts.evicted + counts.conflated + discarded + queued;
         let is_open = !self.trie.is_closed();
         let if_open = |count: usize| if is_open { count } else { 0 };
         Stats {
@@ -200,9 +197,8 @@ impl<P> Engine<P> {
             dropped: counts.dropped,
             evicted: counts.evicted,
             // Saturating: while messages come and go, counters that are read one after another may not fit together.
-            received: (counts.delivered)
-                .saturating_sub(counts.evicted + conflated + discarded + queued),
-            conflated,
+            conflated: counts.conflated,
+            received: counts.delivered.saturating_sub(left),
             discarded,
             disconnected: self.registry.disconnected(),
             channels: if_open(self.trie.channel_count()),
@@ -228,7 +224,7 @@ impl<P> Engine<P> {
 
 impl<P> Drop for Engine<P> {
     fn drop(&mut self) {
-        // Dropped, not given up: the bus is closed, and the trie has let go of their recipients.
+        // Dropped without unsubscribing: the bus is closed, and the trie has let go of their recipients.
         for_each_then_resume(self.deferred.take_mut(), drop);
     }
 }

@@ -109,7 +109,7 @@ impl<P> Registry<P> {
 
     /// Returns the number of subscribers that have subscribed to something and are not closed.
     pub(crate) fn subscribers(&self) -> usize {
-        // Relaxed: the count at some recent moment; exact under the engine's `admission`.
+        // Relaxed: the count at some recent moment; exact under the engine's `limit_check`.
         self.counters.subscribers.load(Ordering::Relaxed)
     }
 

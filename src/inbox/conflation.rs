@@ -4,11 +4,11 @@
 //! This file owns what such an inbox holds. It neither drops a message nor runs other user code: the inbox's lock is
 //! held, and perhaps a channel's turn.
 //!
-//! Publishers cannot replace what lies in a crossbeam queue, so such an inbox has none that they could send to: its
-//! subscriptions get a `Sender` whose channel takes nothing. To a publisher, the inbox always looks full, and its
-//! overflow policy puts the message here. Inboxes of other policies pay nothing for that.
+//! Publishers cannot replace what lies in a crossbeam queue, so the queue of such an inbox stays empty: its subscriptions
+//! get a `Sender` of another channel, which takes nothing. To a publisher, the inbox always looks full, and its overflow
+//! policy puts the message here. Inboxes of other policies pay nothing for that.
 //!
-//! To a receive, these messages are pending, as lifecycle events are: while there are any, `EVENTS` is set, and each has
+//! To a receive, these messages are pending, as lifecycle events are: while there are any, `PENDING` is set, and each has
 //! a position (see `lifecycle`). A message keeps the position of the one that it replaces, unless an event that has not
 //! been read stands behind that: then it takes a position behind the event, which must not be overtaken.
 
@@ -16,9 +16,8 @@ use crossbeam_channel::{Sender, bounded};
 use hashbrown::HashTable;
 
 use super::overflow::Overflowed;
-use super::{EVENTS, Inbox, LazyState, TERMINATED};
+use super::{Inbox, LazyState, PENDING, TERMINATED};
 use crate::event::Message;
-use crate::limits::Overflow;
 use crate::sync::Ordering;
 
 /// The messages of such an inbox: a hash table of slots that form a list, in the order of their positions.
@@ -36,7 +35,7 @@ pub(super) struct Conflation<P> {
     /// The position of the next message that replaces none.
     next_position: u64,
     /// Messages that newer ones have replaced.
-    superseded: u64,
+    replaced: u64,
 }
 
 struct Slot<P> {
@@ -63,17 +62,12 @@ impl<P> Conflation<P> {
             last: NONE,
             free: NONE,
             next_position: 1,
-            superseded: 0,
+            replaced: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.by_channel.len()
-    }
-
-    /// Returns the number of messages that newer ones have replaced.
-    pub(super) fn superseded(&self) -> u64 {
-        self.superseded
     }
 
     /// Returns the position of the oldest message.
@@ -103,7 +97,7 @@ impl<P> Conflation<P> {
             self.add(message, hash);
             return None;
         };
-        self.superseded += 1;
+        self.replaced += 1;
         if self.slots[at].position < barrier {
             self.unlink(at);
             self.link(at);
@@ -115,7 +109,9 @@ impl<P> Conflation<P> {
     pub(super) fn take_first(&mut self) -> Option<Message<P>> {
         let at = self.first;
         let slot = self.slots.get(at)?;
-        if let Ok(found) = self.by_channel.find_entry(slot.hash, |&other| other == at) {
+        let found = self.by_channel.find_entry(slot.hash, |&other| other == at);
+        debug_assert!(found.is_ok(), "a slot of the list is in the table");
+        if let Ok(found) = found {
             found.remove();
         }
         self.unlink(at);
@@ -135,7 +131,14 @@ impl<P> Conflation<P> {
         } else {
             let message = Some(message);
             self.slots.push(Slot { message, hash, position: 0, previous: NONE, next: NONE });
-            self.slots.len() - 1
+            let slots = &self.slots;
+            // At most half full, hashbrown cleans up after removals in place; otherwise it would grow some time.
+            let room = 2 * slots.len();
+            if self.by_channel.capacity() < room {
+                let additional = room - self.by_channel.len();
+                self.by_channel.reserve(additional, |&other| slots[other].hash);
+            }
+            slots.len() - 1
         };
         let slots = &self.slots;
         self.by_channel.insert_unique(hash, at, |&other| slots[other].hash);
@@ -177,11 +180,6 @@ impl<P> LazyState<P> {
 }
 
 impl<P> Inbox<P> {
-    /// `true` if the inbox keeps the newest message of each channel.
-    pub(super) fn conflates(&self) -> bool {
-        self.settings.overflow == Overflow::Conflate
-    }
-
     /// Returns the sender for a new subscription of an open inbox.
     pub(super) fn conflating_sender(lazy: &mut LazyState<P>) -> Sender<Message<P>> {
         lazy.conflation().sender.clone()
@@ -189,13 +187,15 @@ impl<P> Inbox<P> {
 
     /// Returns the number of messages that newer ones of their channel have replaced.
     pub(crate) fn conflated(&self) -> u64 {
-        if !self.conflates() {
+        if !self.settings.conflates() {
             return 0;
         }
-        self.inner.lock().lazy.as_ref().map_or(0, |lazy| lazy.superseded())
+        let inner = self.inner.lock();
+        let conflation = inner.lazy.as_ref().and_then(|lazy| lazy.conflation.as_ref());
+        conflation.map_or(0, |conflation| conflation.replaced)
     }
 
-    /// Takes a message in. `hash` is the hash of its channel.
+    /// Puts a message into the inbox. `hash` is the hash of its channel.
     pub(super) fn conflate(&self, message: Message<P>, hash: u64) -> Overflowed<P> {
         let mut inner = self.inner.lock();
         // Relaxed: set under the lock.
@@ -205,19 +205,19 @@ impl<P> Inbox<P> {
         let lazy = &mut **inner.lazy.get_or_insert_default();
         let barrier = lazy.events.back().map_or(0, |event| event.position);
         let conflation = lazy.conflation();
-        let superseded = conflation.put(message, hash, barrier);
-        if superseded.is_some() {
-            return Overflowed::Conflated { superseded, evicted: None };
+        let replaced = conflation.put(message, hash, barrier);
+        if replaced.is_some() {
+            return Overflowed::Conflated { replaced, evicted: None };
         }
         let evicted =
             if conflation.len() > self.settings.capacity { conflation.take_first() } else { None };
         self.record_depth(conflation.len());
         // SeqCst: as in `push_event`.
-        self.state.fetch_or(EVENTS, Ordering::SeqCst);
+        self.state.fetch_or(PENDING, Ordering::SeqCst);
         if let Some(evicted) = &evicted {
             self.record_loss_locked(&self.evicted, Some(evicted.channel()), &mut inner);
         }
         self.wake_receiver_locked(&mut inner.waiting);
-        Overflowed::Conflated { superseded: None, evicted }
+        Overflowed::Conflated { replaced: None, evicted }
     }
 }

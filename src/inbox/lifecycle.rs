@@ -1,17 +1,17 @@
 //! Lifecycle events, and their positions among the messages.
 //!
 //! This file owns the pending events and the order in which events and messages are read. It may not slow down a
-//! receive while no events are pending: positions are counted only while `EVENTS` is set.
+//! receive while no events are pending: positions are counted only while `PENDING` is set.
 //!
 //! # Positions
 //!
-//! While `EVENTS` is set, each queued message has a position, starting at 1 with the message that was next when the bit
+//! While `PENDING` is set, each queued message has a position, starting at 1 with the message that was next when the bit
 //! was set. [`LazyState::head`] is the position of the next message that leaves the queue. An event has the position of
 //! the first message sent after it, and comes before that message.
 //!
 //! # Takes without the lock
 //!
-//! While `EVENTS` is set, receives take messages under the lock, and count them in `head`. But a receive that read
+//! While `PENDING` is set, receives take messages under the lock, and count them in `head`. But a receive that read
 //! `state` just before the bit was set takes its message without the lock. It marks such a take: it makes `take_seq`
 //! odd, reads `state` again, takes, and makes `take_seq` even. A thread that holds the lock waits until `take_seq` is
 //! even before it counts the queued messages, and so knows if the message of that take is among them. The receive sees
@@ -19,22 +19,25 @@
 //! the message, which is read after the event.
 //!
 //! No fence stands between the mark and the second look, because every receive would pay for it. So a take can stay
-//! unseen for as long as a processor holds back a store. That time is too short for what would do harm: two events are
-//! pushed, and a message is evicted.
+//! unseen for as long as a processor holds back a store. It would do harm only if two events were pushed and a message
+//! evicted within that time, which is too short for that.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_utils::Backoff;
 
-use super::overflow::MIN_ROOM_POLL;
 use super::receive::Next;
-use super::{EVENTS, Inbox, Inner, LazyState};
+use super::{Inbox, Inner, LazyState, PENDING};
 use crate::event::{Event, Message};
 use crate::pattern::Pattern;
 use crate::sync::Ordering;
 use crate::wait_list::WaitList;
+
+/// How long to sleep for a receiver that was preempted in the middle of a take.
+const PREEMPTED: Duration = Duration::from_micros(50);
 
 /// The change of a subscription that a lifecycle event reports.
 pub(crate) enum Change {
@@ -106,22 +109,22 @@ impl<P> Inbox<P> {
         if lazy.nothing_pending() {
             // SeqCst, and before the queue is counted: partner of the loads in `try_recv_fast` and `try_recv_slow`. A
             // receive that has taken a message and does not see the bit took it before the count.
-            self.state.fetch_or(EVENTS, Ordering::SeqCst);
+            self.state.fetch_or(PENDING, Ordering::SeqCst);
             // Takes that have ended by now precede everything that is pending.
             lazy.counted_seq = self.take_seq.load(Ordering::Acquire) & !1;
             (lazy.head, lazy.last_unlocked) = (1, 0);
         }
         let position = match &lazy.conflation {
             Some(conflation) => conflation.next_position(),
-            None => self.tail_position(lazy),
+            None => self.settle_takes(lazy),
         };
         lazy.events.push_back(PendingEvent { change, count, position });
         self.wake_receiver_locked(waiting);
     }
 
-    /// Returns the position of the next message that will be sent. Waits for a take that is under way, and counts the
-    /// takes so far. The caller holds the lock, and `EVENTS` is set.
-    pub(super) fn tail_position(&self, lazy: &mut LazyState<P>) -> u64 {
+    /// Waits for a take that is under way, and counts the takes so far. Returns the position of the next message that
+    /// will be sent. The caller holds the lock, and `PENDING` is set.
+    pub(super) fn settle_takes(&self, lazy: &mut LazyState<P>) -> u64 {
         let backoff = Backoff::new();
         loop {
             // Acquire: partner of the Release in `end_take`. If the take is seen to have ended, its message is seen to
@@ -141,14 +144,14 @@ impl<P> Inbox<P> {
             // A take lasts a few instructions, in which the receiver runs no user code and waits for nothing. But it
             // can be preempted there, even by this thread if this one has a higher priority.
             if backoff.is_completed() {
-                thread::sleep(MIN_ROOM_POLL);
+                thread::sleep(PREEMPTED);
             } else {
                 backoff.snooze();
             }
         }
     }
 
-    /// Counts a message that left the queue under the lock while `EVENTS` is set, and wakes a receiver if that makes an
+    /// Counts a message that left the queue under the lock while `PENDING` is set, and wakes a receiver if that makes an
     /// event due.
     pub(super) fn advance_head(&self, lazy: &mut LazyState<P>, waiting: &mut WaitList) {
         lazy.head += 1;
@@ -163,7 +166,7 @@ impl<P> Inbox<P> {
     }
 
     /// Returns the pending event or the deferred message that comes before the next queued message, if there is one.
-    /// Called when `EVENTS` was seen.
+    /// Called when `PENDING` was seen.
     pub(super) fn next_pending(&self) -> Next<'_, P> {
         let mut guard = self.inner.lock();
         let Inner { lazy, waiting, .. } = &mut *guard;
@@ -183,7 +186,7 @@ impl<P> Inbox<P> {
             lazy.events = VecDeque::new();
             lazy.deferred = VecDeque::new();
             // Relaxed: set and cleared under the lock.
-            self.state.fetch_and(!EVENTS, Ordering::Relaxed);
+            self.state.fetch_and(!PENDING, Ordering::Relaxed);
         }
         match next {
             Some(next) => Next::Event(next),
@@ -191,7 +194,7 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Finds the position of `message`, which was taken without the lock while `EVENTS` was being set. Returns the
+    /// Finds the position of `message`, which was taken without the lock while `PENDING` was being set. Returns the
     /// message, or defers it and returns `None` if an event comes first.
     #[cold]
     pub(super) fn reconcile(&self, message: Message<P>) -> Option<Message<P>> {
@@ -258,13 +261,13 @@ mod tests {
 
     #[test]
     fn a_deferred_message_counts_as_queued_and_is_discarded_with_the_inbox() {
-        let (inbox, gone) = inbox_of_four();
+        let (inbox, discarded) = inbox_of_four();
         let sender = inbox.sender().unwrap();
         push_event(&inbox);
         (1..=3).for_each(|n| sender.try_send(Message::new("c", n)).unwrap());
         assert!(take_unlocked(&inbox).is_none(), "the event comes first");
         assert_eq!((inbox.queue().len(), inbox.depth()), (2, 3));
         drop((sender, inbox));
-        assert_eq!(gone.discarded.load(Ordering::Relaxed), 3);
+        assert_eq!(discarded.load(Ordering::Relaxed), 3);
     }
 }

@@ -75,7 +75,7 @@ pub(crate) use receive::{FastRecv, WaitError};
 pub(crate) use waiters::{Attention, StopSignal, WaitLimit};
 
 // The bits of `Inbox::state`, which documents them.
-const EVENTS: u32 = 1;
+const PENDING: u32 = 1;
 const LAGGED: u32 = 1 << 1;
 const CLOSED: u32 = 1 << 2;
 const TERMINATED: u32 = 1 << 3;
@@ -87,7 +87,7 @@ const EVENTS_DISABLED: u32 = 1 << 6;
 const AFTER_SEND: u32 = PARKED | CLOSED;
 
 /// The bits that send a receive down the slow path.
-const SLOW_RECV: u32 = EVENTS | LAGGED | CLOSED | TERMINATED;
+const SLOW_RECV: u32 = PENDING | LAGGED | CLOSED | TERMINATED;
 
 /// The choices made when a subscriber was built.
 #[derive(Clone, Debug)]
@@ -106,6 +106,11 @@ impl Settings {
     pub(crate) fn blocks(&self) -> bool {
         matches!(self.overflow, Overflow::Block { .. })
     }
+
+    /// Returns `true` if the inbox keeps the newest message of each channel.
+    pub(crate) fn conflates(&self) -> bool {
+        self.overflow == Overflow::Conflate
+    }
 }
 
 /// A subscriber's inbox; see the module's documentation.
@@ -118,7 +123,7 @@ pub(crate) struct Inbox<P> {
     ///
     /// | bit | meaning while it is set | changed |
     /// | --- | --- | --- |
-    /// | `EVENTS` | Lifecycle events, or deferred or conflated messages, are pending. | under the lock |
+    /// | `PENDING` | Lifecycle events, or deferred or conflated messages, are pending. | under the lock |
     /// | `LAGGED` | Messages were lost that no `Lagged` event has reported. | set under the lock, cleared without |
     /// | `CLOSED` | The inbox is closed. | set once, under the lock |
     /// | `TERMINATED` | A receive has returned `Closed`, and all later ones must, too. | set once, under the lock |
@@ -132,7 +137,8 @@ pub(crate) struct Inbox<P> {
     /// The id of the inbox's member in the registry.
     member: u64,
     inner: Mutex<Inner<P>>,
-    gone: Arc<GoneInboxes>,
+    /// Messages that were unread when their inbox was dropped, of all inboxes of the bus.
+    discarded: Arc<AtomicU64>,
     /// Twice the number of messages that were taken without the lock; odd while one is being taken. It is exact while
     /// one thread receives. See "Takes without the lock" in the docs of `lifecycle`.
     take_seq: AtomicU32,
@@ -151,15 +157,6 @@ pub(crate) struct Inbox<P> {
     entered: AtomicU64,
 }
 
-/// What the inboxes of a bus leave behind that are dropped: messages.
-#[derive(Default)]
-pub(crate) struct GoneInboxes {
-    /// Those that were unread.
-    pub(crate) discarded: AtomicU64,
-    /// Those that newer ones had replaced.
-    pub(crate) conflated: AtomicU64,
-}
-
 /// The part of an inbox that its lock guards.
 struct Inner<P> {
     /// New subscriptions send through a clone of it. `None` once closed, so that `receiver()` sees the end.
@@ -176,9 +173,9 @@ struct LazyState<P> {
     /// Pending lifecycle events, in the order of the calls that caused them.
     events: VecDeque<PendingEvent>,
     /// The position of the next message that leaves the queue: it grows by one for each message that was taken or
-    /// evicted since `EVENTS` was set.
+    /// evicted since `PENDING` was set.
     head: u64,
-    /// The position of the last message taken without the lock, or 0 if that was before `EVENTS` was set.
+    /// The position of the last message taken without the lock, or 0 if that was before `PENDING` was set.
     last_unlocked: u64,
     /// The part of `take_seq` that `head` includes.
     counted_seq: u32,
@@ -208,8 +205,8 @@ impl<P> Default for LazyState<P> {
 impl<P> LazyState<P> {
     /// Returns the number of messages outside of the queue.
     fn messages(&self) -> usize {
-        let conflated = self.conflation.as_ref().map_or(0, |conflation| conflation.len());
-        self.deferred.len() + conflated
+        let kept = self.conflation.as_ref().map_or(0, |conflation| conflation.len());
+        self.deferred.len() + kept
     }
 
     /// Takes the first message outside of the queue: there are either deferred or conflated ones.
@@ -219,18 +216,12 @@ impl<P> LazyState<P> {
             None => self.deferred.pop_front().map(|(_, message)| message),
         }
     }
-
-    /// Returns the number of messages that newer ones of their channel have replaced.
-    fn superseded(&self) -> u64 {
-        self.conflation.as_ref().map_or(0, |conflation| conflation.superseded())
-    }
 }
 
 impl<P> Inbox<P> {
-    pub(crate) fn new(member: u64, settings: Settings, gone: Arc<GoneInboxes>) -> Self {
+    pub(crate) fn new(member: u64, settings: Settings, discarded: Arc<AtomicU64>) -> Self {
         // A conflating inbox does not use its queue.
-        let conflates = settings.overflow == Overflow::Conflate;
-        let (sender, queue) = bounded(if conflates { 0 } else { settings.capacity });
+        let (sender, queue) = bounded(if settings.conflates() { 0 } else { settings.capacity });
         Self {
             member,
             queue,
@@ -249,7 +240,7 @@ impl<P> Inbox<P> {
                 waiting: WaitList::default(),
                 lazy: None,
             }),
-            gone,
+            discarded,
         }
     }
 
@@ -291,7 +282,7 @@ impl<P> Inbox<P> {
 
     /// Returns the number of messages that can be read.
     pub(crate) fn depth(&self) -> usize {
-        let pending = if self.state.load(Ordering::Acquire) & EVENTS == 0 {
+        let pending = if self.state.load(Ordering::Acquire) & PENDING == 0 {
             0
         } else {
             self.inner.lock().lazy.as_ref().map_or(0, |lazy| lazy.messages())
@@ -324,7 +315,7 @@ impl<P> Inbox<P> {
     pub(crate) fn sender(&self) -> Option<Sender<Message<P>>> {
         let mut inner = self.inner.lock();
         let sender = inner.sender.as_ref()?;
-        if self.conflates() {
+        if self.settings.conflates() {
             return Some(Self::conflating_sender(inner.lazy.get_or_insert_default()));
         }
         Some(sender.clone())
@@ -374,12 +365,7 @@ impl<P> Drop for Inbox<P> {
         // Most inboxes have none unread, and must not contend for the cache line of the counter.
         if unread > 0 {
             // Relaxed: a sum, exact when nothing is under way.
-            self.gone.discarded.fetch_add(unread, Ordering::Relaxed);
-        }
-        let superseded = lazy.map_or(0, |lazy| lazy.superseded());
-        if superseded > 0 {
-            // Relaxed: as above.
-            self.gone.conflated.fetch_add(superseded, Ordering::Relaxed);
+            self.discarded.fetch_add(unread, Ordering::Relaxed);
         }
         panics.resume();
     }

@@ -1,15 +1,16 @@
 //! Messages that find the queue full.
 //!
 //! This file owns the overflow policies, eviction, the count of lost messages, and the publishers that wait for room
-//! under [`Overflow::Block`]. All of it but [`BlockedSend`] runs in the channel's turn, so it may neither wait for a
-//! subscriber nor drop a message: messages go back to the publish, which drops them after the turn.
+//! under [`Overflow::Block`]. What a publish calls here runs in the channel's turn, so it may not wait for a subscriber
+//! to read, and drops no message: messages go back to the publish, which drops them after the turn. Only
+//! [`BlockedSend`] waits, after the turn.
 
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::{EVENTS, Inbox, Inner, LAGGED, LazyState, SENDERS_WAITING, TERMINATED};
+use super::{Inbox, Inner, LAGGED, LazyState, PENDING, SENDERS_WAITING, TERMINATED};
 use crate::event::Message;
 use crate::limits::Overflow;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -31,7 +32,7 @@ pub(crate) enum Overflowed<P> {
     /// Send it again: an older message was evicted, unless a receiver made room meanwhile.
     Retry { message: Message<P>, evicted: Option<Message<P>> },
     /// It has entered: drop what it replaces, or what was evicted for it.
-    Conflated { superseded: Option<Message<P>>, evicted: Option<Message<P>> },
+    Conflated { replaced: Option<Message<P>>, evicted: Option<Message<P>> },
     /// Drop it and count it as lost.
     Refused(Message<P>),
     /// Drop it without counting it: a receive has already returned `Closed`.
@@ -120,7 +121,9 @@ impl<P> Inbox<P> {
         subscription: u64,
         hash: u64,
     ) -> Overflowed<P> {
-        self.sample_depth();
+        if !self.settings.conflates() {
+            self.sample_depth();
+        }
         match self.settings.overflow {
             Overflow::Conflate => self.conflate(message, hash),
             Overflow::DropOldest => self.evict_for(message),
@@ -144,8 +147,8 @@ impl<P> Inbox<P> {
             return Overflowed::Undeliverable(message);
         }
         let evicted = self.evict(&mut inner);
-        if evicted.is_some() {
-            self.record_loss_locked(&self.evicted, Some(message.channel()), &mut inner);
+        if let Some(evicted) = &evicted {
+            self.record_loss_locked(&self.evicted, Some(evicted.channel()), &mut inner);
         }
         Overflowed::Retry { message, evicted }
     }
@@ -153,17 +156,17 @@ impl<P> Inbox<P> {
     /// Takes the oldest message out of the queue.
     fn evict(&self, inner: &mut Inner<P>) -> Option<Message<P>> {
         // Relaxed: set and cleared under the lock.
-        let pending = self.state.load(Ordering::Relaxed) & EVENTS != 0;
+        let pending = self.state.load(Ordering::Relaxed) & PENDING != 0;
         let Inner { lazy, waiting, .. } = inner;
         let Some(lazy) = lazy.as_mut().filter(|_| pending) else {
             return self.pop();
         };
-        self.tail_position(lazy);
+        self.settle_takes(lazy);
         #[cfg(test)]
         super::testing::sync_point(super::testing::SyncPoint::BeforeEvict);
         let evicted = self.pop()?;
-        // A message that was taken between the two counts is older than the evicted one.
-        self.tail_position(lazy);
+        // A message that was taken between the two counts is older than the evicted one, and precedes it in `head`.
+        self.settle_takes(lazy);
         self.advance_head(lazy, waiting);
         Some(evicted)
     }

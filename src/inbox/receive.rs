@@ -11,7 +11,7 @@ use std::sync::atomic::compiler_fence;
 use crossbeam_utils::Backoff;
 
 use super::{
-    CLOSED, EVENTS, EVENTS_DISABLED, Inbox, Inner, LAGGED, SENDERS_WAITING, SLOW_RECV, TERMINATED,
+    CLOSED, EVENTS_DISABLED, Inbox, Inner, LAGGED, PENDING, SENDERS_WAITING, SLOW_RECV, TERMINATED,
     WaitLimit,
 };
 use crate::error::TryRecvError;
@@ -81,7 +81,7 @@ impl<P> Inbox<P> {
         if state & SLOW_RECV != 0 {
             return FastRecv::Slow;
         }
-        // Relaxed, both: only receivers write them; for others that read `take_seq`, see `tail_position`.
+        // Relaxed, both: only receivers write them; for others that read `take_seq`, see `settle_takes`.
         let seq = self.take_seq.load(Ordering::Relaxed) & !1;
         let until_sample = self.sample_at.load(Ordering::Relaxed).wrapping_sub(seq) as i32;
         if until_sample <= 0 && !self.sample_nonempty(seq) {
@@ -100,7 +100,7 @@ impl<P> Inbox<P> {
         };
         // SeqCst: partner of the writes in `push_event` and `block`.
         let state = self.state.load(Ordering::SeqCst);
-        if state & (EVENTS | SENDERS_WAITING) != 0 {
+        if state & (PENDING | SENDERS_WAITING) != 0 {
             return match self.finish_take(Message { payload, source }) {
                 Some(message) => FastRecv::Message(message),
                 None => FastRecv::Slow,
@@ -112,12 +112,12 @@ impl<P> Inbox<P> {
         FastRecv::Message(Message { payload, source })
     }
 
-    /// Ends a take that found `EVENTS` or `SENDERS_WAITING` set. Returns the message, or `None` if it was deferred.
+    /// Ends a take that found `PENDING` or `SENDERS_WAITING` set. Returns the message, or `None` if it was deferred.
     #[cold]
     pub(super) fn finish_take(&self, message: Message<P>) -> Option<Message<P>> {
         let _wakeups = wakeups::CallOnDrop;
         self.end_take();
-        if self.state.load(Ordering::SeqCst) & EVENTS != 0 {
+        if self.state.load(Ordering::SeqCst) & PENDING != 0 {
             return self.reconcile(message);
         }
         self.wake_waiting_senders();
@@ -181,7 +181,7 @@ impl<P> Inbox<P> {
     pub(super) fn end_take(&self) {
         // Relaxed: see `try_recv_fast`.
         let seq = self.take_seq.load(Ordering::Relaxed);
-        // Release: partner of the Acquires in `tail_position`.
+        // Release: partner of the Acquires in `settle_takes`.
         self.take_seq.store((seq.wrapping_add(1)) & !1, Ordering::Release);
     }
 
@@ -220,7 +220,7 @@ impl<P> Inbox<P> {
             let Some(message) = message else {
                 // If events are pending, they have come meanwhile, or another receiver has taken the messages before
                 // them.
-                let pending = self.state.load(Ordering::Acquire) & EVENTS != 0;
+                let pending = self.state.load(Ordering::Acquire) & PENDING != 0;
                 if inner.is_none() && !pending && self.queue.is_empty() {
                     if state & CLOSED == 0 {
                         return Err(TryRecvError::Empty);
@@ -241,7 +241,7 @@ impl<P> Inbox<P> {
                     drop(inner);
                 }
                 // SeqCst: partner of the write in `push_event`.
-                None if self.state.load(Ordering::SeqCst) & EVENTS != 0 => {
+                None if self.state.load(Ordering::SeqCst) & PENDING != 0 => {
                     match self.reconcile(message) {
                         Some(message) => return Ok(message.into()),
                         None => continue,
@@ -266,7 +266,7 @@ impl<P> Inbox<P> {
                 return Next::Event(Event::Lagged { missed });
             }
         }
-        if state & EVENTS == 0 {
+        if state & PENDING == 0 {
             return Next::Queued(None);
         }
         self.next_pending()
@@ -278,12 +278,12 @@ impl<P> Inbox<P> {
         self.queue.try_recv().ok()
     }
 
-    /// Takes the oldest message without the lock, and marks the take. Returns `None` if there is none, or if `EVENTS`
+    /// Takes the oldest message without the lock, and marks the take. Returns `None` if there is none, or if `PENDING`
     /// is set.
     fn take_unlocked(&self) -> Option<Message<P>> {
         // Relaxed: see `try_recv_fast`.
         let seq = self.take_seq.load(Ordering::Relaxed) & !1;
-        if !self.mark_take(seq, EVENTS) {
+        if !self.mark_take(seq, PENDING) {
             return None;
         }
         let message = self.pop();
@@ -308,7 +308,7 @@ impl<P> Inbox<P> {
         // The lock orders this and `after_send`.
         let _inner = self.inner.lock();
         // Relaxed, both: all three bits are set under the lock.
-        let pending = self.state.load(Ordering::Relaxed) & (LAGGED | EVENTS) != 0;
+        let pending = self.state.load(Ordering::Relaxed) & (LAGGED | PENDING) != 0;
         let terminated = !pending && self.queue.is_empty();
         if terminated {
             self.state.fetch_or(TERMINATED, Ordering::Relaxed);

@@ -125,7 +125,7 @@ impl<P> BlockedSend<P> {
         }
     }
 
-    /// Has no take of a message wake the task, until it polls this.
+    /// Leaves the task asleep when messages are taken, until it polls this.
     pub(crate) fn turn_over_to_task(&self) {
         self.set_publisher(Publisher::Task(None));
     }

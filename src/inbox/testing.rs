@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::{BlockedSend, Change, GoneInboxes, Inbox, Overflowed, Settings};
+use super::{BlockedSend, Change, Inbox, Overflowed, Settings};
 use crate::event::Message;
 use crate::limits::Overflow;
-use crate::sync::{Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 #[path = "../../tests/support/waiting.rs"]
 #[allow(unreachable_pub)]
@@ -52,8 +52,8 @@ pub(super) fn take_at(
     taken
 }
 
-/// Returns an empty inbox of four messages with lifecycle events, and what it leaves behind when it is dropped.
-pub(super) fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<GoneInboxes>) {
+/// Returns an empty inbox of four messages with lifecycle events, and its counter of discarded messages.
+pub(super) fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<AtomicU64>) {
     let settings = Settings {
         label: None,
         capacity: 4,
@@ -62,8 +62,8 @@ pub(super) fn inbox_of_four() -> (Arc<Inbox<u32>>, Arc<GoneInboxes>) {
         dedupe: false,
         interest: true,
     };
-    let gone = Arc::default();
-    (Arc::new(Inbox::new(0, settings, Arc::clone(&gone))), gone)
+    let discarded = Arc::default();
+    (Arc::new(Inbox::new(0, settings, Arc::clone(&discarded))), discarded)
 }
 
 /// Returns an inbox of one message, which is queued, and a send by this thread that waits for its room.

@@ -1,6 +1,6 @@
 //! Receivers that wait, threads and tasks, and waking them.
 //!
-//! This file owns the inbox's list of waiting receivers and the `PARKED` bit. It may not hold the lock while a thread
+//! This file owns the inbox's list of waiting receivers and the `PARKED` bit. It may not hold the lock while a receiver
 //! sleeps, while a task's waker is cloned or dropped, or while it is called. A receiver that was woken and gives up, or
 //! leaves something to read, wakes the next.
 //!
@@ -100,7 +100,7 @@ impl<P> Inbox<P> {
         // Relaxed, both: the lock orders this and `try_terminate`: a receive that sets `TERMINATED` after this sees the
         // message first.
         if self.state.load(Ordering::Relaxed) & TERMINATED != 0 {
-            // Not necessarily the message just sent. But as many are taken back as were sent too late.
+            // Not necessarily the message just sent, but each send that came too late takes one back.
             return self.pop().map_or(Attention::Nothing, Attention::Undeliverable);
         }
         match inner.waiting.pop() {

@@ -4,7 +4,7 @@
 //! the inbox. It does not deliver messages, and does not receive them.
 //!
 //! It owns one lock, that of its [`Subscriptions`]. All changes of one member happen in the order of its calls because
-//! of it. The engine's `admission` and the trie's locks are taken under it. A publish never takes it in a turn.
+//! of it. The engine's `limit_check` and the trie's locks are taken under it. A publish never takes it in a turn.
 
 mod kind;
 mod subscription_set;
@@ -90,7 +90,7 @@ impl<P: Send + 'static> Member<P> {
     /// Returns a new member of the bus, which has subscribed to nothing.
     pub(crate) fn new(engine: &Arc<Engine<P>>, settings: Settings) -> Arc<Self> {
         let id = engine.registry.next_id();
-        let inbox = Inbox::new(id, settings, Arc::clone(&engine.gone));
+        let inbox = Inbox::new(id, settings, Arc::clone(&engine.discarded));
         let member = Arc::new(Self {
             engine: Arc::clone(engine),
             inbox: Arc::new(inbox),
@@ -122,9 +122,9 @@ impl<P: Send + 'static> Member<P> {
         let hashed: SmallVec<[(&T::Key, u64); 1]> =
             keys.iter().map(Borrow::borrow).map(|key| (key, with_hash(key))).collect();
         let missing = held.missing::<T>(&hashed);
-        let admission = engine.limits.bound_the_bus().then(|| engine.admission.lock());
+        let limit_check = engine.limits.bound_the_bus().then(|| engine.limit_check.lock());
         if !missing.is_empty() {
-            self.admit::<T>(&held, &missing)?;
+            self.check_limits::<T>(&held, &missing)?;
             if !mem::replace(&mut held.is_counted, true) {
                 engine.registry.count_subscriber();
             }
@@ -141,7 +141,7 @@ impl<P: Send + 'static> Member<P> {
             T::set_mut(&mut held).insert(joined.map_err(|_| SubscribeError::Closed)?);
         }
         // Held until all are counted.
-        drop(admission);
+        drop(limit_check);
         let count = held.count();
         drop(held);
         for key in keys {
@@ -152,7 +152,7 @@ impl<P: Send + 'static> Member<P> {
     }
 
     /// Checks that no limit on counts forbids to subscribe to the keys `missing`, of which there is at least one.
-    fn admit<T: Kind<Payload = P>>(
+    fn check_limits<T: Kind<Payload = P>>(
         &self,
         held: &Subscriptions<P>,
         missing: &[&T::Key],

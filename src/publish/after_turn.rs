@@ -1,5 +1,5 @@
 //! What a publish leaves to do until its channel's turn is over, and the overflow policies as far as the publisher
-//! carries them out. Nothing for a publish to exact recipients that met no full inbox.
+//! carries them out. A publish to exact recipients that meets no full inbox leaves nothing.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -30,7 +30,7 @@ pub(super) enum RoomWait<'a, P: 'static> {
     InTask(&'a mut Waits<P>),
 }
 
-/// See the module's documentation. Dropped after the turn, by unwinding too.
+/// See the module's documentation. Dropped after the turn, also during unwinding.
 pub(super) struct AfterTurn<'a, P: 'static> {
     engine: &'a Engine<P>,
     channel: &'a Arc<Channel<P>>,
@@ -128,9 +128,10 @@ impl<'a, P> AfterTurn<'a, P> {
                     }
                     counts.delivered += 1;
                 }
-                Overflowed::Conflated { superseded, evicted } => {
+                Overflowed::Conflated { replaced, evicted } => {
                     counts.evicted += u64::from(evicted.is_some());
-                    scratch.dead.extend(superseded.or(evicted));
+                    counts.conflated += u64::from(replaced.is_some());
+                    scratch.dead.extend(replaced.or(evicted));
                     count_entered(recipient, segment.is_shared);
                     counts.delivered += 1;
                 }

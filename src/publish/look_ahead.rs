@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::{by_name_again, matching, publish};
+use super::{by_name_again, match_count, publish};
 use crate::engine::Engine;
 use crate::prefetch::{prefetch, prefetch_all};
 use crate::stats::Receipt;
@@ -180,7 +180,7 @@ pub(super) fn find_listened_to<P: Send + 'static>(
         if channel.subscribers() > 0 {
             return Some(channel);
         }
-        match matching::probe(engine, &channel) {
+        match match_count::probe(engine, &channel) {
             Some(0) => return None,
             Some(_) => return Some(channel),
             // The entry is detached: the name is looked up again.

@@ -26,7 +26,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
     except: Option<&Inbox<P>>,
     turn: Turn<'_, P>,
 ) -> Published {
-    // Locals are dropped from the last to the first, by unwinding too. What `after` holds runs user code when it is
+    // Locals are dropped from the last to the first, also during unwinding. What `after` holds runs user code when it is
     // dropped, and so does the payload: after the turn.
     let mut payload = Some(payload);
     let mut after = AfterTurn::new(engine, channel, room_wait, except);
@@ -60,7 +60,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
     after.finish(counts)
 }
 
-/// A publish on its way through its recipients. Counts what it did when dropped, by unwinding too.
+/// A publish on its way through its recipients. Counts what it did when dropped, also during unwinding.
 struct Delivery<'a> {
     /// Recipients that the publish has not reached yet.
     remaining: usize,

@@ -5,12 +5,12 @@
 //! comes after the turn ([`after_turn`]): dropping evicted payloads, closing disconnected subscribers, waiting for
 //! room.
 //!
-//! Every message that enters an inbox is sent, looked after and counted by [`deliver`].
+//! Every message that enters an inbox's queue is sent, looked after and counted by [`deliver`].
 
 mod after_turn;
 mod look_ahead;
 mod many;
-mod matching;
+mod match_count;
 mod merge;
 mod one;
 mod scratch;
@@ -32,7 +32,7 @@ use crate::trie::{Channel, Counts, Recipient, Turn};
 
 use after_turn::RoomWait;
 pub(crate) use look_ahead::{by_names, by_names_each};
-pub(crate) use matching::{match_count_by_name, match_count_by_topic};
+pub(crate) use match_count::{match_count_by_name, match_count_by_topic};
 #[cfg(feature = "async")]
 pub(crate) use tasks::Target;
 #[cfg(feature = "async")]
@@ -124,7 +124,7 @@ pub(crate) fn by_name_with<P: Clone + Send + 'static, E>(
     let hash = engine.trie.hash(name);
     while let Some(channel) = engine.trie.entry_for_publish(name, hash) {
         // An entry that is detached is looked up again.
-        let Some(matched) = matching::probe(engine, &channel) else { continue };
+        let Some(matched) = match_count::probe(engine, &channel) else { continue };
         if matched == 0 {
             return Ok(Receipt::default());
         }
@@ -159,7 +159,7 @@ pub(crate) fn by_topic_with<P: Clone + Send + 'static, E>(
     make: impl FnOnce() -> Result<P, E>,
 ) -> Result<Receipt, E> {
     engine.check_reentrancy();
-    match matching::probe(engine, channel) {
+    match match_count::probe(engine, channel) {
         Some(0) => Ok(Receipt::default()),
         Some(_) => Ok(by_topic(engine, channel, make()?)),
         None => Ok(reach_nobody(engine, channel.hash)),
@@ -184,14 +184,14 @@ fn publish<P: Clone + Send + 'static>(
     payload: P,
     detached: impl FnOnce(P) -> Receipt,
 ) -> Receipt {
-    let entry = engine.trie.guard(channel);
-    let Some(mut turn) = entry.try_turn() else {
-        drop(entry);
+    let guard = engine.trie.guard(channel);
+    let Some(mut turn) = guard.try_turn() else {
+        drop(guard);
         return publish_contended(engine, channel, payload, detached);
     };
     if may_not_publish(engine, &turn) {
         drop(turn);
-        drop(entry);
+        drop(guard);
         return detached(payload);
     }
     turn.count_use();
@@ -215,7 +215,8 @@ fn publish_contended<P: Clone + Send + 'static>(
     }
 }
 
-/// Waits for the turn, and publishes to all but the inbox `except`. The payload comes back if the entry is detached or the bus closed.
+/// Waits for the turn, and publishes to all but the inbox `except`. The payload comes back if the entry is detached or the
+/// bus closed.
 #[inline(never)]
 fn publish_when_free<P: Clone + Send + 'static>(
     engine: &Engine<P>,
@@ -235,8 +236,8 @@ fn publish_when_free<P: Clone + Send + 'static>(
     };
     #[cfg(test)]
     before_waiting::run();
-    let entry = engine.trie.guard(channel);
-    let mut turn = entry.turn();
+    let guard = engine.trie.guard(channel);
+    let mut turn = guard.turn();
     if may_not_publish(engine, &turn) {
         return Err(payload);
     }
@@ -252,13 +253,13 @@ fn may_not_publish<P>(engine: &Engine<P>, turn: &Turn<'_, P>) -> bool {
     turn.is_detached() || engine.trie.is_closed()
 }
 
-/// Why a message did not go to its recipient in the ordinary way.
+/// What keeps the delivery of a message from being the ordinary one.
 enum Interrupt<P> {
     /// The inbox is full: its overflow policy decides.
     Full(Message<P>),
     /// The end of the inbox has been read: the message concerns nobody.
     Undeliverable(Message<P>),
-    /// None: the message was delivered, and counted. But it woke a task, whose waker is to be called after the turn.
+    /// The message was delivered, and counted. But it woke a task, whose waker is to be called after the turn.
     TaskWoken,
 }
 

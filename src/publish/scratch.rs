@@ -25,7 +25,7 @@ pub(super) struct Scratch<P: 'static> {
     pub(super) merge: Merge<'static, P>,
     /// Inboxes served by this publish, by address, of those that take a message once.
     pub(super) seen: HashSet<usize, foldhash::fast::RandomState>,
-    /// Subscribers that were full and are to be ended, by number.
+    /// Members whose inboxes were full and are to be closed, by id.
     pub(super) disconnected: Vec<u64>,
     /// Messages that wait for room, each with whom it is for.
     pub(super) waits: Waits<P>,

@@ -29,13 +29,13 @@ pub(crate) struct Channel<P> {
     /// The hash of the name, under the bus's seed.
     pub(crate) hash: u64,
     /// The name, if it is short. Elsewhere, it would cost a look-up one more cache miss.
-    label: Option<InlineStr>,
+    short_name: Option<InlineStr>,
     /// Where it lies among recent names. Written under the stripe's lock.
     position: AtomicU32,
     /// What the entry costs has changed, or it may not stay.
     needs_reaccount: AtomicBool,
     /// Exact subscribers. Written in the turn.
-    subscribers: AtomicUsize,
+    subscribers: AtomicU32,
     pub(crate) counters: Counters,
     turn: Mutex<Route<P>>,
     /// The address of a subscriber's inbox, to prefetch it; the inbox may be gone. Written in the turn.
@@ -56,6 +56,7 @@ pub(crate) struct Counters {
     delivered: AtomicU64,
     dropped: AtomicU64,
     evicted: AtomicU64,
+    conflated: AtomicU64,
 }
 
 /// What publishes did: publishes, and messages by what became of them.
@@ -65,6 +66,7 @@ pub(crate) struct Counts {
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
     pub(crate) evicted: u64,
+    pub(crate) conflated: u64,
 }
 
 impl Counts {
@@ -81,19 +83,27 @@ impl AddAssign for Counts {
         self.delivered += other.delivered;
         self.dropped += other.dropped;
         self.evicted += other.evicted;
+        self.conflated += other.conflated;
     }
 }
 
 impl Counters {
     /// Adds `counts`; the caller holds the lock that the counters are written under.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&self, counts: Counts) {
         add_exclusively(&self.published, counts.published);
         add_exclusively(&self.delivered, counts.delivered);
-        if counts.dropped | counts.evicted != 0 {
-            add_exclusively(&self.dropped, counts.dropped);
-            add_exclusively(&self.evicted, counts.evicted);
+        if counts.dropped | counts.evicted | counts.conflated != 0 {
+            self.add_overflow(counts);
         }
+    }
+
+    /// Adds what happened to messages for full inboxes.
+    #[inline(never)]
+    fn add_overflow(&self, counts: Counts) {
+        add_exclusively(&self.dropped, counts.dropped);
+        add_exclusively(&self.evicted, counts.evicted);
+        add_exclusively(&self.conflated, counts.conflated);
     }
 
     pub(crate) fn read(&self) -> Counts {
@@ -103,6 +113,7 @@ impl Counters {
             delivered: self.delivered.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
             evicted: self.evicted.load(Ordering::Relaxed),
+            conflated: self.conflated.load(Ordering::Relaxed),
         }
     }
 }
@@ -184,7 +195,7 @@ impl<P> NewEntry<P> {
         // Each field by its name: one that is added later cannot be forgotten.
         let Channel {
             hash,
-            label,
+            short_name,
             position,
             needs_reaccount,
             subscribers,
@@ -198,7 +209,7 @@ impl<P> NewEntry<P> {
         let patterns = self.route().patterns.len();
         mem::swap(turn.get_mut(), self.route());
         *hash = self.hash;
-        (*label, *name) = Channel::<P>::split_name(self.name.clone());
+        (*short_name, *name) = Channel::<P>::split_name(self.name.clone());
         *counters = Counters::default();
         // Relaxed: nobody else has the entry.
         position.store(NONE, Ordering::Relaxed);
@@ -214,13 +225,13 @@ impl<P> Channel<P> {
     /// The entry of a name, in no stripe yet.
     #[inline]
     pub(super) fn new(name: SmallStr, hash: u64, route: Route<P>) -> Self {
-        let (label, name) = Self::split_name(name);
+        let (short_name, name) = Self::split_name(name);
         Self {
-            label,
+            short_name,
             name,
             hash,
             pins: AtomicUsize::new(0),
-            subscribers: AtomicUsize::new(0),
+            subscribers: AtomicU32::new(0),
             inbox_address: AtomicUsize::new(0),
             position: AtomicU32::new(NONE),
             needs_reaccount: AtomicBool::new(false),
@@ -232,7 +243,7 @@ impl<P> Channel<P> {
 
     fn split_name(name: SmallStr) -> (Option<InlineStr>, OnceLock<Arc<str>>) {
         match name {
-            SmallStr::Inline(label) => (Some(label), OnceLock::new()),
+            SmallStr::Inline(short) => (Some(short), OnceLock::new()),
             SmallStr::Shared(name) => (None, OnceLock::from(name)),
         }
     }
@@ -248,24 +259,24 @@ impl<P> Channel<P> {
     /// Returns the name.
     #[inline]
     pub(crate) fn name(&self) -> &str {
-        match &self.label {
-            Some(label) => label.as_str(),
+        match &self.short_name {
+            Some(short) => short.as_str(),
             None => self.shared_name(),
         }
     }
 
     /// Returns the name, shared.
     pub(crate) fn shared_name(&self) -> &Arc<str> {
-        self.name.get_or_init(|| match &self.label {
-            Some(label) => Arc::from(label.as_str()),
+        self.name.get_or_init(|| match &self.short_name {
+            Some(short) => Arc::from(short.as_str()),
             None => unreachable!("a long name is shared from the beginning"),
         })
     }
 
     /// Returns the name for messages to point to.
     pub(super) fn text(&self) -> SmallStr {
-        match (self.name.get(), self.label) {
-            (None, Some(label)) => SmallStr::Inline(label),
+        match (self.name.get(), self.short_name) {
+            (None, Some(short)) => SmallStr::Inline(short),
             _ => SmallStr::Shared(Arc::clone(self.shared_name())),
         }
     }
@@ -274,8 +285,8 @@ impl<P> Channel<P> {
     #[inline]
     pub(crate) fn is(&self, name: &str, hash: u64) -> bool {
         self.hash == hash
-            && match &self.label {
-                Some(label) => label.as_bytes() == name.as_bytes(),
+            && match &self.short_name {
+                Some(short) => short.as_bytes() == name.as_bytes(),
                 None => **self.shared_name() == *name,
             }
     }
@@ -297,7 +308,7 @@ impl<P> Channel<P> {
         self.turn.get_mut().cool()
     }
 
-    /// Has the next [`EntryGuard`](super::entry_guard::EntryGuard) that is dropped ask the stripe to account for the
+    /// Asks the next [`EntryGuard`](super::entry_guard::EntryGuard) that is dropped to have the stripe account for the
     /// entry again.
     pub(super) fn request_reaccount(&self) {
         // Relaxed: what changed is read in the turn. A publisher that does not see this leaves it to the next one.
@@ -321,7 +332,7 @@ impl<P> Channel<P> {
     /// Returns the number of exact subscribers.
     pub(crate) fn subscribers(&self) -> usize {
         // A count at some recent moment. Acquire: who sees that there is none sees what came before that.
-        self.subscribers.load(Ordering::Acquire)
+        self.subscribers.load(Ordering::Acquire) as usize
     }
 
     /// Returns an address where a subscriber's inbox is or was, to prefetch it.
@@ -365,7 +376,7 @@ impl<P> Channel<P> {
         self.inbox_address.store(Arc::as_ptr(&recipient.inbox).addr(), Ordering::Relaxed);
         route.exact.push(id, recipient);
         // Relaxed: written in the turn.
-        self.subscribers.store(route.exact.len(), Ordering::Relaxed);
+        self.subscribers.store(route.exact.len() as u32, Ordering::Relaxed);
         route.exact.len() == 1
     }
 
@@ -383,7 +394,7 @@ impl<P> Channel<P> {
             emptied();
         }
         // Release: partner of the Acquire in `subscribers`.
-        self.subscribers.store(route.exact.len(), Ordering::Release);
+        self.subscribers.store(route.exact.len() as u32, Ordering::Release);
         Some((recipient, is_last))
     }
 

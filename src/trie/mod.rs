@@ -25,7 +25,6 @@ mod entry_guard;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod introspection;
-
 mod patterns;
 mod probe_table;
 mod recent;
@@ -84,8 +83,8 @@ impl<P> Trie<P> {
 
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        // SeqCst: partner of the store in `begin_closing`. The one writes here and then tries a turn, the other
-        // gives up a turn and then reads here: one of them must see the other.
+        // SeqCst: partner of the store in `begin_closing`. Closing writes here and then tries a turn; a
+        // publish releases its turn and then reads here. One of them must see the other.
         self.closed.load(Ordering::SeqCst)
     }
 

@@ -13,7 +13,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// One subscription, as publishers see it.
 pub(crate) struct Recipient<P> {
-    /// The inbox's queue itself: a delivery that succeeds touches nothing else of the inbox.
+    /// The inbox's queue itself: of the inbox, a delivery that succeeds reads the state word alone.
     pub(crate) to: Sender<Message<P>>,
     pub(crate) inbox: Arc<Inbox<P>>,
     /// Messages that entered the inbox by this subscription.
