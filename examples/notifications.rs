@@ -205,8 +205,8 @@ struct Sent {
     matched: u64,
     delivered: u64,
     dropped: u64,
-    /// Times of the publish alone, for each user that it goes to. If the monitor's thread sleeps the publish wakes it, a
-    /// system call that costs more than the rest.
+    /// Times of the publish alone, for each user that it goes to. If the monitor's thread sleeps the publish wakes it,
+    /// a system call that costs more than the rest.
     publish: Histogram<u64>,
     /// Times by which each publish began behind its schedule.
     late: Histogram<u64>,

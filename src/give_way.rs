@@ -2,15 +2,15 @@
 //! to do would starve its neighbours.
 //!
 //! A thread counts the polls that were ready since another task polled, or since this task had to wait. After
-//! [`MAX_READY`] of them begins a *round*: each future that would be ready is pending instead, once, and wakes its task.
-//! The task may poll several, as in a `select!`, and is pending only if all of them are. The round ends when one that
-//! has given way is polled again, since then its task has been pending; when another task polls, which so gets its share;
-//! and when one that has given way is dropped, since then its task went on.
+//! [`MAX_READY`] of them begins a *round*: each future that would be ready is pending instead, once, and wakes its
+//! task. The task may poll several, as in a `select!`, and is pending only if all of them are. The round ends when one
+//! that has given way is polled again, since then its task has been pending; when another task polls, which so gets its
+//! share; and when one that has given way is dropped, since then its task went on.
 //!
-//! A task is told by its waker. A combinator that gives each of its futures a waker of its own looks like many tasks, so
-//! a second count, over all tasks of the thread, begins a round after [`MAX_OF_ALL`] ready polls. In that, tasks give way
-//! that may have nothing to do with each other, so it ends after [`MAX_TOGETHER`] futures; and when one polls that has
-//! given way before and has had nothing since.
+//! A task is told by its waker. A combinator that gives each of its futures a waker of its own looks like many tasks,
+//! so a second count, over all tasks of the thread, begins a round after [`MAX_OF_ALL`] ready polls. In that, tasks
+//! give way that may have nothing to do with each other, so it ends after [`MAX_TOGETHER`] futures; and when one polls
+//! that has given way before and has had nothing since.
 
 use std::cell::Cell;
 use std::ptr;

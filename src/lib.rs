@@ -157,7 +157,7 @@
 //! # Cargo features
 //!
 //! - `async` (default): receiving and publishing in tasks, for any runtime: [`docs::tasks`]. It depends on the crate
-//!   `futures-core`, which has no code to speak of, and no runtime.
+//!   `futures-core`, which is small, and on no runtime.
 //! - `glob` (default): shell globs, [`Pattern::glob`]. It depends on the crate `globset`, which takes 21 of the 28
 //!   seconds of a first build.
 //! - `metrics`: `Bus::record_metrics` writes the figures of a bus for Prometheus and others, by the crate `metrics`.

@@ -166,12 +166,13 @@ pub enum Overflow {
     /// Keeps the newest message of each channel: a message replaces an unread one of its channel.
     ///
     /// This is for a reader that wants the newest state of many things, not each step: a display, a price board. The
-    /// messages are read in the order in which their channels first changed since they were last read. Replaced messages
-    /// count as [`conflated`](crate::SubscriberInfo::conflated), not as lost. The publisher never waits.
+    /// messages are read in the order in which their channels first changed since they were last read. Replaced
+    /// messages count as [`conflated`](crate::SubscriberInfo::conflated), not as lost. The publisher never waits.
     ///
-    /// The inbox's capacity bounds the channels that have a message: set it to the number of channels. If there are more,
-    /// the message that has waited longest is removed. That is a loss, which [`missed`](crate::Subscriber::missed) counts
-    /// and [`Lagged`](crate::Event::Lagged) reports. Memory is allocated as it is needed, and then kept.
+    /// The inbox's capacity bounds the channels that have a message: set it to the number of channels. If there are
+    /// more, the message that has waited longest is removed. That is a loss, which
+    /// [`missed`](crate::Subscriber::missed) counts and [`Lagged`](crate::Event::Lagged) reports. Memory is allocated
+    /// as it is needed, and then kept.
     ///
     /// - A message replaces one of the same channel, whichever subscription brought it. Of a subscriber whose channel
     ///   and pattern both match, the pattern's message stays, and a [`Router`](crate::Router)'s handler of the channel

@@ -5,8 +5,8 @@
 //! whoever removes or replaces it, so that the map has no more than the router's channels and patterns.
 //!
 //! A message is told to belong to a handler by the address of what its subscription shares: the name of the channel, or
-//! the entry of the pattern. An address that is new is looked up by name once, and what lies there is kept alive as long
-//! as the address is, so that nothing else can come to lie there.
+//! the entry of the pattern. An address that is new is looked up by name once, and what lies there is kept alive as
+//! long as the address is, so that nothing else can come to lie there.
 
 use std::fmt;
 use std::mem;
@@ -89,9 +89,9 @@ impl<P> Shared<P> {
 
 /// A subscriber's handlers, one for each channel or pattern; returned by [`Subscriber::router`].
 ///
-/// This is redis-py's `subscribe(**{channel: handler})`. [`on`](Self::on) and [`on_pattern`](Self::on_pattern) subscribe,
-/// too. [`spawn`](Self::spawn), [`run`](Self::run) or [`run_async`](Self::run_async) hand each message to the handler of
-/// the subscription that brought it; all other events, and messages without a handler, go to
+/// This is redis-py's `subscribe(**{channel: handler})`. [`on`](Self::on) and [`on_pattern`](Self::on_pattern)
+/// subscribe, too. [`spawn`](Self::spawn), [`run`](Self::run) or [`run_async`](Self::run_async) hand each message to
+/// the handler of the subscription that brought it; all other events, and messages without a handler, go to
 /// [`otherwise`](Self::otherwise).
 ///
 /// Which handler gets a message takes one look-up by an address, however long the names are and however many handlers
@@ -208,9 +208,9 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// Sets whether the router goes on when a handler panics.
     ///
     /// By default, the panic ends the router: [`Listener::join`] returns it, [`run`](Self::run) passes it on. With
-    /// `true`, the message goes to [`otherwise`](Self::otherwise), [`RouterHandle::panics`] counts it, and the handler is
-    /// called for later messages, too. A handler that panics in the middle of a change must cope with that itself. Each
-    /// payload is cloned before its handler is called. A panic of `otherwise` itself ends the router in any case.
+    /// `true`, the message goes to [`otherwise`](Self::otherwise), [`RouterHandle::panics`] counts it, and the handler
+    /// is called for later messages, too. A handler that panics in the middle of a change must cope with that itself.
+    /// Each payload is cloned before its handler is called. A panic of `otherwise` itself ends the router in any case.
     pub fn keep_going(mut self, yes: bool) -> Self {
         self.table.keeps_going = yes;
         self
@@ -249,8 +249,8 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// The handlers are those of a thread: they cannot await, and must not block. What takes long they hand on, for
     /// instance to a task that they spawn.
     ///
-    /// The future may be dropped at any point, and the router with it; messages that it has not handled are still in the
-    /// inbox. It gives way to other tasks now and then.
+    /// The future may be dropped at any point, and the router with it; messages that it has not handled are still in
+    /// the inbox. It gives way to other tasks now and then.
     ///
     /// # Panics
     ///
@@ -393,11 +393,11 @@ impl<P> Drop for Table<P> {
 /// Adds and removes the handlers of a [`Router`] while it runs; returned by [`Router::handle`].
 ///
 /// It keeps neither the router nor the subscriber: when the router ends, as its [`Listener`] is stopped, a handler
-/// panics or the bus is closed, the subscriptions end, unless the subscriber has other clones. Handlers may own a handle,
-/// and change what the router does.
+/// panics or the bus is closed, the subscriptions end, unless the subscriber has other clones. Handlers may own a
+/// handle, and change what the router does.
 ///
-/// A change holds for every message that the router takes up after it, also for those that were queued before. A handler
-/// that was removed or replaced is dropped by then; at once, if the router has not taken it up yet.
+/// A change holds for every message that the router takes up after it, also for those that were queued before. A
+/// handler that was removed or replaced is dropped by then; at once, if the router has not taken it up yet.
 ///
 /// # Examples
 ///

@@ -1,4 +1,5 @@
-//! A bus that is closed in a turn, by a payload's `Clone`, is closed when that turn ends: before any payload is dropped.
+//! A bus that is closed in a turn, by a payload's `Clone`, is closed when that turn ends: before any payload is
+//! dropped.
 
 mod support;
 

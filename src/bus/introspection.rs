@@ -171,8 +171,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// Call it when they are asked for; nothing is written by publishing and receiving. With the crate
     /// `metrics-exporter-prometheus`, that is before its handle `render`s the page, in the program's own HTTP handler
-    /// (see `examples/metrics.rs`); with its own HTTP listener, from a timer. The exporter must be of a version that uses
-    /// `metrics` 0.24. Without a recorder it does nothing. The figures are:
+    /// (see `examples/metrics.rs`); with its own HTTP listener, from a timer. The exporter must be of a version that
+    /// uses `metrics` 0.24. Without a recorder it does nothing. The figures are:
     ///
     /// | name | kind | what |
     /// | --- | --- | --- |
@@ -189,8 +189,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// Those of inboxes have the labels `subscriber`, which is the [label](SubscriberBuilder::label), and `id`. Only
     /// subscribers with a label have them: half a million series would help nobody. When a subscriber is gone, its
-    /// series stay as they were until the recorder forgets them (an exporter's *idle timeout*). The figures of two buses
-    /// in one process need recorders of their own, such as `metrics::with_local_recorder`.
+    /// series stay as they were until the recorder forgets them (an exporter's *idle timeout*). The figures of two
+    /// buses in one process need recorders of their own, such as `metrics::with_local_recorder`.
     ///
     /// # Panics
     ///

@@ -653,7 +653,7 @@ impl<P> fmt::Debug for Bus<P> {
     }
 }
 
-// A panic in user code leaves turns, locks and books in order: that is the contract, and tested.
+// A panic in user code leaves turns, locks and books in order: the crate's docs promise it, and tests check it.
 impl<P> UnwindSafe for Bus<P> {}
 impl<P> RefUnwindSafe for Bus<P> {}
 

@@ -4,13 +4,13 @@
 //! This file owns what such an inbox holds. It neither drops a message nor runs other user code: the inbox's lock is
 //! held, and perhaps a channel's turn.
 //!
-//! Publishers cannot replace what lies in a crossbeam queue, so the queue of such an inbox stays empty: its subscriptions
-//! get a `Sender` of another channel, which takes nothing. To a publisher, the inbox always looks full, and its overflow
-//! policy puts the message here. Inboxes of other policies pay nothing for that.
+//! Publishers cannot replace what lies in a crossbeam queue, so the queue of such an inbox stays empty: its
+//! subscriptions get a `Sender` of another channel, which takes nothing. To a publisher, the inbox always looks full,
+//! and its overflow policy puts the message here. Inboxes of other policies pay nothing for that.
 //!
-//! To a receive, these messages are pending, as lifecycle events are: while there are any, `PENDING` is set, and each has
-//! a position (see `lifecycle`). A message keeps the position of the one that it replaces, unless an event that has not
-//! been read stands behind that: then it takes a position behind the event, which must not be overtaken.
+//! To a receive, these messages are pending, as lifecycle events are: while there are any, `PENDING` is set, and each
+//! has a position (see `lifecycle`). A message keeps the position of the one that it replaces, unless an event that has
+//! not been read stands behind that: then it takes a position behind the event, which must not be overtaken.
 
 use crossbeam_channel::{Sender, bounded};
 use hashbrown::HashTable;

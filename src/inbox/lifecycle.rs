@@ -5,9 +5,9 @@
 //!
 //! # Positions
 //!
-//! While `PENDING` is set, each queued message has a position, starting at 1 with the message that was next when the bit
-//! was set. [`LazyState::head`] is the position of the next message that leaves the queue. An event has the position of
-//! the first message sent after it, and comes before that message.
+//! While `PENDING` is set, each queued message has a position, starting at 1 with the message that was next when the
+//! bit was set. [`LazyState::head`] is the position of the next message that leaves the queue. An event has the
+//! position of the first message sent after it, and comes before that message.
 //!
 //! # Takes without the lock
 //!
@@ -151,8 +151,8 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Counts a message that left the queue under the lock while `PENDING` is set, and wakes a receiver if that makes an
-    /// event due.
+    /// Counts a message that left the queue under the lock while `PENDING` is set, and wakes a receiver if that makes
+    /// an event due.
     pub(super) fn advance_head(&self, lazy: &mut LazyState<P>, waiting: &mut WaitList) {
         lazy.head += 1;
         self.wake_receiver_if_due(lazy, waiting);

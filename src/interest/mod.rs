@@ -96,8 +96,8 @@ impl Watchers {
         self.count.store(watches.len(), Ordering::Relaxed);
     }
 
-    /// Tells all watches that a name is wanted, or no longer. To be called in the turn of the channel, or under the lock
-    /// of the pattern's recipients. The caller must call the [wake-ups](crate::wakeups) that this puts off.
+    /// Tells all watches that a name is wanted, or no longer. To be called in the turn of the channel, or under the
+    /// lock of the pattern's recipients. The caller must call the [wake-ups](crate::wakeups) that this puts off.
     #[inline]
     pub(crate) fn tell(&self, wanted: bool, name: impl FnOnce() -> Name) {
         // Relaxed: see `add`.
@@ -295,8 +295,8 @@ pub struct InterestWatch {
 }
 
 impl InterestWatch {
-    /// Returns a new watch. `look` calls its argument with every name that has subscriptions, in the turn of the channel
-    /// or under the lock of the pattern's recipients; `is_closed` is asked after that.
+    /// Returns a new watch. `look` calls its argument with every name that has subscriptions, in the turn of the
+    /// channel or under the lock of the pattern's recipients; `is_closed` is asked after that.
     pub(crate) fn new(
         watchers: &Arc<Watchers>,
         look: impl FnOnce(&dyn Fn(&Name)),
@@ -330,8 +330,8 @@ impl InterestWatch {
     ///
     /// # Errors
     ///
-    /// Returns [`TryRecvError::Empty`] if nothing differs from what was told, and [`TryRecvError::Closed`] if, moreover,
-    /// the bus is closed.
+    /// Returns [`TryRecvError::Empty`] if nothing differs from what was told, and [`TryRecvError::Closed`] if,
+    /// moreover, the bus is closed.
     pub fn try_recv(&self) -> Result<Interest, TryRecvError> {
         self.watch.state.lock().try_recv()
     }
@@ -340,8 +340,8 @@ impl InterestWatch {
     ///
     /// # Errors
     ///
-    /// Returns [`RecvTimeoutError::Timeout`] if none came in time, and [`RecvTimeoutError::Closed`] if the bus is closed
-    /// and nothing is left.
+    /// Returns [`RecvTimeoutError::Timeout`] if none came in time, and [`RecvTimeoutError::Closed`] if the bus is
+    /// closed and nothing is left.
     ///
     /// # Panics
     ///

@@ -148,7 +148,10 @@ impl<'a> Iterator for Ops<'a> {
                 let ends = self.take(2);
                 Op::Range(ends[0], ends[1])
             }
-            _ => Op::Confirm,
+            op => {
+                debug_assert_eq!(op, CONFIRM);
+                Op::Confirm
+            }
         })
     }
 }

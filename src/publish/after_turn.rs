@@ -1,4 +1,4 @@
-//! What a publish leaves to do until its channel's turn is over, and the overflow policies as far as the publisher
+//! What a publish puts off until its channel's turn is over, and the overflow policies as far as the publisher
 //! carries them out. A publish to exact recipients that meets no full inbox leaves nothing.
 
 use std::collections::VecDeque;
@@ -63,7 +63,7 @@ impl<'a, P> AfterTurn<'a, P> {
         Self { engine, channel, room_wait, except, scratch: None }
     }
 
-    /// Sets when the publish began to now, unless that is known.
+    /// Takes the present as the time when the publish began, unless that is known.
     pub(super) fn start_clock(&mut self) {
         if let RoomWait::OnThread(started) = &mut self.room_wait {
             started.get_or_insert_with(Instant::now);

@@ -10,8 +10,8 @@
 //!    what came before, user code among it, may have changed who listens.
 //!
 //! A step collects addresses first, under one stripe's lock or one channel's turn after another, and prefetches then:
-//! a locked instruction waits for what is under way, also for a page walk of a prefetch. No lock is held from one name
-//! to the next, and none while the caller's iterator runs.
+//! a locked instruction waits until all reads before it are done, the page walk of a prefetch included. No lock is held
+//! from one name to the next, and none while the caller's iterator runs.
 
 use std::iter::Fuse;
 use std::sync::Arc;

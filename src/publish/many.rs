@@ -26,8 +26,8 @@ pub(super) fn publish<P: Clone + Send + 'static>(
     except: Option<&Inbox<P>>,
     turn: Turn<'_, P>,
 ) -> Published {
-    // Locals are dropped from the last to the first, also during unwinding. What `after` holds runs user code when it is
-    // dropped, and so does the payload: after the turn.
+    // Locals are dropped from the last to the first, also during unwinding. What `after` holds runs user code when it
+    // is dropped, and so does the payload: after the turn.
     let mut payload = Some(payload);
     let mut after = AfterTurn::new(engine, channel, room_wait, except);
     let mut turn = turn;

@@ -145,7 +145,8 @@ pub(crate) fn by_topic<P: Clone + Send + 'static>(
 ) -> Receipt {
     // Only closing detaches the entry that a topic holds.
     let detached = |_| reach_nobody(engine, channel.hash);
-    // What can unwind is a call that owns the payload: here, the payload would go through memory for it.
+    // Not `check_reentrancy`, which can panic: the payload would have to lie in memory, to be dropped then. The call
+    // below owns it.
     if engine.must_check_reentrancy() {
         return publish_contended(engine, channel, payload, detached);
     }
@@ -189,7 +190,7 @@ fn publish<P: Clone + Send + 'static>(
         drop(guard);
         return publish_contended(engine, channel, payload, detached);
     };
-    if may_not_publish(engine, &turn) {
+    if must_not_publish(engine, &turn) {
         drop(turn);
         drop(guard);
         return detached(payload);
@@ -215,8 +216,8 @@ fn publish_contended<P: Clone + Send + 'static>(
     }
 }
 
-/// Waits for the turn, and publishes to all but the inbox `except`. The payload comes back if the entry is detached or the
-/// bus closed.
+/// Waits for the turn, and publishes to all but the inbox `except`. The payload comes back if the entry is detached or
+/// the bus closed.
 #[inline(never)]
 fn publish_when_free<P: Clone + Send + 'static>(
     engine: &Engine<P>,
@@ -238,7 +239,7 @@ fn publish_when_free<P: Clone + Send + 'static>(
     before_waiting::run();
     let guard = engine.trie.guard(channel);
     let mut turn = guard.turn();
-    if may_not_publish(engine, &turn) {
+    if must_not_publish(engine, &turn) {
         return Err(payload);
     }
     turn.count_use();
@@ -246,10 +247,10 @@ fn publish_when_free<P: Clone + Send + 'static>(
     Ok(many::publish(engine, channel, payload, room_wait, except, turn))
 }
 
-/// `true` if the entry is detached, or is going to be: closing leaves an entry whose turn is taken to whoever has the
-/// turn, and until that one has detached it another publish can get the turn.
+/// `true` if the entry is detached, or the bus closed. If closing finds a turn taken, whoever has the turn detaches the
+/// entry later; until then, another publish can get the turn.
 #[inline(always)]
-fn may_not_publish<P>(engine: &Engine<P>, turn: &Turn<'_, P>) -> bool {
+fn must_not_publish<P>(engine: &Engine<P>, turn: &Turn<'_, P>) -> bool {
     turn.is_detached() || engine.trie.is_closed()
 }
 

@@ -1,5 +1,5 @@
-//! A publish to one recipient, by the channel itself or by a pattern: nothing is cloned, merged or told apart, and no
-//! user code runs. Whatever else there is goes to [`many`].
+//! A publish to one recipient, by the channel itself or by a pattern: nothing is cloned or merged, and no user
+//! code runs. Whatever else there is goes to [`many`].
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use crate::reentrancy::for_each_then_resume;
 use crate::trie::Counts;
 
 thread_local! {
-    /// The buffers of this thread, one set for each payload type that is not in use right now.
+    /// The buffers of this thread that are not in use right now, one set for each payload type.
     static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -50,7 +50,7 @@ impl<P> Default for Scratch<P> {
 }
 
 impl<P> Scratch<P> {
-    /// Drops the messages that are to be dropped, each of them though a payload's `Drop` panics.
+    /// Drops the messages that are to be dropped: each of them, even if the `Drop` of another panics.
     pub(super) fn drop_dead(&mut self) {
         if !self.dead.is_empty() {
             for_each_then_resume(self.dead.drain(..), drop);

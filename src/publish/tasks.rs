@@ -28,8 +28,8 @@ const POLLED_AGAIN: &str = "a future was polled after it had completed";
 /// [`Overflow::Block`](crate::Overflow::Block); see [`Topic::publish_async`](crate::Topic::publish_async).
 ///
 /// It publishes when it is first polled. If it is dropped while it waits, the messages that have not entered count as
-/// dropped, and their readers get [`Lagged`](crate::Event::Lagged). After 32 polls of a task that were ready, the next is
-/// `Pending` once, for the sake of other tasks; what has room has then been delivered.
+/// dropped, and their readers get [`Lagged`](crate::Event::Lagged). After 32 polls of a task that were ready, the next
+/// is `Pending` once, for the sake of other tasks; what has room has then been delivered.
 #[must_use = "futures do nothing unless they are awaited or polled"]
 pub struct Publish<'a, P = Arc<str>> {
     engine: &'a Engine<P>,

@@ -689,6 +689,6 @@ impl<P> fmt::Debug for Subscriber<P> {
     }
 }
 
-// A panic in user code leaves turns, locks and books in order: that is the contract, and tested.
+// A panic in user code leaves turns, locks and books in order: the crate's docs promise it, and tests check it.
 impl<P> UnwindSafe for Subscriber<P> {}
 impl<P> RefUnwindSafe for Subscriber<P> {}

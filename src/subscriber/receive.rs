@@ -400,8 +400,8 @@ impl<P> Subscriber<P> {
     ///   still queued.
     /// - A publisher that waits for room ([`Overflow::Block`](crate::Overflow::Block)) is not woken at once. It looks
     ///   again within about a millisecond.
-    /// - Under [`Overflow::Conflate`](crate::Overflow::Conflate) it shows nothing at all: the messages are in no queue. It
-    ///   is disconnected as soon as the subscriber is closed.
+    /// - Under [`Overflow::Conflate`](crate::Overflow::Conflate) it shows nothing at all: the messages are in no queue.
+    ///   It is disconnected as soon as the subscriber is closed.
     ///
     /// The receiver can be cloned. What is unread when the last handle to the subscriber is dropped
     /// is dropped with it, whoever still has a receiver.

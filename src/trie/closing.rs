@@ -1,5 +1,5 @@
-//! Closing the trie. It waits for no publish: an entry whose turn is taken is detached by who has the turn, when it is
-//! done.
+//! Closing the trie. It waits for no publish: an entry whose turn is taken is detached by whoever has the turn, when
+//! that one is done.
 
 use std::mem;
 use std::sync::Arc;

@@ -7,9 +7,9 @@ use crate::reentrancy;
 
 /// An entry in use: whoever takes its turn has one of these, and drops it after the turn.
 ///
-/// It does what the turn's holder must do afterwards, also during unwinding: on a bus that was closed meanwhile, it detaches
-/// the entry, since closing does not wait for turns; and it has the stripe account for a recent name whose cost
-/// has changed. A publish that runs user code before its guard is dropped calls
+/// It does what the turn's holder must do afterwards, also during unwinding: on a bus that was closed meanwhile, it
+/// detaches the entry, since closing does not wait for turns; and it has the stripe account for a recent name whose
+/// cost has changed. A publish that runs user code before its guard is dropped calls
 /// [`detach_if_closed`](Trie::detach_if_closed) first.
 pub(crate) struct EntryGuard<'a, P> {
     trie: &'a Trie<P>,

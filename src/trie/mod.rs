@@ -12,8 +12,8 @@
 //! 3. the recipients of patterns, in the order of the patterns' ids;
 //! 4. an inbox's lock (in `inbox`), or those of the watches of interest (in `interest`).
 //!
-//! The locks of two pattern trees at most are taken one after the other, alone or in a turn, to derive a route.
-//! Nothing else is locked under them.
+//! A route is derived under the locks of at most two pattern trees, alone or in a turn. Nothing else is locked under
+//! them.
 //!
 //! User code runs under none of these locks, except a payload's `Clone`, which runs in a turn and under the
 //! recipients of patterns: every way in here panics when it comes from there

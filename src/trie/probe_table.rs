@@ -1,4 +1,4 @@
-//! A hash table with open addressing, linear probing and backward-shift deletion, at most three quarters full.
+//! A hash table with open addressing, linear probing and backward-shift deletion, at most two thirds full.
 //!
 //! It consists of its slots alone: a look-up in one of millions costs one cache miss, where a table with separate
 //! control bytes costs two. Items keep their hashes, 32 bits of them, so that a look-up reads nothing outside the table

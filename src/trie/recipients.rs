@@ -49,7 +49,7 @@ pub(crate) struct Recipients<P> {
     /// Recipients whose subscriptions do not count for an [`InterestWatch`](crate::InterestWatch).
     passive: u32,
     /// The ids of the subscriptions, ascending, one for each slot. Apart from the slots, so that a search reads a
-    /// sixth of the memory.
+    /// quarter of the memory.
     ids: SmallVec<[u64; 1]>,
 }
 

@@ -50,7 +50,7 @@ impl<P> Route<P> {
         }
     }
 
-    /// Finds the patterns for the empty route of a channel that nobody has subscribed.
+    /// Finds the patterns for the empty route of a channel that nobody has subscribed to.
     pub(super) fn derive(&mut self, name: &SmallStr, patterns: &Patterns<P>)
     where
         P: Send + 'static,

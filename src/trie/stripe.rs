@@ -62,7 +62,7 @@ impl<P> Stripe<P> {
     pub(super) fn new(count: usize) -> Self {
         let names = probation::NAMES / count;
         let bytes = (recent::BYTES / count).max(recent::MIN_STRIPE_BYTES);
-        let ghosts = bytes / recent::GHOSTS;
+        let ghosts = bytes / recent::GHOST_SHARE;
         let probation = probation::SET_BYTES * (names / probation::WAYS).max(1);
         Self {
             channels: ProbeTable::default(),
@@ -116,7 +116,7 @@ impl<P> Stripe<P> {
         removed: &mut Removed<P>,
     ) -> Arc<Channel<P>> {
         if self.clock.cost() > self.budget {
-            // What was in use before, and could not go, goes now.
+            // Over the budget, as entries were in use when the last name came.
             self.make_room(0, usize::MAX, removed);
         }
         let was_recent = self.ghosts.take(new.hash);
@@ -124,8 +124,8 @@ impl<P> Stripe<P> {
         let cost = Channel::<P>::cost(new.name.as_str(), patterns);
         if purpose == Purpose::Publish {
             if was_recent {
-                // With the publish to come, the one that the ghost stands for makes two: the CLOCK gives the entry a
-                // second chance.
+                // This publish is the second: the ghost stands for the first. So the CLOCK gives the entry a second
+                // chance.
                 new.route().count_use();
             } else if let Some(channel) = self.put_on_probation(new, cost, removed) {
                 return channel;
@@ -135,7 +135,7 @@ impl<P> Stripe<P> {
         channel.pin_for(purpose);
         if purpose == Purpose::Publish {
             if cost <= self.budget {
-                // First room: the entry to come is the coldest, and its publish is yet to come.
+                // Room is made first: the new entry has not been used yet, and would be evicted itself.
                 self.make_room(cost, usize::MAX, removed);
                 self.clock_in(&channel, cost);
             } else {
@@ -163,7 +163,8 @@ impl<P> Stripe<P> {
                 self.remove(channel);
             }
         } else if channel.position().is_none() && self.has(channel) {
-            // A publish is under way, perhaps the last: the CLOCK will come by, and the publisher ask for the cost.
+            // A publish is under way, perhaps the last: the publisher will ask for the cost, and the CLOCK may evict
+            // the entry.
             self.leave_to_clock(channel, removed);
         }
     }

@@ -112,8 +112,8 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
     /// Forwards what is published on the bus on channels that `pattern` matches. May be called several times; a message
     /// that several patterns match is forwarded once.
     ///
-    /// The bridge is a subscriber of the pattern, though one without [interest](fanout::SubscriberBuilder::interest): the
-    /// receipts of publishes count it, and [`patterns`](fanout::Bus::patterns) lists the pattern.
+    /// The bridge is a subscriber of the pattern, though one without [interest](fanout::SubscriberBuilder::interest):
+    /// the receipts of publishes count it, and [`patterns`](fanout::Bus::patterns) lists the pattern.
     pub fn forward(mut self, pattern: impl Into<Pattern>) -> Self {
         self.forward.push(pattern.into());
         self
@@ -170,8 +170,8 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
     /// Sets what happens to messages that find no room. The default is [`Overflow::DropOldest`].
     ///
     /// Losses are told as [`BridgeEvent::NotSent`]. With [`Overflow::Block`], publishers on the bus wait while the
-    /// server is away. With [`Overflow::Conflate`], the newest message of each channel is sent when it is back, and those
-    /// before are not told. With [`Overflow::Disconnect`], the bridge ends.
+    /// server is away. With [`Overflow::Conflate`], the newest message of each channel is sent when it is back, and
+    /// those before are not told. With [`Overflow::Disconnect`], the bridge ends.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
@@ -201,8 +201,8 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
         self
     }
 
-    /// Sets whether sharded channels are used: `SPUBLISH` and `SSUBSCRIBE`, which Redis has since version 7. The default
-    /// is `false`.
+    /// Sets whether sharded channels are used: `SPUBLISH` and `SSUBSCRIBE`, which Redis has since version 7. The
+    /// default is `false`.
     ///
     /// Sharded channels have no patterns: subscriptions to patterns on the bus are not fetched, and
     /// [`BridgeEvent::NotFetched`] tells them.

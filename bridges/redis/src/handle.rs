@@ -42,8 +42,8 @@ impl BridgeHandle {
         Self { close_own, orders, requests, status, log, stops_when_dropped: true }
     }
 
-    /// Waits in a task until the bridge is connected, and what was wanted on the bus then is subscribed upstream. It does
-    /// not wait for later subscriptions: [`subscribed`](Self::subscribed) does.
+    /// Waits in a task until the bridge is connected, and what was wanted on the bus then is subscribed upstream. It
+    /// does not wait for later subscriptions: [`subscribed`](Self::subscribed) does.
     ///
     /// # Errors
     ///

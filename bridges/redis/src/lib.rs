@@ -29,11 +29,11 @@
 //!   [pause](BridgeBuilder::linger).
 //! - **Nothing loops and nothing is doubled.** Messages carry who sent them, and a number. A message that comes for
 //!   several subscriptions is published once.
-//! - **Payloads** are bytes or text, which go as they are, or of any type by a [`Codec`], such as [`Json`]. What does not
-//!   decode is counted, told to a [callback](BridgeBuilder::on_undecodable), and left out.
+//! - **Payloads** are bytes or text, which go as they are, or of any type by a [`Codec`], such as [`Json`]. What does
+//!   not decode is counted, told to a [callback](BridgeBuilder::on_undecodable), and left out.
 //! - **The server may go away.** The bridge reconnects, with growing pauses. What is published meanwhile waits in its
-//!   inbox, which has a [capacity](BridgeBuilder::capacity) and an [overflow policy](BridgeBuilder::overflow) like every
-//!   inbox, and is sent when the bridge is back: only who is back by then gets it. No gap is silent: see
+//!   inbox, which has a [capacity](BridgeBuilder::capacity) and an [overflow policy](BridgeBuilder::overflow) like
+//!   every inbox, and is sent when the bridge is back: only who is back by then gets it. No gap is silent: see
 //!   [`BridgeEvent`], and [`when`], the page on what is promised and what is not.
 //! - **Other clients** may publish to accepted channels without an envelope. To be read by them, a bridge is
 //!   [`plain`](BridgeBuilder::plain).
@@ -93,7 +93,8 @@
 //!
 //! Redis 6 or later, or Valkey: the bridge speaks RESP3, since only there a server says at which place among the
 //! messages a subscription begins and ends. TLS (`rediss://`, feature `tls`), users and passwords, Unix sockets,
-//! Sentinel (feature `sentinel`) and sharded channels are tested against redis-server 7.0; one node of a cluster is not.
+//! Sentinel (feature `sentinel`) and sharded channels are tested against redis-server 7.0; one node of a cluster is
+//! not.
 //!
 //! # Features
 //!

@@ -48,8 +48,8 @@ impl Life {
         *self.lock()
     }
 
-    /// Takes in the result of a command. A reply that did not come in time is no error if the server was heard of since,
-    /// or if nothing is read from it now: the reply waits behind what it sends us.
+    /// Takes in the result of a command. A reply that did not come in time is no error if the server was heard of
+    /// since, or if nothing is read from it now: the reply waits behind what it sends us.
     pub(crate) fn excuse(&self, result: RedisResult<()>) -> RedisResult<()> {
         match result {
             Err(error) if error.is_timeout() && self.may_wait() => Ok(()),

@@ -1,6 +1,6 @@
-//! Chat rooms over fanout. A room is a channel, `room:{name}`; a client is a WebSocket, a subscriber of its room, and one
-//! task, which waits for both at once. There is no other queue: a client that reads slowly fills its inbox, loses the
-//! oldest lines, and is told how many.
+//! Chat rooms over fanout. A room is a channel, `room:{name}`; a client is a WebSocket, a subscriber of its room, and
+//! one task, which waits for both at once. There is no other queue: a client that reads slowly fills its inbox, loses
+//! the oldest lines, and is told how many.
 //!
 //! What a client is sent is encoded once, when it is published. The payload of the bus is the text of a WebSocket
 //! frame, of which all clients share one copy.

@@ -1,6 +1,7 @@
 //! A console over a bus in the same process: what is published, and which subscriber is slow.
 //!
-//! [`Top`] takes the figures and draws them as a widget, for a program of one's own; [`run`] is a whole screen with keys.
+//! [`Top`] takes the figures and draws them as a widget, for a program of one's own; [`run`] is a whole screen with
+//! keys.
 //!
 //! ```no_run
 //! let bus: fanout::Bus = fanout::Bus::new();

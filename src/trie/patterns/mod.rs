@@ -33,7 +33,7 @@ use generation::Generations;
 use tree::{Entry, PatternTree};
 use walk::Walk;
 
-/// Maximum length of a pattern's text that is not long, in bytes. Long ones have an index of their own.
+/// Maximum length of a short pattern's text, in bytes. Longer ones have an index of their own.
 const MAX_SHORT_TEXT: usize = 256;
 
 /// Maximum length of a program that is copied into its pattern's entry, in bytes. The copy takes three words.
@@ -100,7 +100,7 @@ impl<P: Send + 'static> Named for PatternEntry<P> {
     }
 }
 
-// A panic in user code leaves the recipients consistent. The contract promises it, and tests check it.
+// A panic in user code leaves the recipients consistent. The crate's docs promise it, and tests check it.
 impl<P> UnwindSafe for PatternEntry<P> {}
 impl<P> RefUnwindSafe for PatternEntry<P> {}
 

@@ -15,9 +15,9 @@
 //! # Single patterns
 //!
 //! Where only one pattern goes on, the rest of it takes no nodes, whatever its length. In a table of literals it has no
-//! node at all (see `literals`); elsewhere, the node of its last shared edge keeps the rest of the program, or, if the
-//! rest is long, the request to ask the pattern. When a second pattern arrives, the rest is spread out, edge by edge,
-//! until the two part.
+//! node at all (see `literals`); elsewhere, the node of its last shared edge keeps the rest of the program; if the rest
+//! is long, it keeps only that the pattern itself must be asked. When a second pattern arrives, the rest is spread out,
+//! edge by edge, until the two part.
 //!
 //! # Bounds
 //!
@@ -32,7 +32,6 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::literals::{Child, LiteralEdges, LiteralSlot, hash_literal, split_literal};
-#[cfg(any(test, fuzzing))]
 #[cfg(any(test, fuzzing))]
 use super::walk::Walk;
 use crate::pattern::program::{self, Op, Ops};

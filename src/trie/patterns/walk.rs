@@ -8,17 +8,18 @@
 //!
 //! # Unconfirmed patterns
 //!
-//! The rest of a single pattern is matched in the walk only if it is short and no `*` lies on the way to it, so that it
-//! is matched once. Otherwise, and where the tree's depth ends, the walk reports the pattern as *unconfirmed*, once:
-//! the beginning matches, and the caller must ask the pattern itself, after it has released its locks. That takes at
-//! most the product of the lengths of pattern and channel, and nothing if the channel is shorter than the pattern's
-//! shortest match. Shell globs are always unconfirmed.
+//! The rest of a single pattern is matched in the walk only if it is short, and if no `*` lies on the way to it: behind
+//! a `*` it could have to be matched at every position. Otherwise, and where the tree's depth ends, the walk reports
+//! the pattern as *unconfirmed*, once: the beginning matches, and the caller must ask the pattern itself, after it has
+//! released its locks. That takes at most the product of the lengths of pattern and channel, and nothing if the channel
+//! is shorter than the pattern's shortest match. Shell globs are always unconfirmed.
 //!
 //! # Bounds
 //!
 //! Every node is visited at most once for each position of the channel, whatever the patterns. A node is reached from
-//! its only parent, by an edge of a fixed length, unless the parent is a `*`. A `*` is entered once in a walk, at the
-//! earliest position. It tries its edges at every later position itself, so a later entry could find nothing new.
+//! its only parent, by an edge of a fixed length, unless the parent is a `*`. A walk reaches a `*` once, at the
+//! earliest position. From there its edges are tried at every later position, so to reach it again could find nothing
+//! new.
 //!
 //! A walk keeps its own stack and does not recurse.
 
@@ -47,7 +48,7 @@ enum Visit<'a, E> {
         /// `true` if a `*` lies on the way here: the branch can be reached at other positions, too.
         after_star: bool,
     },
-    /// A `*` whose edges must be tried at `at` and at every later position.
+    /// A `*` whose edges must be tried at `at`, and then at every later position by a visit of its own.
     Star { star: &'a Star<E>, at: usize },
 }
 
@@ -353,8 +354,8 @@ impl<'a, E: Entry> Walk<'a, E> {
     }
 
     /// Tries the edges after a `*` at the first position where one of them can begin, and pushes a visit for the later
-    /// ones. Positions are tried in order, each with everything that follows from it: that makes the first entry of
-    /// every inner `*` the earliest.
+    /// ones. Positions are tried in order, each with all that follows from it, so every inner `*` is reached first at
+    /// its earliest position.
     fn visit_star(&mut self, star: &'a Star<E>, mut at: usize, found: &mut impl FnMut(&E, bool)) {
         if star.classes.is_empty() {
             at += match &star.literals {
@@ -377,6 +378,7 @@ impl<'a, E: Entry> Walk<'a, E> {
         }
         self.steps.add(1);
         if at < self.channel.len() {
+            // Pushed before what follows from this position, so that it is visited after that.
             self.push(Visit::Star { star, at: at + 1 });
             self.follow_classes(&star.classes, at, true, found);
             self.follow_literals(&star.literals, at, true, found);

@@ -1,4 +1,4 @@
-//! The bounded memory of recently published names, which nobody has subscribed or holds by a topic: S3-FIFO over the
+//! The bounded memory of recently published names that nobody subscribes to or holds by a topic: S3-FIFO over the
 //! entries of a stripe.
 //!
 //! A name that is published to for the first time goes on [`probation`]. If it is published to again there, its entry
@@ -32,18 +32,18 @@ pub(super) const BYTES: usize = 2 << 20;
 pub(super) const MIN_STRIPE_BYTES: usize = 32 << 10;
 
 /// The ghost list gets one part in this many of it.
-pub(super) const GHOSTS: usize = 32;
+pub(super) const GHOST_SHARE: usize = 32;
 
-/// How many entries the CLOCK evicts for a name that is published to again, so that none of that allocates. What is
-/// over the budget after that goes when the next name comes: no more than what was on probation before.
-const FEW: usize = 4;
+/// How many entries the CLOCK evicts for a name that is published to again: as many as fit without an allocation. What
+/// is over the budget then is evicted when the next name comes: no more than what was on probation before.
+const FEW_EVICTIONS: usize = 4;
 
 /// Entries removed under the stripe's lock, to be dropped after unlocking.
-pub(super) type Removed<P> = SmallVec<[Arc<Channel<P>>; FEW]>;
+pub(super) type Removed<P> = SmallVec<[Arc<Channel<P>>; FEW_EVICTIONS]>;
 
 impl<P> Stripe<P> {
     /// Puts a name on probation; its entry takes the memory of one that was evicted, if any was. Returns `None` if the
-    /// entry is too large, or too many there are in use.
+    /// entry is too large, or if too many entries there are in use.
     pub(in crate::trie) fn put_on_probation(
         &mut self,
         new: &mut NewEntry<P>,
@@ -86,7 +86,7 @@ impl<P> Stripe<P> {
         if purpose == Purpose::Publish {
             // Relaxed: under the stripe's lock.
             let cost = Channel::<P>::cost(name, channel.accounted.load(Ordering::Relaxed));
-            self.make_room(cost, FEW, removed);
+            self.make_room(cost, FEW_EVICTIONS, removed);
             self.clock_in(&channel, cost);
         }
         Some(channel)
@@ -134,7 +134,7 @@ impl<P> Stripe<P> {
             if cost <= self.budget {
                 self.clock_in(channel, cost);
                 // A publish that finds one pattern fewer must not allocate.
-                let max_evicted = if patterns > before { usize::MAX } else { FEW };
+                let max_evicted = if patterns > before { usize::MAX } else { FEW_EVICTIONS };
                 self.make_room(0, max_evicted, removed);
             }
         }
@@ -191,7 +191,7 @@ impl<P> Stripe<P> {
         }
     }
 
-    /// Has the CLOCK evict an entry that is in use now.
+    /// Leaves an entry that is in use now to the CLOCK, to be evicted.
     pub(in crate::trie) fn leave_to_clock(
         &mut self,
         channel: &Arc<Channel<P>>,

@@ -1,7 +1,7 @@
 //! The probation queue: entries of names published once, until they are published again or give way.
 //!
-//! Entries lie in sets, chosen by hash. A new entry takes an empty slot of its set, or that of one that came long
-//! ago, of several if it is large. There is no list in order of arrival and no table of positions: a set is searched
+//! Entries lie in sets, chosen by hash. A new entry takes an empty slot of its set, or the slot of an old entry, or
+//! those of several if it is large. There is no list in order of arrival and no table of positions: a set is searched
 //! whole.
 
 use std::sync::Arc;
