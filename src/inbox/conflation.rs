@@ -1,5 +1,5 @@
-//! [`Overflow::Conflate`]: the newest message of each channel, in the order in which the channels first changed since
-//! they were read.
+//! [`Overflow::Conflate`](crate::Overflow::Conflate): the newest message of each channel, in the order in which the
+//! channels first changed since they were read.
 //!
 //! This file owns what such an inbox holds. It neither drops a message nor runs other user code: the inbox's lock is
 //! held, and perhaps a channel's turn.

@@ -248,6 +248,23 @@ fn what_is_published_while_the_server_is_away_waits_and_what_finds_no_room_is_to
 }
 
 #[test]
+fn a_conflating_bridge_sends_the_newest_of_each_channel_when_the_server_is_back() {
+    let mut server = Server::start();
+    let bus: Bus<Arc<str>> = Bus::new();
+    let builder = quick(&bus, &server.url()).forward("*").capacity(10);
+    let builder = builder.overflow(Overflow::Conflate);
+    let events = builder.events();
+    let bridge = builder.spawn().unwrap();
+    bridge.wait_ready(PATIENCE).unwrap();
+    server.kill();
+    await_event(&events, |event| matches!(event, BridgeEvent::Disconnected { .. }));
+    (0..150).for_each(|n| _ = bus.publish(&format!("c{}", n % 3), n.to_string()));
+    server.restart();
+    eventually("the newest are sent", || bridge.stats().sent == 3);
+    assert_eq!(bridge.stats().not_sent, 0);
+}
+
+#[test]
 fn a_plain_bridge_does_not_send_again_what_may_have_arrived_and_says_so() {
     let server = Server::start();
     let proxy = Proxy::to(server.port);
