@@ -109,10 +109,7 @@ impl<'a, P> AfterTurn<'a, P> {
         loop {
             let message = match interrupt {
                 Interrupt::Full(message) => message,
-                Interrupt::Undeliverable(message) => {
-                    scratch.dead.push(message);
-                    break;
-                }
+                Interrupt::Undeliverable(message) => break scratch.dead.push(message),
                 Interrupt::TaskWoken => {
                     counts.delivered += 1;
                     break;
