@@ -215,7 +215,7 @@ impl<P> Inbox<P> {
         // SeqCst: as in `push_event`.
         self.state.fetch_or(PENDING, Ordering::SeqCst);
         if let Some(evicted) = &evicted {
-            self.record_loss_locked(&self.evicted, Some(evicted.channel()), &mut inner);
+            self.record_loss_locked(&self.evicted, Some(evicted), &mut inner);
         }
         self.wake_receiver_locked(&mut inner.waiting);
         Overflowed::Conflated { replaced: None, evicted }

@@ -148,7 +148,7 @@ impl<P> Inbox<P> {
         }
         let evicted = self.evict(&mut inner);
         if let Some(evicted) = &evicted {
-            self.record_loss_locked(&self.evicted, Some(evicted.channel()), &mut inner);
+            self.record_loss_locked(&self.evicted, Some(evicted), &mut inner);
         }
         Overflowed::Retry { message, evicted }
     }
@@ -172,7 +172,7 @@ impl<P> Inbox<P> {
     }
 
     fn refuse(&self, message: Message<P>) -> Overflowed<P> {
-        if self.record_loss(&self.refused, message.channel()) {
+        if self.record_loss(&self.refused, &message) {
             Overflowed::Refused(message)
         } else {
             Overflowed::Undeliverable(message)
@@ -208,23 +208,23 @@ impl<P> Inbox<P> {
 
     // ---- losses --------------------------------------------------------------------------------
 
-    /// Adds a lost message of `channel` to `counter` and reports it to a receiver. Returns `false`, and counts nothing,
-    /// if a receive has already returned `Closed`: nobody could be told of the loss.
-    pub(super) fn record_loss(&self, counter: &AtomicU64, channel: &str) -> bool {
+    /// Adds the message `lost` to `counter` and reports it to a receiver. Returns `false`, and counts nothing, if a
+    /// receive has already returned `Closed`: nobody could be told of the loss.
+    pub(super) fn record_loss(&self, counter: &AtomicU64, lost: &Message<P>) -> bool {
         // The lock orders this and `try_terminate`: the loss is either reported before the end or not counted.
         let mut inner = self.inner.lock();
         // Relaxed: set under the lock.
         if self.state.load(Ordering::Relaxed) & TERMINATED != 0 {
             return false;
         }
-        self.record_loss_locked(counter, Some(channel), &mut inner);
+        self.record_loss_locked(counter, Some(lost), &mut inner);
         true
     }
 
     pub(super) fn record_loss_locked(
         &self,
         counter: &AtomicU64,
-        channel: Option<&str>,
+        lost: Option<&Message<P>>,
         inner: &mut Inner<P>,
     ) {
         // Relaxed, both: the bit below makes them visible to the receiver that reports them.
@@ -233,9 +233,15 @@ impl<P> Inbox<P> {
         // Release: partner of the AcqRel in `take_unreported`. A receiver that sees the bit sees the count.
         let before = self.state.fetch_or(LAGGED, Ordering::Release);
         if before & LAGGED == 0 {
-            trace::first_loss(self.member, &self.settings, channel);
-            self.wake_receiver_locked(&mut inner.waiting);
+            self.report_first_loss(lost, inner);
         }
+    }
+
+    /// Reports that a message is lost, the first since the last `Lagged` event.
+    #[cold]
+    fn report_first_loss(&self, lost: Option<&Message<P>>, inner: &mut Inner<P>) {
+        trace::first_loss(self.member, &self.settings, lost.map(Message::channel));
+        self.wake_receiver_locked(&mut inner.waiting);
     }
 
     /// Returns the number of messages lost since the last call, after `LAGGED` was seen.
@@ -370,7 +376,7 @@ impl<P> BlockedSend<P> {
 
     pub(super) fn refuse_message(&mut self) -> Option<Unsent<P>> {
         let message = self.message.take()?;
-        let is_lost = self.inbox.record_loss(&self.inbox.refused, message.channel());
+        let is_lost = self.inbox.record_loss(&self.inbox.refused, &message);
         Some(Unsent { message, is_lost })
     }
 
@@ -484,7 +490,7 @@ mod tests {
                 thread::yield_now();
             }
             // As if others had read meanwhile the messages that filled the inbox.
-            assert!(inbox.record_loss(&inbox.refused, "c"));
+            assert!(inbox.record_loss(&inbox.refused, &Message::new("c", 1)));
             assert_eq!(sleeper.join().unwrap(), Ok(Event::Lagged { missed: 1 }));
         });
     }

@@ -370,7 +370,9 @@ mod tests {
         type Arrive = fn(&Inbox<u32>, Sender<Message<u32>>);
         let cases: [(&str, Arrive); 3] = [
             ("a message", |_, sender| sender.try_send(Message::new("c", 1)).unwrap()),
-            ("a loss", |inbox, _| assert!(inbox.record_loss(&inbox.refused, "c"))),
+            ("a loss", |inbox, _| {
+                assert!(inbox.record_loss(&inbox.refused, &Message::new("c", 1)))
+            }),
             ("a lifecycle event", |inbox, _| push_event(inbox)),
         ];
         for (what, arrive) in cases {
