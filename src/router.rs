@@ -1,16 +1,20 @@
 //! Handlers by channel and pattern.
 //!
 //! A router owns its handlers, and calls and drops them under no lock. What a [`RouterHandle`] adds or removes is left
-//! in a map that the router looks at before each event. A handler that the router has not taken yet is dropped by
-//! whoever removes or replaces it, so that the map has no more than the router's channels and patterns.
+//! in a map that the router looks at before each event. That is done together with the subscription, under the lock of
+//! the subscriber's subscriptions, so that nothing comes between. A handler that the router has not taken yet is
+//! dropped by whoever removes or replaces it, so the map has no more than the router's channels and patterns.
 //!
 //! A message is told to belong to a handler by the address of what its subscription shares: the name of the channel, or
 //! the entry of the pattern. An address that is new is looked up by name once, and what lies there is kept alive as
 //! long as the address is, so that nothing else can come to lie there.
 
+use std::any::Any;
+use std::borrow::Borrow;
 use std::fmt;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
 use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
@@ -18,12 +22,13 @@ use hashbrown::HashMap;
 use crate::error::SubscribeError;
 use crate::event::{Event, Message};
 use crate::listener::Listener;
-use crate::member::Member;
+use crate::member::{Kind, Member};
 use crate::pattern::Pattern;
-use crate::reentrancy::{self, for_each_then_resume};
+use crate::reentrancy::{self, Panics, for_each_then_resume};
 use crate::source::Origin;
 use crate::subscriber::Subscriber;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::trie::{Channel, PatternEntry};
 
 type Handler<P> = Box<dyn FnMut(Message<P>) + Send>;
 
@@ -65,13 +70,16 @@ impl<P> Default for Shared<P> {
 }
 
 impl<P> Shared<P> {
-    /// Has the router set the handler of `route`, or remove it. Returns `false` if the router has ended.
-    fn change(&self, route: Route, handler: Option<Handler<P>>) -> bool {
+    fn has_ended(&self) -> bool {
+        self.state.lock().has_ended
+    }
+
+    /// Tells the router to set the handler of `route`, or to remove it. Returns the handler that is to be dropped under
+    /// no lock: the one that this replaces, or `handler` itself if the router has ended.
+    fn change(&self, route: Route, handler: Option<Handler<P>>) -> Option<Handler<P>> {
         let mut state = self.state.lock();
         if state.has_ended {
-            drop(state);
-            // The handler is dropped under no lock.
-            return false;
+            return handler;
         }
         let replaced = if handler.is_some() || state.places.contains_key(&route) {
             state.changes.insert(route, handler)
@@ -81,9 +89,48 @@ impl<P> Shared<P> {
         // Release: partner of the Acquire in `Table::dispatch`. A message that comes by a subscription which follows
         // this is received after it.
         self.is_changed.store(true, Ordering::Release);
-        drop(state);
+        replaced.flatten()
+    }
+}
+
+impl<P: Clone + Send + 'static> Shared<P> {
+    /// Subscribes to `key` and sets its handler, or does neither.
+    fn subscribe<T: Kind<Payload = P>>(
+        &self,
+        member: &Member<P>,
+        key: &impl Borrow<T::Key>,
+        route: Route,
+        handler: Handler<P>,
+    ) -> Result<usize, SubscribeError> {
+        if self.has_ended() {
+            return Err(SubscribeError::Closed);
+        }
+        let mut new = Some((route, handler));
+        let mut replaced = None;
+        let count = member.subscribe_with::<T>(slice::from_ref(key), || {
+            if let Some((route, handler)) = new.take() {
+                replaced = self.change(route, Some(handler));
+            }
+        })?;
+        // User code, which may change the router: everything is done.
         drop(replaced);
-        true
+        // It may have ended meanwhile.
+        if self.has_ended() { Err(SubscribeError::Closed) } else { Ok(count) }
+    }
+
+    /// Unsubscribes from `key` and removes its handler.
+    fn unsubscribe<T: Kind<Payload = P>>(
+        &self,
+        member: &Weak<Member<P>>,
+        key: &T::Key,
+        route: Route,
+    ) -> usize {
+        let Some(member) = member.upgrade() else { return 0 };
+        let mut removed = None;
+        let count = member.unsubscribe_with::<T>(key, || removed = self.change(route, None));
+        // User code, which may change the router: everything is done.
+        drop(removed);
+        count
     }
 }
 
@@ -122,8 +169,9 @@ impl<P> Shared<P> {
 /// ```
 #[must_use = "handlers are called by `spawn`, `run` or `run_async`"]
 pub struct Router<P = Arc<str>> {
-    subscriber: Subscriber<P>,
+    // In the order in which they are dropped.
     table: Table<P>,
+    subscriber: Subscriber<P>,
 }
 
 /// The router's own part. Dropped when it ends, whatever ends it.
@@ -148,7 +196,7 @@ impl<P: Clone + Send + 'static> Router<P> {
             otherwise: None,
             keeps_going: false,
         };
-        Self { subscriber, table }
+        Self { table, subscriber }
     }
 
     /// Subscribes to `channel`, and has `handler` called with each message of that subscription.
@@ -168,9 +216,9 @@ impl<P: Clone + Send + 'static> Router<P> {
         channel: impl AsRef<str>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<Self, SubscribeError> {
-        let channel = channel.as_ref();
-        self.subscriber.subscribe(channel)?;
-        self.table.shared.change(Route::Channel(channel.into()), Some(Box::new(handler)));
+        let (channel, member) = (channel.as_ref(), self.subscriber.member());
+        let (route, handler) = (Route::Channel(channel.into()), Box::new(handler));
+        self.table.shared.subscribe::<Channel<P>>(member, &channel, route, handler)?;
         Ok(self)
     }
 
@@ -190,9 +238,9 @@ impl<P: Clone + Send + 'static> Router<P> {
         pattern: impl Into<Pattern>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<Self, SubscribeError> {
-        let pattern = pattern.into();
-        self.subscriber.psubscribe(&pattern)?;
-        self.table.shared.change(Route::Pattern(pattern), Some(Box::new(handler)));
+        let (pattern, member) = (pattern.into(), self.subscriber.member());
+        let (route, handler) = (Route::Pattern(pattern.clone()), Box::new(handler));
+        self.table.shared.subscribe::<PatternEntry<P>>(member, &pattern, route, handler)?;
         Ok(self)
     }
 
@@ -210,7 +258,8 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// By default, the panic ends the router: [`Listener::join`] returns it, [`run`](Self::run) passes it on. With
     /// `true`, the message goes to [`otherwise`](Self::otherwise), [`RouterHandle::panics`] counts it, and the handler
     /// is called for later messages, too. A handler that panics in the middle of a change must cope with that itself.
-    /// Each payload is cloned before its handler is called. A panic of `otherwise` itself ends the router in any case.
+    /// Each payload is cloned before its handler is called. A panic of that `Clone`, or of `otherwise` itself, ends the
+    /// router in any case.
     pub fn keep_going(mut self, yes: bool) -> Self {
         self.table.keeps_going = yes;
         self
@@ -228,7 +277,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Like [`Subscriber::spawn`].
     pub fn spawn(self, name: impl Into<String>) -> Listener {
-        let Self { subscriber, mut table } = self;
+        let Self { mut table, subscriber } = self;
         subscriber.spawn(name, move |event| table.dispatch(event))
     }
 
@@ -238,7 +287,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Panics with a handler, and if it is called from a payload's `Clone`.
     pub fn run(self) {
-        let Self { subscriber, mut table } = self;
+        let Self { mut table, subscriber } = self;
         for event in &subscriber {
             table.dispatch(event);
         }
@@ -278,7 +327,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// ```
     #[cfg(feature = "async")]
     pub async fn run_async(self) {
-        let Self { subscriber, mut table } = self;
+        let Self { mut table, subscriber } = self;
         while let Ok(event) = subscriber.recv_async().await {
             table.dispatch(event);
         }
@@ -326,7 +375,19 @@ impl<P: Clone + Send + 'static> Table<P> {
         drop(state);
         // What was found to have no handler may have one now.
         self.by_address.clear();
-        for_each_then_resume(replaced, drop);
+        let drop_all = || for_each_then_resume(replaced, drop);
+        if !self.keeps_going {
+            drop_all();
+        } else if let Err(panic) = catch_unwind(AssertUnwindSafe(drop_all)) {
+            self.count_panic(panic);
+        }
+    }
+
+    /// Counts a panic that does not end the router.
+    fn count_panic(&self, panic: Box<dyn Any + Send>) {
+        reentrancy::discard(panic);
+        // Relaxed: a count orders nothing.
+        self.shared.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the place of the handler for a message.
@@ -365,9 +426,7 @@ impl<P: Clone + Send + 'static> Table<P> {
         }
         let again = message.clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| handler(message))) {
-            reentrancy::discard(panic);
-            // Relaxed: a count orders nothing.
-            self.shared.panics.fetch_add(1, Ordering::Relaxed);
+            self.count_panic(panic);
             self.pass_by(again.into());
         }
     }
@@ -386,7 +445,10 @@ impl<P> Drop for Table<P> {
         let changes = mem::take(&mut state.changes);
         drop(state);
         let never_taken = changes.into_values().flatten();
-        for_each_then_resume(never_taken.chain(self.handlers.drain(..).flatten()), drop);
+        let mut panics = Panics::default();
+        panics.for_each(never_taken.chain(self.handlers.drain(..).flatten()), drop);
+        panics.for_each(self.otherwise.take(), drop);
+        panics.resume();
     }
 }
 
@@ -434,10 +496,9 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
         channel: impl AsRef<str>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<usize, SubscribeError> {
-        let channel = channel.as_ref();
-        self.set(Route::Channel(channel.into()), Box::new(handler), |subscriber| {
-            subscriber.subscribe(channel)
-        })
+        let (channel, member) = (channel.as_ref(), self.member()?);
+        let (route, handler) = (Route::Channel(channel.into()), Box::new(handler));
+        self.shared.subscribe::<Channel<P>>(&member, &channel, route, handler)
     }
 
     /// Subscribes to `pattern`, and has `handler` called with its messages; see [`Router::on_pattern`]. Returns the
@@ -451,32 +512,9 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
         pattern: impl Into<Pattern>,
         handler: impl FnMut(Message<P>) + Send + 'static,
     ) -> Result<usize, SubscribeError> {
-        let pattern = pattern.into();
-        self.set(Route::Pattern(pattern.clone()), Box::new(handler), |subscriber| {
-            subscriber.psubscribe(&pattern)
-        })
-    }
-
-    fn set(
-        &self,
-        route: Route,
-        handler: Handler<P>,
-        subscribe: impl FnOnce(&Subscriber<P>) -> Result<usize, SubscribeError>,
-    ) -> Result<usize, SubscribeError> {
-        let subscriber = self.subscriber().ok_or(SubscribeError::Closed)?;
-        // First the handler: the first message may come before `subscribe` returns.
-        if !self.shared.change(route.clone(), Some(handler)) {
-            return Err(SubscribeError::Closed);
-        }
-        subscribe(&subscriber).inspect_err(|_| {
-            let is_held = match &route {
-                Route::Channel(name) => subscriber.holds_channel(name),
-                Route::Pattern(pattern) => subscriber.holds_pattern(pattern),
-            };
-            if !is_held {
-                self.shared.change(route, None);
-            }
-        })
+        let (pattern, member) = (pattern.into(), self.member()?);
+        let (route, handler) = (Route::Pattern(pattern.clone()), Box::new(handler));
+        self.shared.subscribe::<PatternEntry<P>>(&member, &pattern, route, handler)
     }
 
     /// Unsubscribes from `channel`, and drops its handler. Returns the number of channels and patterns still held.
@@ -484,9 +522,8 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
     /// Messages of it that are still queued go to [`otherwise`](Router::otherwise).
     pub fn remove(&self, channel: impl AsRef<str>) -> usize {
         let channel = channel.as_ref();
-        let count = self.subscriber().map_or(0, |subscriber| subscriber.unsubscribe(channel));
-        self.shared.change(Route::Channel(channel.into()), None);
-        count
+        let route = Route::Channel(channel.into());
+        self.shared.unsubscribe::<Channel<P>>(&self.subscriber, channel, route)
     }
 
     /// Unsubscribes from `pattern`, and drops its handler. Returns the number of channels and patterns still held.
@@ -494,9 +531,8 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
     /// Messages of it that are still queued go to [`otherwise`](Router::otherwise).
     pub fn remove_pattern(&self, pattern: impl Into<Pattern>) -> usize {
         let pattern = pattern.into();
-        let count = self.subscriber().map_or(0, |subscriber| subscriber.punsubscribe(&pattern));
-        self.shared.change(Route::Pattern(pattern), None);
-        count
+        let route = Route::Pattern(pattern.clone());
+        self.shared.unsubscribe::<PatternEntry<P>>(&self.subscriber, &pattern, route)
     }
 
     /// Returns how often a handler has panicked and the router gone on: see [`Router::keep_going`].
@@ -507,7 +543,11 @@ impl<P: Clone + Send + 'static> RouterHandle<P> {
 
     /// `true` if the router has ended.
     pub fn is_finished(&self) -> bool {
-        self.shared.state.lock().has_ended
+        self.shared.has_ended()
+    }
+
+    fn member(&self) -> Result<Arc<Member<P>>, SubscribeError> {
+        self.subscriber.upgrade().ok_or(SubscribeError::Closed)
     }
 
     /// Returns a clone of the subscriber, or `None` if it has been dropped.
@@ -526,10 +566,11 @@ impl<P> Clone for RouterHandle<P> {
 
 impl<P> fmt::Debug for Router<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It has not run, so it has taken none yet. Unlocked before the formatter is called, which is user code.
+        let handlers = self.table.shared.state.lock().changes.len();
         f.debug_struct("Router")
             .field("subscriber", &self.subscriber)
-            // It has not run, so it has taken none yet.
-            .field("handlers", &self.table.shared.state.lock().changes.len())
+            .field("handlers", &handlers)
             .finish_non_exhaustive()
     }
 }

@@ -4,12 +4,14 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 
-use fanout::{Bus, Event, Limits, Overflow, Pattern, Router, RouterHandle, SubscribeError};
+#[cfg(feature = "glob")]
+use fanout::Pattern;
+use fanout::{Bus, Event, Limits, Overflow, Router, RouterHandle, SubscribeError};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{cases, eventually, panic_text, watched};
+use support::{Hooked, cases, eventually, panic_text, scaled, step, watched};
 
 /// What handlers saw, as `handler channel payload`.
 #[derive(Clone, Default)]
@@ -37,6 +39,10 @@ impl Log {
 
     fn add(&self, line: String) {
         self.0.lock().unwrap().push(line);
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 
     fn take(&self) -> Vec<String> {
@@ -291,22 +297,149 @@ fn a_router_that_has_ended_takes_no_handler_even_if_its_subscriber_lives() {
     assert_eq!(bus.publish("a", 1_u32).matched, 0);
 }
 
+/// Runs code when it is dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+fn brittle() -> OnDrop<impl FnMut()> {
+    OnDrop(|| panic!("in a drop"))
+}
+
 #[test]
-fn the_drop_of_a_handler_may_panic_when_another_has_panicked() {
-    struct Brittle;
-    impl Drop for Brittle {
-        fn drop(&mut self) {
-            panic!("in a drop");
+fn drops_of_handlers_may_panic_when_the_router_ends() {
+    for fails in [false, true] {
+        let bus: Bus<u32> = Bus::new();
+        let (one, two, last) = (brittle(), brittle(), brittle());
+        let router = silent(&bus).router().on("a", move |_| _ = &one).unwrap();
+        let router = router.on("b", move |_| _ = &two).unwrap();
+        let router = router.on("c", move |_| assert!(!fails, "in a handler")).unwrap();
+        let router = router.otherwise(move |_| _ = &last);
+        bus.publish_many(["a", "c"], 1_u32);
+        bus.close();
+        let panic = catch_unwind(AssertUnwindSafe(|| router.run())).unwrap_err();
+        assert_eq!(panic_text(&*panic), if fails { "in a handler" } else { "in a drop" });
+    }
+}
+
+#[test]
+fn a_router_that_keeps_going_survives_the_drop_of_a_removed_handler() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let brittle = brittle();
+    let router = silent(&bus).router().keep_going(true).on("a", move |_| _ = &brittle).unwrap();
+    let handle = router.handle();
+    let own = handle.clone();
+    let router = router.on("remove", move |_| _ = own.remove("a")).unwrap();
+    let router = router.on("b", log.handler("b")).unwrap();
+    bus.publish_many(["remove", "b", "b"], 1_u32);
+    bus.close();
+    router.run();
+    assert_eq!((log.take(), handle.panics()), (vec!["b b 1".to_owned(); 2], 1));
+}
+
+/// Removed by the drop of the handler before, or by another thread: there is no subscription without a handler.
+#[test]
+fn a_handler_and_its_subscription_are_set_and_removed_together() {
+    let (bus, log) = (Bus::new(), Log::default());
+    let router = silent(&bus).router().otherwise(log.otherwise());
+    let handle = router.handle();
+    let own = handle.clone();
+    let removes = OnDrop(move || _ = own.remove("a"));
+    handle.on("a", move |_| _ = &removes).unwrap();
+    assert_eq!(handle.on("a", log.handler("second")), Ok(1));
+    assert_eq!(bus.publish("a", 1_u32).matched, 0);
+
+    let listener = router.spawn("router");
+    watched(move || {
+        let (start, end) = (Barrier::new(2), Barrier::new(2));
+        let rounds = scaled(3_000);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    start.wait();
+                    handle.remove("a");
+                    end.wait();
+                }
+            });
+            for _ in 0..rounds {
+                step();
+                start.wait();
+                handle.on("a", log.handler("a")).unwrap();
+                end.wait();
+                let delivered = bus.publish("a", 1_u32).delivered;
+                eventually("it is handled", || log.len() == delivered);
+                assert_eq!(log.take(), vec!["a a 1"; delivered]);
+                handle.remove("a");
+            }
+        });
+        bus.close();
+        listener.join().unwrap();
+    });
+}
+
+#[test]
+fn a_handler_that_cannot_be_set_leaves_the_one_before() {
+    type Prevent = fn(&Bus<u32>, &fanout::Subscriber<u32>);
+    let ways: [Prevent; 3] = [
+        |_, sub| sub.close(),
+        |bus, _| bus.close(),
+        |_, sub| {
+            // Its place is taken, at the limit.
+            sub.unsubscribe("a");
+            sub.subscribe("b").unwrap();
+        },
+    ];
+    for prevent in ways {
+        let log = Log::default();
+        let bus: Bus<u32> = Bus::builder().limits(Limits::default().max_subscriptions(1)).build();
+        let sub = silent(&bus);
+        let router = sub.clone().router().on("a", log.handler("first")).unwrap();
+        let handle = router.handle();
+        bus.publish("a", 1_u32);
+        prevent(&bus, &sub);
+        handle.on("a", log.handler("second")).unwrap_err();
+        bus.close();
+        router.run();
+        assert_eq!(log.take(), ["first a 1"]);
+    }
+
+    // From a payload's `Clone`, where it panics.
+    let bus: Bus<Hooked> = Bus::new();
+    let log = Log::default();
+    let (first, second) = (log.clone(), log.clone());
+    let router = bus.subscriber_builder().lifecycle_events(false).build().router();
+    let router = router.on("a", move |_| first.add("first".to_owned())).unwrap();
+    let _other = bus.subscribe("a").unwrap();
+    let handle = router.handle();
+    let payload = Hooked::on_clone(1, move || {
+        handle.on("a", move |_| second.add("second".to_owned())).unwrap();
+    });
+    catch_unwind(AssertUnwindSafe(|| bus.publish("a", payload))).unwrap_err();
+    bus.publish("a", Hooked::plain(2));
+    bus.close();
+    router.run();
+    assert_eq!(log.take(), ["first"]);
+}
+
+#[test]
+fn a_router_may_be_looked_at_while_it_is_formatted() {
+    struct Looks(RouterHandle<u32>);
+    impl std::fmt::Write for Looks {
+        fn write_str(&mut self, _: &str) -> std::fmt::Result {
+            assert!(!self.0.is_finished());
+            Ok(())
         }
     }
-    let bus: Bus<u32> = Bus::new();
-    let brittle = Brittle;
-    let router = silent(&bus).router().on("a", move |_| _ = &brittle).unwrap();
-    let router = router.on("b", |_| panic!("in a handler")).unwrap();
-    bus.publish("a", 1_u32);
-    bus.publish("b", 1_u32);
-    let panic = catch_unwind(AssertUnwindSafe(|| router.run())).unwrap_err();
-    assert_eq!(panic_text(&*panic), "in a handler");
+    watched(|| {
+        let router = silent(&Bus::new()).router();
+        let mut looks = Looks(router.handle());
+        std::fmt::Write::write_fmt(&mut looks, format_args!("{router:?} {:?}", router.handle()))
+            .unwrap();
+    });
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::sync::Mutex;
 use crate::trace;
 use crate::trie::{Channel, PatternEntry, Recipient, Subscription};
 use crate::wakeups;
-use kind::Kind;
+pub(crate) use kind::Kind;
 use subscription_set::SubscriptionSet;
 
 /// See the module's documentation. The clones of a subscriber share one; it is dropped with the last of them.
@@ -110,6 +110,16 @@ impl<P: Send + 'static> Member<P> {
         &self,
         keys: &[impl Borrow<T::Key>],
     ) -> Result<usize, SubscribeError> {
+        self.subscribe_with::<T>(keys, || ())
+    }
+
+    /// Subscribes like [`subscribe`](Self::subscribe), and calls `before` for each key when nothing can fail any more,
+    /// before its first message can come. `before` runs under locks: it may run no user code.
+    pub(crate) fn subscribe_with<T: Kind<Payload = P>>(
+        &self,
+        keys: &[impl Borrow<T::Key>],
+        mut before: impl FnMut(),
+    ) -> Result<usize, SubscribeError> {
         let engine = &*self.engine;
         engine.check_reentrancy();
         for key in keys {
@@ -132,11 +142,15 @@ impl<P: Send + 'static> Member<P> {
         for (key, hash) in hashed {
             let count = held.count();
             if let Some(subscription) = T::set(&held).get(key, hash) {
+                before();
                 self.inbox.push_event(|| T::SUBSCRIBED(subscription.entry.key()), count);
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
-            let tell = |entry: &T| self.inbox.push_event(|| T::SUBSCRIBED(entry.key()), count + 1);
+            let tell = |entry: &T| {
+                before();
+                self.inbox.push_event(|| T::SUBSCRIBED(entry.key()), count + 1);
+            };
             let joined = engine.trie.join(key, hash, recipient, tell);
             T::set_mut(&mut held).insert(joined.map_err(|_| SubscribeError::Closed)?);
         }
@@ -180,10 +194,21 @@ impl<P: Send + 'static> Member<P> {
 impl<P> Member<P> {
     /// Unsubscribes from `key`. Returns the number of subscriptions held after it; 0 if the member is closed.
     pub(crate) fn unsubscribe<T: Kind<Payload = P>>(&self, key: &T::Key) -> usize {
+        self.unsubscribe_with::<T>(key, || ())
+    }
+
+    /// Unsubscribes like [`unsubscribe`](Self::unsubscribe), and calls `then`, also if the member is closed. `then` runs
+    /// under the lock of the subscriptions: it may run no user code.
+    pub(crate) fn unsubscribe_with<T: Kind<Payload = P>>(
+        &self,
+        key: &T::Key,
+        then: impl FnOnce(),
+    ) -> usize {
         self.engine.check_reentrancy();
         let _wakeups = wakeups::CallOnDrop;
         let mut held = self.subscriptions.lock();
         if self.inbox.is_closed() {
+            then();
             return 0;
         }
         let hash = T::hash_key(&self.engine.trie, key);
@@ -191,6 +216,7 @@ impl<P> Member<P> {
             Some(subscription) => self.leave(&subscription, held.count()),
             None => self.inbox.push_event(|| T::UNSUBSCRIBED(T::to_owned(key)), held.count()),
         }
+        then();
         let count = held.count();
         drop(held);
         trace::unsubscribed(self.inbox.member(), self.inbox.settings(), &key, count);
@@ -236,13 +262,6 @@ impl<P> Member<P> {
             trace::closed(self.inbox.member(), self.inbox.settings(), reason);
         }
         was_open
-    }
-
-    /// `true` if `key` is subscribed.
-    pub(crate) fn holds<T: Kind<Payload = P>>(&self, key: &T::Key) -> bool {
-        self.engine.check_reentrancy();
-        let hash = T::hash_key(&self.engine.trie, key);
-        T::set(&self.subscriptions.lock()).get(key, hash).is_some()
     }
 
     /// Returns the channels or the patterns held, in the order in which they were subscribed.

@@ -465,14 +465,6 @@ impl<P> Subscriber<P> {
         &self.member.inbox
     }
 
-    pub(crate) fn holds_channel(&self, name: &str) -> bool {
-        self.member.holds::<Channel<P>>(name)
-    }
-
-    pub(crate) fn holds_pattern(&self, pattern: &Pattern) -> bool {
-        self.member.holds::<PatternEntry<P>>(pattern)
-    }
-
     /// Waits for the next event. Returns `None` when the subscriber is closed and drained, or when `stop_signal` is
     /// set and the thread unparked.
     fn recv_until(&self, stop_signal: &StopSignal) -> Option<Event<P>> {
@@ -661,6 +653,10 @@ impl<P> Subscriber<P> {
 }
 
 impl<P> Subscriber<P> {
+    pub(crate) fn member(&self) -> &Member<P> {
+        &self.member
+    }
+
     /// Returns what it can be had from again, as long as another clone lives.
     pub(crate) fn downgrade(&self) -> Weak<Member<P>> {
         Arc::downgrade(&self.member)
