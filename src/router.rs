@@ -81,11 +81,11 @@ impl<P> Shared<P> {
         if state.has_ended {
             return handler;
         }
-        let replaced = if handler.is_some() || state.places.contains_key(&route) {
-            state.changes.insert(route, handler)
-        } else {
-            state.changes.remove(&route)
-        };
+        if handler.is_none() && !state.places.contains_key(&route) {
+            // The router has none: at most one that it has not taken up.
+            return state.changes.remove(&route).flatten();
+        }
+        let replaced = state.changes.insert(route, handler);
         // Release: partner of the Acquire in `Table::dispatch`. A message that comes by a subscription which follows
         // this is received after it.
         self.is_changed.store(true, Ordering::Release);
