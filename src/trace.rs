@@ -37,8 +37,8 @@ mod on {
     /// Puts off to tell that an inbox has lost a message of `channel`.
     #[cold]
     pub(crate) fn first_loss(id: u64, settings: &Settings, channel: Option<&str>) {
-        // A static: to ask the subscriber would run its code.
-        if LevelFilter::current() < LevelFilter::WARN {
+        // To ask the subscriber would run its code.
+        if is_off(LevelFilter::WARN) {
             return;
         }
         let (label, policy) = (settings.label.clone(), settings.overflow);
@@ -66,11 +66,33 @@ mod on {
         });
     }
 
+    /// `true` if nobody listens at this level. A static, read in place of a call.
+    #[inline(always)]
+    fn is_off(level: LevelFilter) -> bool {
+        LevelFilter::current() < level
+    }
+
+    #[inline(always)]
     pub(crate) fn subscribed(id: u64, settings: &Settings, to: &dyn fmt::Debug, count: usize) {
+        if !is_off(LevelFilter::DEBUG) {
+            tell_subscribed(id, settings, to, count);
+        }
+    }
+
+    #[cold]
+    fn tell_subscribed(id: u64, settings: &Settings, to: &dyn fmt::Debug, count: usize) {
         debug!(target: "fanout", id, label = label(settings), ?to, count, "subscribed");
     }
 
+    #[inline(always)]
     pub(crate) fn unsubscribed(id: u64, settings: &Settings, from: &dyn fmt::Debug, count: usize) {
+        if !is_off(LevelFilter::DEBUG) {
+            tell_unsubscribed(id, settings, from, count);
+        }
+    }
+
+    #[cold]
+    fn tell_unsubscribed(id: u64, settings: &Settings, from: &dyn fmt::Debug, count: usize) {
         debug!(target: "fanout", id, label = label(settings), ?from, count, "unsubscribed");
     }
 
