@@ -15,7 +15,7 @@ pub(crate) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// Has all cache lines of a value at `at` brought into the cache, and does not wait for them.
+/// Starts to bring all cache lines of a value at `at` into the cache, without waiting for them.
 #[inline(always)]
 pub(crate) fn prefetch_all<T>(at: *const T) {
     const LINE: usize = 64;

@@ -94,7 +94,7 @@ impl<P> Shared<P> {
 }
 
 impl<P: Clone + Send + 'static> Shared<P> {
-    /// Subscribes to `key` and sets its handler, or does neither.
+    /// Subscribes to `key` and sets its handler in one step.
     fn subscribe<T: Kind<Payload = P>>(
         &self,
         member: &Member<P>,
@@ -114,7 +114,7 @@ impl<P: Clone + Send + 'static> Shared<P> {
         })?;
         // User code, which may change the router: everything is done.
         drop(replaced);
-        // It may have ended meanwhile.
+        // The router may have ended meanwhile: then the subscription is its subscriber's, as long as that has clones.
         if self.has_ended() { Err(SubscribeError::Closed) } else { Ok(count) }
     }
 
@@ -277,7 +277,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Like [`Subscriber::spawn`].
     pub fn spawn(self, name: impl Into<String>) -> Listener {
-        let Self { mut table, subscriber } = self;
+        let Self { subscriber, mut table } = self;
         subscriber.spawn(name, move |event| table.dispatch(event))
     }
 
@@ -287,7 +287,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// Panics with a handler, and if it is called from a payload's `Clone`.
     pub fn run(self) {
-        let Self { mut table, subscriber } = self;
+        let Self { subscriber, mut table } = self;
         for event in &subscriber {
             table.dispatch(event);
         }
@@ -327,7 +327,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// ```
     #[cfg(feature = "async")]
     pub async fn run_async(self) {
-        let Self { mut table, subscriber } = self;
+        let Self { subscriber, mut table } = self;
         while let Ok(event) = subscriber.recv_async().await {
             table.dispatch(event);
         }

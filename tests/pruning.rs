@@ -380,6 +380,25 @@ fn threads_that_publish_once_leave_nothing_behind() {
     });
 }
 
+/// A thread keeps the memory of the wakers that it has put off, some 64 bytes, until it ends.
+#[cfg(feature = "async")]
+#[test]
+fn threads_that_wake_one_task_leave_nothing_behind() {
+    let _alone = alone();
+    let bus: Bus<u32> = Bus::new();
+    let mut stream = silent(&bus).subscribe("c").unwrap().into_message_stream();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert_no_growth(200_000, |numbers| {
+        for _ in numbers {
+            assert!(stream.poll_recv(&mut context).is_pending());
+            thread::scope(|scope| {
+                _ = scope.spawn(|| assert_eq!(bus.publish("c", 1_u32).delivered, 1))
+            });
+            assert!(stream.poll_recv(&mut context).is_ready());
+        }
+    });
+}
+
 /// Whole buses end in every possible way; no reference cycle keeps one alive.
 #[test]
 fn buses_come_and_go_without_growth() {

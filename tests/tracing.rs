@@ -127,6 +127,25 @@ fn the_first_loss_since_the_last_lagged_is_told() {
     }
 }
 
+/// The channel that lost a message, not the one whose message took its place.
+#[test]
+fn a_loss_is_told_with_the_channel_of_the_lost_message() {
+    for overflow in [Overflow::DropOldest, Overflow::Conflate, Overflow::DropNewest] {
+        let lines = told(
+            Level::WARN,
+            |_| (),
+            || {
+                let bus = bus(overflow);
+                let _sub = bus.psubscribe("*").unwrap();
+                bus.publish("old", 1_u32);
+                bus.publish("new", 2_u32);
+            },
+        );
+        let lost = if overflow == Overflow::DropNewest { "new" } else { "old" };
+        assert!(lines.len() == 1 && lines[0].contains(&format!("channel={lost:?}")), "{lines:?}");
+    }
+}
+
 #[test]
 fn a_disconnect_is_told_with_its_channel() {
     let lines = told(

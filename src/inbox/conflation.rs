@@ -66,6 +66,11 @@ impl<P> Conflation<P> {
         }
     }
 
+    /// Returns the sender for a new subscription.
+    pub(super) fn sender(&self) -> Sender<Message<P>> {
+        self.sender.clone()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_channel.len()
     }
@@ -174,17 +179,12 @@ impl<P> Conflation<P> {
 
 impl<P> LazyState<P> {
     /// Returns the messages of a conflating inbox. Its first subscription makes room for them.
-    fn conflation(&mut self) -> &mut Conflation<P> {
+    pub(super) fn conflation(&mut self) -> &mut Conflation<P> {
         self.conflation.get_or_insert_with(|| Box::new(Conflation::new()))
     }
 }
 
 impl<P> Inbox<P> {
-    /// Returns the sender for a new subscription of an open inbox.
-    pub(super) fn conflating_sender(lazy: &mut LazyState<P>) -> Sender<Message<P>> {
-        lazy.conflation().sender.clone()
-    }
-
     /// Returns the number of messages that newer ones of their channel have replaced.
     pub(crate) fn conflated(&self) -> u64 {
         if !self.settings.conflates() {

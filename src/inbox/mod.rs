@@ -316,7 +316,7 @@ impl<P> Inbox<P> {
         let mut inner = self.inner.lock();
         let sender = inner.sender.as_ref()?;
         if self.settings.conflates() {
-            return Some(Self::conflating_sender(inner.lazy.get_or_insert_default()));
+            return Some(inner.lazy.get_or_insert_default().conflation().sender());
         }
         Some(sender.clone())
     }

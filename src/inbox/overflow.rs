@@ -121,9 +121,7 @@ impl<P> Inbox<P> {
         subscription: u64,
         hash: u64,
     ) -> Overflowed<P> {
-        if !self.settings.conflates() {
-            self.sample_depth();
-        }
+        self.sample_depth();
         match self.settings.overflow {
             Overflow::Conflate => self.conflate(message, hash),
             Overflow::DropOldest => self.evict_for(message),

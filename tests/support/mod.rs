@@ -23,7 +23,7 @@ pub use events::{drain, text};
 pub use gates::{Gate, Stop};
 pub use inboxes::{assert_books, payloads, silent};
 pub use overflow::{
-    ALL, BLOCK, Copied, REFUSE, asking, assert_books_after_race, block, bounded,
+    BLOCK, Copied, QUEUEING, REFUSE, asking, assert_books_after_race, block, bounded,
     emptied_during_a_publish,
 };
 pub use panics::{panic_of, panic_text};

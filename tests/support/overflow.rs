@@ -14,7 +14,8 @@ use super::waiting::{WATCHDOG, steps, watched};
 
 pub const BLOCK: Overflow = Overflow::Block { timeout: None };
 pub const REFUSE: Overflow = Overflow::Block { timeout: Some(Duration::ZERO) };
-pub const ALL: [Overflow; 5] =
+/// The policies of inboxes that are queues.
+pub const QUEUEING: [Overflow; 5] =
     [Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect, BLOCK, REFUSE];
 
 pub fn block(timeout: Duration) -> Overflow {
