@@ -121,7 +121,10 @@ impl<P> Inbox<P> {
         subscription: u64,
         hash: u64,
     ) -> Overflowed<P> {
-        self.sample_depth();
+        // A conflating inbox records its depth itself: its queue is always empty.
+        if !self.settings.conflates() {
+            self.sample_depth();
+        }
         match self.settings.overflow {
             Overflow::Conflate => self.conflate(message, hash),
             Overflow::DropOldest => self.evict_for(message),
