@@ -13,7 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
-use fanout::{Bus, Event, EventStream};
+use fanout::{Bus, Event, EventStream, Subscriber};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -122,38 +122,44 @@ async fn enter(
     if !is_name(&room) || !is_name(&name) {
         return (StatusCode::BAD_REQUEST, "a name has 1 to 40 characters").into_response();
     }
+    // Before the handshake is answered: whoever is connected misses nothing that is said from then on.
+    let channel = format!("room:{room}");
+    let subscriber = bus.subscriber_builder().lifecycle_events(false).subscribe(&channel);
+    let Ok(subscriber) = subscriber else { return closing() };
+    let client = Client { bus, channel, room, name };
     upgrade
         .max_message_size(MAX_FRAME)
-        .on_upgrade(move |socket| async move { Client { bus, room, name }.run(socket).await })
+        .on_upgrade(move |socket| async move { client.run(socket, subscriber).await })
+}
+
+/// What a client is told that comes when the bus is closed.
+fn closing() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the server is closing").into_response()
 }
 
 /// A person in a room.
 struct Client {
     bus: Bus<Payload>,
+    channel: String,
     room: String,
     name: String,
 }
 
 impl Client {
-    async fn run(self, mut socket: WebSocket) {
-        let channel = format!("room:{}", self.room);
-        let subscriber = self.bus.subscriber_builder().lifecycle_events(false).subscribe(&channel);
-        // The bus is closed: so is the server.
-        let Ok(subscriber) = subscriber else { return };
-        let Self { bus, room, name } = &self;
-        let from = name;
-        let people = bus.subscriber_count(&channel);
-        bus.publish(&channel, ToClient::Joined { room, from, people }.encode());
+    async fn run(self, mut socket: WebSocket, subscriber: Subscriber<Payload>) {
+        let Self { bus, channel, room, name: from } = &self;
+        let people = bus.subscriber_count(channel);
+        bus.publish(channel, ToClient::Joined { room, from, people }.encode());
         let mut events = subscriber.into_stream();
         serve(&mut socket, &mut events, |frame| {
             if let Some(event) = self.encode(frame) {
-                bus.publish(&channel, event);
+                bus.publish(channel, event);
             }
         })
         .await;
         drop(events);
-        let people = bus.subscriber_count(&channel);
-        bus.publish(&channel, ToClient::Left { room, from, people }.encode());
+        let people = bus.subscriber_count(channel);
+        bus.publish(channel, ToClient::Left { room, from, people }.encode());
     }
 
     /// Returns what to publish for what the client has sent; nothing if that makes no sense.
@@ -172,11 +178,10 @@ impl Client {
 
 /// Sends a client all that is said in any room.
 async fn watch_all(State(bus): State<Bus<Payload>>, upgrade: WebSocketUpgrade) -> Response {
+    let subscriber = bus.subscriber_builder().lifecycle_events(false).psubscribe("room:*");
+    let Ok(subscriber) = subscriber else { return closing() };
     upgrade.max_message_size(MAX_FRAME).on_upgrade(move |mut socket| async move {
-        let builder = bus.subscriber_builder().lifecycle_events(false);
-        if let Ok(subscriber) = builder.psubscribe("room:*") {
-            serve(&mut socket, &mut subscriber.into_stream(), |_| ()).await;
-        }
+        serve(&mut socket, &mut subscriber.into_stream(), |_| ()).await;
     })
 }
 
