@@ -2,12 +2,14 @@
 //!
 //! A payload's `Clone` is the only user code that runs under a lock: in a channel's turn. A call from there that can
 //! wait could wait for its own thread, so it panics. This module owns the mark of a thread that clones. It also makes
-//! several calls of user code so that each is made even if an earlier one panics. A leaf: it takes no lock.
+//! several calls of user code so that each is made even if an earlier one panics, and drops payloads while a thread
+//! unwinds. A leaf: it takes no lock.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
@@ -85,6 +87,42 @@ impl Panics {
             Some(panic) if thread::panicking() => discard(panic),
             Some(panic) => resume_unwind(panic),
             None => {}
+        }
+    }
+}
+
+/// Holds a payload until it is delivered. Dropped while the thread unwinds, it discards a panic of the payload's `Drop`,
+/// which would abort the process.
+pub(crate) struct Undelivered<P>(Option<P>);
+
+impl<P> Undelivered<P> {
+    #[inline]
+    pub(crate) fn new(payload: P) -> Self {
+        Self(Some(payload))
+    }
+}
+
+impl<P> Deref for Undelivered<P> {
+    type Target = Option<P>;
+
+    #[inline]
+    fn deref(&self) -> &Option<P> {
+        &self.0
+    }
+}
+
+impl<P> DerefMut for Undelivered<P> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Option<P> {
+        &mut self.0
+    }
+}
+
+impl<P> Drop for Undelivered<P> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(payload) = self.0.take() {
+            for_each_then_resume([payload], drop);
         }
     }
 }

@@ -3,11 +3,13 @@
 
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Barrier};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 
 use fanout::{Bus, CloseReason, Overflow, Subscriber, TryRecvError};
+#[cfg(feature = "async")]
+use futures::executor::block_on;
 use support::{Census, Tracked, panic_of, silent, step, watched};
 
 /// A payload that is counted while it lives. Some panic when they are dropped, and are not counted afterwards
@@ -147,6 +149,79 @@ fn a_publish_that_outlives_the_bus_releases_every_inbox_even_if_some_drops_panic
     });
 }
 
+/// A payload whose drop panics, and whose first clone calls something.
+struct Calling(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Calling {
+    fn new(call: Option<Box<dyn FnOnce() + Send>>) -> Self {
+        Self(Mutex::new(call))
+    }
+}
+
+impl Clone for Calling {
+    fn clone(&self) -> Self {
+        if let Some(call) = self.0.lock().unwrap().take() {
+            call();
+        }
+        Self::new(None)
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        // Without the panic hook, which would print thousands of them.
+        resume_unwind(Box::new("a payload"));
+    }
+}
+
+/// A publish that has the turn when its bus is closed may be the one who drops the last handles to inboxes, and the
+/// messages in them. Their panics must not meet that of the payload, which the publish still has: a panic of a drop
+/// during unwinding aborts.
+#[test]
+fn a_payload_may_panic_when_it_is_dropped_after_the_messages_of_closed_inboxes() {
+    type Publish = fn(&Bus<Calling>, Calling);
+    let publishes: &[Publish] = &[
+        |bus, payload| _ = bus.publish("c", payload),
+        |bus, payload| _ = bus.publish_many(["c", "d"], payload),
+        #[cfg(feature = "async")]
+        |bus, payload| _ = block_on(bus.publish_async("c", payload)),
+        #[cfg(feature = "async")]
+        |bus, payload| _ = block_on(bus.publish_many_async(["c", "d"], payload)),
+    ];
+    for publish in publishes.iter().cycle().take(5 * publishes.len()) {
+        let bus: Bus<Calling> = Bus::new();
+        let subscribe = |_| silent(&bus).dedupe(true).subscribe("c").unwrap();
+        let subs: Vec<Subscriber<Calling>> = (0..1_000).map(subscribe).collect();
+        bus.publish("c", Calling::new(None));
+        // The last recipient gets nothing from here on, so that the payload remains with the publish.
+        subs.iter().for_each(|sub| _ = sub.psubscribe("c*").unwrap());
+        let closed = Arc::new(Barrier::new(2));
+        let (ask, asked) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn({
+                let (bus, closed) = (&bus, Arc::clone(&closed));
+                move || {
+                    asked.recv().unwrap();
+                    bus.close();
+                    closed.wait();
+                    // While the publish, from the first one on, lets go of them, too.
+                    for sub in subs.into_iter().rev() {
+                        _ = catch_unwind(AssertUnwindSafe(|| drop(sub)));
+                    }
+                }
+            });
+            let call = move || {
+                ask.send(()).unwrap();
+                closed.wait();
+            };
+            let panicked = panic_of(|| publish(&bus, Calling::new(Some(Box::new(call)))));
+            assert_eq!(panicked, "a payload");
+        });
+        let stats = bus.stats();
+        assert_eq!((stats.subscribers, stats.discarded), (0, stats.delivered), "{stats:?}");
+    }
+}
+
 /// A panic payload whose drop panics.
 struct Bomb;
 
@@ -156,7 +231,7 @@ impl Drop for Bomb {
             panic!("what it panicked with");
         }
         // If the thread is unwinding, this is the second panic.
-        std::panic::resume_unwind(Box::new("what it panicked with"));
+        resume_unwind(Box::new("what it panicked with"));
     }
 }
 

@@ -21,6 +21,7 @@ use arrayvec::ArrayVec;
 use super::{by_name_again, match_count, publish};
 use crate::engine::Engine;
 use crate::prefetch::{prefetch, prefetch_all};
+use crate::reentrancy::Undelivered;
 use crate::stats::Receipt;
 use crate::trie::Channel;
 
@@ -69,17 +70,17 @@ fn publish_found<P: Clone + Send + 'static, I: Iterator>(
 }
 
 /// A payload, and its clones.
-pub(super) struct OneForAll<P>(Option<P>);
+pub(super) struct OneForAll<P>(Undelivered<P>);
 
 impl<P: Clone> OneForAll<P> {
     pub(super) fn new(payload: P) -> Self {
-        Self(Some(payload))
+        Self(Undelivered::new(payload))
     }
 
     /// Drops the payload, if it is still there.
     #[cfg(feature = "async")]
     pub(super) fn clear(&mut self) {
-        self.0 = None;
+        *self.0 = None;
     }
 
     /// Returns a clone, or the payload itself if it is the last.

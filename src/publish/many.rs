@@ -9,7 +9,7 @@ use super::{Interrupt, Published, deliver};
 use crate::engine::Engine;
 use crate::event::Message;
 use crate::inbox::Inbox;
-use crate::reentrancy::Mark;
+use crate::reentrancy::{Mark, Undelivered};
 use crate::trie::{Channel, Counters, Counts, Recipient, Route, Totals, Turn};
 use crate::wakeups;
 
@@ -28,7 +28,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
 ) -> Published {
     // Locals are dropped from the last to the first, also during unwinding. What `after` holds runs user code when it
     // is dropped, and so does the payload: after the turn.
-    let mut payload = Some(payload);
+    let mut payload = Undelivered::new(payload);
     let mut after = AfterTurn::new(engine, channel, room_wait, except);
     let mut turn = turn;
     let mut delivery = Delivery::new(turn.exact.totals(), &channel.counters);
@@ -50,7 +50,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
     engine.trie.detach_if_closed(channel);
     // Before it waits for room: who is woken may be the one who makes it.
     wakeups::call_pending();
-    drop(payload.take());
+    drop(payload);
     if after.is_idle() {
         engine.release_deferred();
         // It holds nothing, and would do this once more.

@@ -25,10 +25,11 @@ use crossbeam_channel::{Sender, TrySendError};
 use crate::engine::Engine;
 use crate::event::Message;
 use crate::inbox::{Attention, Inbox};
+use crate::reentrancy::Undelivered;
 use crate::source::SourceRef;
 use crate::stats::Receipt;
 use crate::sync::{Ordering, add_exclusively};
-use crate::trie::{Channel, Counts, Recipient, Turn};
+use crate::trie::{Channel, Counts, EntryGuard, Recipient, Turn};
 
 use after_turn::RoomWait;
 pub(crate) use look_ahead::{by_names, by_names_each};
@@ -192,8 +193,7 @@ fn publish<P: Clone + Send + 'static>(
     };
     if must_not_publish(engine, &turn) {
         drop(turn);
-        drop(guard);
-        return detached(payload);
+        return detached(give_back(payload, guard));
     }
     turn.count_use();
     engine.trie.refresh(channel, &mut turn);
@@ -240,7 +240,8 @@ fn publish_when_free<P: Clone + Send + 'static>(
     let guard = engine.trie.guard(channel);
     let mut turn = guard.turn();
     if must_not_publish(engine, &turn) {
-        return Err(payload);
+        drop(turn);
+        return Err(give_back(payload, guard));
     }
     turn.count_use();
     engine.trie.refresh(channel, &mut turn);
@@ -252,6 +253,16 @@ fn publish_when_free<P: Clone + Send + 'static>(
 #[inline(always)]
 fn must_not_publish<P>(engine: &Engine<P>, turn: &Turn<'_, P>) -> bool {
     turn.is_detached() || engine.trie.is_closed()
+}
+
+/// Drops the guard of an entry that `payload` cannot be published on. On a closed bus, inboxes may go with it, and the
+/// messages in them.
+#[cold]
+#[inline(never)]
+fn give_back<P>(payload: P, guard: EntryGuard<'_, P>) -> P {
+    let mut payload = Undelivered::new(payload);
+    drop(guard);
+    payload.take().unwrap_or_else(|| unreachable!("nobody took it"))
 }
 
 /// What keeps the delivery of a message from being the ordinary one.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::after_turn::RoomWait;
 use super::{Interrupt, Published, deliver, many};
 use crate::engine::Engine;
+use crate::reentrancy::Undelivered;
 use crate::trie::{Channel, Counts, Turn};
 use crate::wakeups;
 
@@ -80,11 +81,11 @@ fn interrupted<P: Clone + Send + 'static>(
             published
         }
         Interrupt::Undeliverable(message) => {
+            // Dropped after the turn.
+            let _message = Undelivered::new(message);
             channel.counters.add(Counts::of_one(0));
             drop(turn);
-            // A payload is dropped after the turn.
             engine.trie.detach_if_closed(channel);
-            drop(message);
             Published { delivered: 0, dropped: 0 }
         }
     }

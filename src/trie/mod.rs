@@ -40,6 +40,7 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 
 pub(crate) use channel::{Channel, Counters, Counts};
+pub(crate) use entry_guard::EntryGuard;
 pub(crate) use patterns::PatternEntry;
 pub(crate) use recipients::{Recipient, Recipients, Totals};
 pub(crate) use route::{Route, Turn};
