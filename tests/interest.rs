@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use fanout::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{Dice, cases, scaled};
+use support::{Counting, Dice, cases, eventually, panic_of, scaled};
 
 /// What a watch told, as text: `channel news` or `pattern game:*`, and whether it is wanted.
 fn told(interest: Interest) -> (String, bool) {
@@ -176,13 +177,13 @@ fn a_waiting_receiver_is_woken_by_a_change_and_by_closing() {
     let watch = bus.watch_interest();
     thread::scope(|scope| {
         let receiver = scope.spawn(|| watch.iter().map(told).collect::<Vec<_>>());
+        // A change that is undone before it is received is not told.
+        let all_received = || format!("{watch:?}") == "InterestWatch { changes: 0, .. }";
         thread::sleep(Duration::from_millis(20));
         let sub = bus.subscribe("news").unwrap();
-        thread::sleep(Duration::from_millis(20));
+        eventually("the first is received", all_received);
         drop(sub);
-        while format!("{watch:?}") != "InterestWatch { changes: 0, .. }" {
-            thread::yield_now();
-        }
+        eventually("the second is received", all_received);
         bus.close();
         let news = |wanted| ("channel news".to_owned(), wanted);
         assert_eq!(receiver.join().unwrap(), [news(true), news(false)]);
@@ -422,4 +423,57 @@ mod tasks {
             drop(subs);
         });
     }
+}
+
+#[test]
+fn a_clone_of_a_builder_without_interest_has_none_either() {
+    let bus: Bus<u32> = Bus::new();
+    let watch = bus.watch_interest();
+    let builder = bus.subscriber_builder().interest(false);
+    let _sub = builder.clone().subscribe("news").unwrap();
+    assert_eq!(watch.try_recv(), Err(TryRecvError::Empty));
+}
+
+struct CallsInClone(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Clone for CallsInClone {
+    fn clone(&self) -> Self {
+        self.0.iter().for_each(|call| call());
+        Self(None)
+    }
+}
+
+#[test]
+fn a_clone_that_waits_for_a_watch_panics_and_says_so() {
+    let bus: Bus<CallsInClone> = Bus::new();
+    let watch = bus.watch_interest();
+    let _subs = [bus.subscribe("c").unwrap(), bus.subscribe("c").unwrap()];
+    assert!(watch.try_recv().is_ok());
+    let (tell, told) = mpsc::channel();
+    let same_bus = bus.downgrade();
+    let calls = move || {
+        let timeout = Duration::from_secs(1);
+        tell.send(panic_of(|| drop(watch.recv_timeout(timeout)))).unwrap();
+        tell.send(panic_of(|| drop(same_bus.upgrade().unwrap().watch_interest()))).unwrap();
+    };
+    bus.publish("c", CallsInClone(Some(Arc::new(calls))));
+    let panics: Vec<String> = told.iter().take(2).collect();
+    assert!(panics.iter().all(|text| text.contains("Clone")), "{panics:?}");
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_receiver_that_timed_out_keeps_no_place_among_those_that_wait() {
+    use std::pin::pin;
+    use std::task::Context;
+
+    let bus: Bus<u32> = Bus::new();
+    let watch = bus.watch_interest();
+    let early = watch.recv_timeout(Duration::from_millis(1));
+    assert_eq!(early, Err(RecvTimeoutError::Timeout));
+    let (woken, waker) = Counting::new(|| ());
+    let mut next = pin!(watch.recv_async());
+    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let _sub = bus.subscribe("news").unwrap();
+    assert_eq!(woken.calls(), 1);
 }

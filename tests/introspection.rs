@@ -633,3 +633,25 @@ fn stats_distinguish_received_messages_from_discarded_ones() {
     bus.close();
     assert_eq!(figures(), (3 + 8, 1 + 4, 4 + 4));
 }
+
+#[test]
+fn the_figures_of_a_topic_are_the_sum_of_the_receipts_of_its_channel() {
+    let bus: Bus<u32> = Bus::builder().capacity(1).build();
+    let topic = bus.topic("a");
+    let evicts = bus.psubscribe("*").unwrap();
+    let refuses = bus.subscriber_builder().overflow(Overflow::DropNewest).subscribe("a").unwrap();
+    let mut sum = Receipt::default();
+    for n in 0..3u32 {
+        let receipt = if n == 1 { bus.publish("a", n) } else { topic.publish(n) };
+        sum.matched += receipt.matched;
+        sum.delivered += receipt.delivered;
+        sum.dropped += receipt.dropped;
+    }
+    bus.publish("b", 9u32);
+    let stats = topic.stats();
+    assert_eq!((stats.published, stats.subscribers), (3, 1));
+    assert_eq!((stats.matched, stats.delivered, stats.dropped), (6, 4, 2));
+    assert_eq!((sum.matched, sum.delivered, sum.dropped), (6, 4, 2));
+    // The third eviction is that of `b`.
+    assert_eq!((stats.evicted, evicts.missed(), refuses.missed()), (2, 3, 2));
+}

@@ -767,3 +767,21 @@ fn join_timeout_does_not_wait_until_the_handler_is_dropped() {
         listener.join().unwrap();
     });
 }
+
+#[test]
+fn drain_emits_every_unsubscribe_to_a_listener_that_waits() {
+    watched(|| {
+        for _ in 0..20 {
+            step();
+            let bus: Bus<u32> = Bus::new();
+            let sub = bus.subscribe("c").unwrap();
+            let (listener, told) = relay(&sub);
+            drop(sub);
+            assert_eq!(told.recv(), Ok(Event::Subscribe { channel: "c".into(), count: 1 }));
+            listener.drain();
+            listener.join().unwrap();
+            let rest: Vec<_> = told.iter().collect();
+            assert_eq!(rest, [Event::Unsubscribe { channel: "c".into(), count: 0 }]);
+        }
+    });
+}

@@ -234,3 +234,16 @@ fn a_full_inbox_causes_no_extra_clone_of_the_payload() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn a_resubscribed_subscriber_has_the_label_and_the_dedupe_of_the_one_before() -> Outcome {
+    let bus: Bus<u32> = Bus::new();
+    let builder = bus.subscriber_builder().label("desk").dedupe(true);
+    let sub = builder.overflow(Overflow::DropNewest).subscribe("a")?;
+    sub.psubscribe("a*")?;
+    let same = sub.resubscribe()?;
+    drop(sub);
+    assert_eq!((same.label(), same.info().overflow), (Some("desk"), Overflow::DropNewest));
+    assert_eq!(bus.publish("a", 1u32), receipt(1, 0));
+    Ok(())
+}

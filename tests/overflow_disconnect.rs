@@ -5,9 +5,10 @@ mod support;
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use fanout::{Bus, CloseReason, Overflow, RecvError, RecvTimeoutError, SubscribeError};
+use fanout::{Bus, CloseReason, Overflow, RecvError, RecvTimeoutError, SubscribeError, Subscriber};
 use support::{
     WATCHDOG, assert_books, assert_books_after_race, bounded, drain, emptied_during_a_publish,
     payloads, receipt, text, watched,
@@ -100,4 +101,35 @@ fn the_books_balance_when_the_reader_is_disconnected() {
     for round in 0..300 {
         assert_books_after_race(Overflow::Disconnect, 1 + round % 3, 1 + round % 2, 50);
     }
+}
+
+/// A payload that reads the inbox in its second `Clone`, when the first message has been refused.
+struct Reads(Arc<AtomicUsize>, Option<Subscriber<Reads>>);
+
+impl Clone for Reads {
+    fn clone(&self) -> Self {
+        let nth = self.0.fetch_add(1, Ordering::Relaxed);
+        if let (1, Some(sub)) = (nth, &self.1) {
+            assert!(sub.try_recv_message().is_ok());
+        }
+        Self(Arc::clone(&self.0), None)
+    }
+}
+
+#[test]
+fn a_disconnected_inbox_gets_nothing_more_of_the_publish_even_if_room_comes() -> Outcome {
+    let bus: Bus<Reads> = Bus::new();
+    let sub = bounded(&bus, 1, Overflow::Disconnect).subscribe("a")?;
+    sub.psubscribe("a*")?;
+    let _last = bus.psubscribe("*")?;
+    let quiet = Reads(Arc::default(), None);
+    // The exact message fills it, in a publish that its pattern does not match yet.
+    sub.punsubscribe("a*");
+    assert_eq!(bus.publish("a", quiet).delivered, 2);
+    sub.psubscribe("a*")?;
+    let receipt = bus.publish("a", Reads(Arc::default(), Some(sub.clone())));
+    assert_eq!((receipt.matched, receipt.delivered, receipt.dropped), (3, 1, 2));
+    assert_eq!((sub.close_reason(), sub.missed()), (Some(CloseReason::Overflow), 2));
+    assert!(sub.is_empty());
+    Ok(())
 }

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use futures::future::FusedFuture;
 use futures::stream::FusedStream;
 use proptest::prelude::*;
-use support::{Counting, WATCHDOG, eventually, silent, step, text, watched};
+use support::{Counting, WATCHDOG, eventually, silent, spawn_until_asleep, step, text, watched};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -211,9 +211,8 @@ fn tasks_and_threads_are_woken_in_the_order_in_which_they_came() {
         assert!(poll(&mut first, &waker).is_pending());
         let second = {
             let sub = sub.clone();
-            thread::spawn(move || sub.recv_message().map(|message| message.payload))
+            spawn_until_asleep(move || sub.recv_message().map(|message| message.payload))
         };
-        thread::sleep(Duration::from_millis(100));
         assert!(poll(&mut third, &waker).is_pending());
         bus.publish("c", 1_u32);
         assert_eq!(woken.calls(), 1);
@@ -242,9 +241,8 @@ fn a_future_dropped_after_its_wake_up_hands_it_to_the_next_task_or_thread() {
         assert!(poll(&mut second, &waker).is_pending());
         let third = {
             let sub = sub.clone();
-            thread::spawn(move || sub.recv_message().map(|message| message.payload))
+            spawn_until_asleep(move || sub.recv_message().map(|message| message.payload))
         };
-        thread::sleep(Duration::from_millis(100));
         bus.publish("c", 1_u32);
         assert_eq!(woken.calls(), 1);
         drop(first);

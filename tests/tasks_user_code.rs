@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use std::thread;
-use std::time::Duration;
 
 use fanout::{Bus, Overflow, Subscriber};
-use support::{eventually, receipt, silent, watched};
+use support::{eventually, receipt, silent, spawn_until_asleep, watched};
 
 const LOSSLESS: Overflow = Overflow::Block { timeout: None };
 
@@ -92,9 +91,8 @@ fn a_publisher_thread_that_sleeps_for_its_next_inbox_has_woken_the_task_behind_i
         (0..2).for_each(|_| _ = bus.publish("d", 0_u32));
         let publisher = {
             let bus = bus.clone();
-            thread::spawn(move || bus.publish("c", 1_u32))
+            spawn_until_asleep(move || bus.publish("c", 1_u32))
         };
-        thread::sleep(Duration::from_millis(50));
         let tasks: Vec<_> = (0..3).map(|_| Counting::new(|| ())).collect();
         let mut publishes: Vec<_> = (0..3_u32).map(|n| Some(bus.publish_async("d", n))).collect();
         for (publish, (_, waker)) in publishes.iter_mut().zip(&tasks) {

@@ -17,15 +17,15 @@ fn a_test_that_stands_still_fails() {
 
 #[test]
 fn a_test_that_makes_steps_may_take_longer_than_the_patience() {
-    let steps = watched_for(Duration::from_secs(1), || {
-        // Twice the patience in all.
-        (0..40).fold(0, |steps, _| {
+    let steps = watched_for(Duration::from_secs(3), || {
+        // More than the patience in all.
+        (0..70).fold(0, |steps, _| {
             step();
             thread::sleep(Duration::from_millis(50));
             steps + 1
         })
     });
-    assert_eq!(steps, 40);
+    assert_eq!(steps, 70);
 }
 
 #[test]

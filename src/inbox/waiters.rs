@@ -261,7 +261,7 @@ mod tests {
                 let sleeper = scope.spawn(|| {
                     let until =
                         |deadline| WaitLimit { deadline: Some(deadline), stop_signal: None };
-                    let is_woken = inbox.sleep(until(Instant::now() + Duration::from_millis(50)));
+                    let is_woken = inbox.sleep(until(Instant::now() + Duration::from_secs(1)));
                     (is_woken, inbox.sleep(until(Instant::now() + Duration::from_secs(3600))))
                 });
                 await_sleeper();

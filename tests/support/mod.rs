@@ -32,5 +32,8 @@ pub use random::{Dice, cases, scaled};
 pub use receipts::{ReceiptSum, receipt};
 pub use sequences::{assert_ascending, is_subsequence, sorted};
 pub use user_code::{Act, World, drop_in_clone, full_inbox};
-pub use waiting::{WATCHDOG, eventually, let_it_wait, linger, step, steps, watched, watched_for};
+pub use waiting::{
+    WATCHDOG, eventually, let_it_wait, linger, spawn_until_asleep, step, steps, watched,
+    watched_for,
+};
 pub use wakers::Counting;

@@ -9,7 +9,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// After this long without a step, a test counts as deadlocked: far longer than any step takes on a busy
@@ -98,6 +98,26 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never came true: {what}");
         thread::yield_now();
     }
+}
+
+/// Spawns a thread that calls `wait`, and returns once it sleeps. (Where there is no `/proc`, it most likely does.)
+pub fn spawn_until_asleep<T: Send + 'static>(
+    wait: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let (tell, told) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        tell.send(std::fs::read_link("/proc/thread-self")).unwrap();
+        wait()
+    });
+    match told.recv().unwrap() {
+        Ok(path) => eventually("the thread sleeps", || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", path.display()));
+            // "1234 (name) S", where S is for sleeping. It may also have ended.
+            thread.is_finished() || stat.is_ok_and(|stat| stat.contains(") S "))
+        }),
+        Err(_) => thread::sleep(Duration::from_millis(100)),
+    }
+    thread
 }
 
 /// Makes it likelier that a thread that is about to wait does wait. Nothing may depend on it.

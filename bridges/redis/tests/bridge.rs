@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanout::{Bus, Overflow, Pattern, TryRecvError};
 use fanout_redis::{Bridge, BridgeError, BridgeEvent, Codec, CodecError, Json};
-use support::{PATIENCE, Server, await_event, eventually, impatient, quick, subscribe};
+use support::{PATIENCE, SILENCE, Server, await_event, eventually, quick, steady, subscribe};
 
 type Text = Bus<Arc<str>>;
 
@@ -370,7 +370,7 @@ fn whoever_waits_until_it_is_subscribed_misses_nothing_that_comes_then() {
 fn nothing_counts_as_subscribed_before_the_server_has_confirmed_it() {
     let server = Server::start();
     let bus: Bus<Bytes> = Bus::new();
-    let bridge = impatient(&bus, &server.url()).accept("*").spawn().unwrap();
+    let bridge = steady(&bus, &server.url()).accept("*").spawn().unwrap();
     let block = Overflow::Block { timeout: None };
     let slow = bus.subscriber_builder().capacity(1).overflow(block).lifecycle_events(false);
     let slow = slow.subscribe("flood").unwrap();
@@ -380,7 +380,7 @@ fn nothing_counts_as_subscribed_before_the_server_has_confirmed_it() {
     (0..20).for_each(|_| _ = server.publish("flood", &big));
     let _sub = bus.subscribe("later").unwrap();
     // Longer than the bridge waits for a reply.
-    let asked = bridge.wait_subscribed(Duration::from_secs(2));
+    let asked = bridge.wait_subscribed(SILENCE + Duration::from_secs(1));
     assert!(matches!(asked, Err(BridgeError::NotReady)), "{asked:?}");
     (0..20).for_each(|_| _ = slow.recv_message_timeout(PATIENCE).unwrap());
     bridge.wait_subscribed(PATIENCE).unwrap();
@@ -501,7 +501,7 @@ fn a_burst_that_this_process_cannot_take_at_once_waits_at_the_server() {
     const MESSAGES: usize = 100_000;
     let server = Server::start();
     let bus: Bus<Bytes> = Bus::new();
-    let builder = impatient(&bus, &server.url()).accept("*");
+    let builder = steady(&bus, &server.url()).accept("*");
     let events = builder.events();
     let bridge = builder.spawn().unwrap();
     let sub = bus
@@ -522,7 +522,7 @@ fn a_burst_that_this_process_cannot_take_at_once_waits_at_the_server() {
         pipeline.query::<()>(&mut client).unwrap();
     }
     // Longer than the server may be silent. It is not: nothing is read from it.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(SILENCE + Duration::from_secs(1));
     for number in 0..MESSAGES {
         let Ok(message) = sub.recv_message_timeout(PATIENCE) else {
             let seen: Vec<_> = events.try_messages().map(|event| event.payload).collect();

@@ -108,8 +108,8 @@ fn publishers_that_wait_for_room_go_on_when_a_bridge_without_a_server_ends() {
         server.kill();
         eventually("it is away", || !bridge.is_connected());
         let publisher = publish(&bus, 1_000);
-        // Until it waits, most likely.
-        thread::sleep(Duration::from_millis(50));
+        // Then it waits for room.
+        eventually("its inbox is full", || bus.subscribers().iter().any(|info| info.depth == 2));
         assert!(!publisher.is_finished());
         let bridge = end(&bus, bridge);
         eventually("the publisher goes on", || publisher.is_finished());

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fanout::{Bus, Overflow, Pattern, Subscriber};
 use fanout_redis::{BridgeBuilder, BridgeEvent, BridgeHandle, Codec, CodecError};
-use support::{PATIENCE, Proxy, Server, await_event, eventually, free_port, impatient, subscribe};
+use support::{
+    PATIENCE, Proxy, SILENCE, Server, await_event, eventually, free_port, impatient, quick, steady,
+    subscribe,
+};
 
 type Text = Bus<Arc<str>>;
 
@@ -107,7 +110,7 @@ fn a_listening_connection_that_is_dead_is_noticed_while_publishing_goes_on() {
     let server = Server::start();
     let line = Line::to(&server, f64::INFINITY);
     let bus = Text::new();
-    let builder = impatient(&bus, &line.url()).forward("out").accept("c");
+    let builder = steady(&bus, &line.url()).forward("out").accept("c");
     let events = builder.events();
     let bridge = ready(builder);
     let sub = subscribe(&bus, 64, &["c"]);
@@ -138,7 +141,7 @@ fn a_slow_subscriber_does_not_hide_that_the_line_is_dead() {
     let server = Server::start();
     let line = Line::to(&server, f64::INFINITY);
     let bus = Text::new();
-    let bridge = ready(impatient(&bus, &line.url()).accept("*"));
+    let bridge = ready(steady(&bus, &line.url()).accept("*"));
     let sub = blocking(&bus);
     await_channels(&server, &["c"]);
     publish_all(&server, "c", (0..MESSAGES).map(|n| n.to_string()));
@@ -161,7 +164,7 @@ fn a_user_needs_no_right_but_to_use_pubsub() {
     redis::cmd("ACL").arg(&user).query::<()>(&mut server.client()).unwrap();
     let bus = Text::new();
     let url = format!("redis://bob:secret@127.0.0.1:{}", server.port);
-    let bridge = ready(impatient(&bus, &url).accept("in").forward("out"));
+    let bridge = ready(steady(&bus, &url).accept("in").forward("out"));
     let sub = subscribe(&bus, 64, &["in"]);
     // It asks for signs of life, which is refused: that is one.
     let refused_pings = || {
@@ -171,7 +174,7 @@ fn a_user_needs_no_right_but_to_use_pubsub() {
         let (_, count) = line?.split_once("rejected_calls=")?;
         count.split(',').next()?.parse::<u32>().ok()
     };
-    eventually("it asks several times", || refused_pings() > Some(8));
+    eventually("it asks several times", || refused_pings() > Some(4));
     bus.publish("out", "x");
     eventually("it is sent", || bridge.stats().sent == 1);
     server.publish("in", "x");
@@ -181,10 +184,10 @@ fn a_user_needs_no_right_but_to_use_pubsub() {
 
 #[test]
 fn a_connection_that_publishes_nothing_is_not_closed_by_the_server() {
-    let server = Server::with(&["--timeout", "1"]);
+    let server = Server::with(&["--timeout", "4"]);
     let bus = Text::new();
     // What it would lose with the connection, it could not send again.
-    let bridge = ready(impatient(&bus, &server.url()).accept("in").forward("out").plain(true));
+    let bridge = ready(steady(&bus, &server.url()).accept("in").forward("out").plain(true));
     let mut idle = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     idle.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(idle.read(&mut [0]).unwrap(), 0, "another one is closed");
@@ -197,7 +200,7 @@ fn a_connection_that_publishes_nothing_is_not_closed_by_the_server() {
 fn a_server_that_is_busy_with_a_script_is_not_lost() {
     let server = Server::with(&["--busy-reply-threshold", "100"]);
     let bus = Text::new();
-    let bridge = ready(impatient(&bus, &server.url()).accept("c").forward("out"));
+    let bridge = ready(steady(&bus, &server.url()).accept("c").forward("out"));
     let sub = subscribe(&bus, 64, &["c"]);
     eventually("it is subscribed", || server.subscriptions().1 == 1);
     let mut client = server.client();
@@ -205,7 +208,7 @@ fn a_server_that_is_busy_with_a_script_is_not_lost() {
         redis::cmd("EVAL").arg("while true do end").arg(0).query::<()>(&mut client)
     });
     // Longer than the bridge's patience.
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(SILENCE + Duration::from_secs(1));
     // A client of the crate would ask for more first, which is refused.
     let mut killer = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     killer.write_all(b"SCRIPT KILL\r\n").unwrap();
@@ -221,7 +224,7 @@ fn a_server_that_is_busy_with_a_script_is_not_lost() {
 fn no_duration_is_too_long_or_too_short() {
     let server = Server::start();
     let bus = Text::new();
-    let bridge = ready(impatient(&bus, &server.url()).accept("*").linger(Duration::MAX));
+    let bridge = ready(quick(&bus, &server.url()).accept("*").linger(Duration::MAX));
     let sub = bus.subscribe("a").unwrap();
     await_channels(&server, &["a"]);
     drop(sub);
@@ -260,7 +263,7 @@ impl Codec<Bytes> for Slow {
 fn a_flood_from_outside_holds_up_neither_what_goes_out_nor_new_subscriptions() {
     let server = Server::with(&UNBOUNDED);
     let bus: Bus<Bytes> = Bus::new();
-    let builder = impatient(&bus, &server.url()).patience(Duration::from_secs(3));
+    let builder = steady(&bus, &server.url());
     let bridge = ready(builder.accept("in:*").forward("out").codec(Slow));
     let _flooded = bus.subscriber_builder().capacity(16).subscribe("in:1").unwrap();
     await_channels(&server, &["in:1"]);
@@ -293,7 +296,7 @@ fn what_waits_to_be_published_here_is_bounded_in_bytes() {
     const SIZE: usize = 500_000;
     let server = Server::with(&UNBOUNDED);
     let bus: Bus<Bytes> = Bus::new();
-    let bridge = ready(impatient(&bus, &server.url()).accept("*"));
+    let bridge = ready(quick(&bus, &server.url()).accept("*"));
     let sub = blocking(&bus);
     await_channels(&server, &["c"]);
     let (body, mut client) = (vec![b'x'; SIZE], server.client());
@@ -378,7 +381,7 @@ fn what_was_received_before_the_server_went_away_is_still_published() {
     const MESSAGES: u32 = 1_000;
     let mut server = Server::start();
     let bus = Text::new();
-    let bridge = ready(impatient(&bus, &server.url()).accept("*"));
+    let bridge = ready(quick(&bus, &server.url()).accept("*"));
     let sub = blocking(&bus);
     await_channels(&server, &["c"]);
     publish_all(&server, "c", (0..MESSAGES).map(|n| n.to_string()));
@@ -453,10 +456,9 @@ fn what_a_slow_line_does_not_carry_in_one_go_is_sent_in_parts() {
     const MESSAGES: u64 = 200;
     let server = Server::start();
     // The bytes of a full batch take longer than the patience.
-    let line = Line::to(&server, 2e6);
+    let line = Line::to(&server, 2e5);
     let bus: Bus<Vec<u8>> = Bus::new();
-    let builder = impatient(&bus, &line.url()).patience(Duration::from_millis(300));
-    let bridge = ready(builder.forward("*"));
+    let bridge = ready(steady(&bus, &line.url()).forward("*"));
     (0..MESSAGES).for_each(|_| _ = bus.publish("c", vec![0; 10_000]));
     eventually("all is sent", || bridge.stats().sent == MESSAGES);
     assert_eq!(bridge.stats().not_sent, 0);
@@ -465,9 +467,9 @@ fn what_a_slow_line_does_not_carry_in_one_go_is_sent_in_parts() {
 #[test]
 fn a_message_that_is_too_long_for_a_slow_line_does_not_hold_up_the_next_for_ever() {
     let server = Server::start();
-    let line = Line::to(&server, 4e6);
+    let line = Line::to(&server, 8e5);
     let bus: Bus<Vec<u8>> = Bus::new();
-    let builder = impatient(&bus, &line.url()).patience(Duration::from_millis(200)).forward("*");
+    let builder = quick(&bus, &line.url()).patience(Duration::from_secs(1)).forward("*");
     let events = builder.events();
     let bridge = ready(builder);
     bus.publish("c", vec![0; 4_000_000]);
@@ -482,7 +484,7 @@ fn a_server_that_is_lost_again_and_again_meets_growing_pauses() {
     let server = Server::start();
     let proxy = Proxy::to(server.port);
     let bus = Text::new();
-    let builder = impatient(&bus, &proxy.url());
+    let builder = quick(&bus, &proxy.url());
     let builder = builder.back_off(Duration::from_millis(20), PATIENCE).accept("*").forward("*");
     let events = builder.events();
     let _bridge = ready(builder);

@@ -241,6 +241,15 @@ fn pass(mut from: TcpStream, mut to: TcpStream, flow: &Flow) {
     let _ = from.shutdown(Shutdown::Both);
 }
 
+/// How long a [`steady`] bridge lets the server be silent.
+pub const SILENCE: Duration = Duration::from_secs(3);
+
+/// Returns a builder that is quick to come back, and takes no server for lost because the machine is busy.
+#[allow(dead_code)]
+pub fn steady<P: Clone + Send + 'static>(bus: &Bus<P>, url: &str) -> BridgeBuilder<P, Raw> {
+    quick(bus, url).patience(SILENCE)
+}
+
 /// Returns a builder that is quick to come back, and quick to see that the server is silent. On a busy machine it may
 /// take a server for lost that is not.
 pub fn impatient<P: Clone + Send + 'static>(bus: &Bus<P>, url: &str) -> BridgeBuilder<P, Raw> {
