@@ -214,6 +214,7 @@ mod listener;
 mod member;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod oversize;
 mod pattern;
 mod prefetch;
 mod publish;

@@ -136,7 +136,8 @@ pub struct SubscriberInfo {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TopicStats {
-    /// Publishes, including those that matched nothing.
+    /// Publishes, including those that matched nothing. Those on a closed bus count in
+    /// [`Stats`] alone.
     pub published: u64,
     /// Messages to deliver.
     pub matched: u64,

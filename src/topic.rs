@@ -78,6 +78,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// channel has changed since its last publish. The conversion and the clones of the payload,
     /// and waiting for room, come on top.
     #[doc(alias = "PUBLISH")]
+    #[doc(alias = "SPUBLISH")]
     pub fn publish(&self, payload: impl Into<P>) -> Receipt {
         publish::by_topic(&self.engine, &self.entry, payload.into())
     }

@@ -54,7 +54,9 @@ mod on {
         let losses = LOSSES.try_with(RefCell::take).unwrap_or_default();
         for Loss { id, label, policy, channel } in losses {
             let (label, channel) = (label.unwrap_or_default(), channel.unwrap_or_default());
-            warn!(target: "fanout", id, label = &*label, channel = &*channel, ?policy, "messages are lost");
+            contain_panic(|| {
+                warn!(target: "fanout", id, label = &*label, channel = &*channel, ?policy, "messages are lost");
+            });
         }
     }
 

@@ -9,14 +9,16 @@ use std::mem::{self, ManuallyDrop};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
+use crate::oversize::Oversize;
 use crate::reentrancy;
 
 thread_local! {
-    /// The number of wakers in `PENDING`, which is cheaper to look at; and the bits `GROWN` and `LOSSES`.
+    /// The number of wakers in `PENDING`, which is cheaper to look at; and the bits `GROWN`, `LARGE` and `LOSSES`.
     static COUNT: Cell<usize> = const { Cell::new(0) };
     /// Not dropped when the thread ends, since the drop of some user's value may publish even then.
     static PENDING: ManuallyDrop<RefCell<Vec<Waker>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static OVERSIZE: Cell<Oversize> = const { Cell::new(Oversize::NONE) };
     static FREE_AT_END: FreeAtEnd = const { FreeAtEnd };
 }
 
@@ -32,12 +34,12 @@ impl Drop for FreeAtEnd {
 /// `PENDING` has allocated memory, which must be freed when the thread ends.
 const GROWN: usize = 1 << (usize::BITS - 2);
 
-/// Losses are to be told, too.
+/// `PENDING` has more memory than it may keep for ever: each call counts how much of it is used.
+const LARGE: usize = 1 << (usize::BITS - 3);
+
+/// There are losses to report, too.
 #[cfg(feature = "tracing")]
 const LOSSES: usize = 1 << (usize::BITS - 1);
-
-/// Room for wakers that a thread keeps at most.
-const MAX_KEPT: usize = 4_096;
 
 /// Keeps `waker` until the calling thread calls [`call_pending`].
 pub(crate) fn put_off(waker: Waker) {
@@ -79,20 +81,33 @@ fn call_all() {
     }
     #[cfg(feature = "tracing")]
     if count & LOSSES != 0 {
-        contain_panic(crate::trace::tell_losses);
+        crate::trace::tell_losses();
     }
     // A waker can publish, and so put off and call others.
     let mut wakers = PENDING.with(|pending| pending.take());
+    let used = wakers.len();
     wakers.drain(..).for_each(|waker| contain_panic(|| waker.wake()));
-    // Their memory is kept for the next ones, unless it would never be freed.
-    if wakers.capacity() <= MAX_KEPT && FREE_AT_END.try_with(|_| ()).is_ok() {
+    // Their memory is kept for the next ones, unless it is far too much, or would never be freed.
+    let room = wakers.capacity();
+    if !is_oversized(used, room) && FREE_AT_END.try_with(|_| ()).is_ok() {
         PENDING.with(|pending| {
             let mut pending = pending.borrow_mut();
             if pending.is_empty() {
                 *pending = mem::take(&mut wakers);
+                if !Oversize::may_keep(room) {
+                    COUNT.set(COUNT.get() | LARGE);
+                }
             }
         });
     }
+}
+
+/// `true` if `PENDING`, with this `room` of which `used` was used, has long been much too large.
+fn is_oversized(used: usize, room: usize) -> bool {
+    let mut oversize = OVERSIZE.get();
+    let is_oversized = oversize.is_lasting(used, room);
+    OVERSIZE.set(oversize);
+    is_oversized
 }
 
 /// Drops what holds a waker. The caller holds no lock and no turn.
@@ -101,7 +116,7 @@ pub(crate) fn drop_waker<T>(holder: T) {
 }
 
 /// Runs code of a waker, or of a tracing subscriber. A panic in it goes no further than the panic hook, which has
-/// reported it: whatever it was called by did nothing wrong, and others are to be woken.
+/// reported it: whatever it was called by did nothing wrong, and others must be woken.
 pub(crate) fn contain_panic(code: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
         reentrancy::discard(panic);

@@ -420,7 +420,7 @@ fn names_are_remembered_with_any_number_of_stripes() {
 fn a_delivery_to_a_waiting_task_does_not_allocate() {
     use std::task::{Context, Poll, Waker};
 
-    for inboxes in [1, 10] {
+    for inboxes in [1, 10, 5_000] {
         let scene = Scene::new(inboxes, Overflow::DropOldest, false, |sub| {
             sub.subscribe("c").unwrap();
         });
@@ -433,7 +433,10 @@ fn a_delivery_to_a_waiting_task_does_not_allocate() {
             }
             scene.bus.publish("c", Arc::clone(&scene.payload));
             for stream in &mut streams {
-                assert!(matches!(stream.poll_recv(&mut context), Poll::Ready(Some(_))));
+                // Twice: it may give way once.
+                let mut is_ready =
+                    || matches!(stream.poll_recv(&mut context), Poll::Ready(Some(_)));
+                assert!(is_ready() || is_ready());
             }
         };
         (0..3).for_each(|_| deliver());

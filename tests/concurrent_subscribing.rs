@@ -2,10 +2,11 @@
 
 mod support;
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use fanout::{Bus, Receipt};
+use fanout::{Bus, Pattern, Receipt, SubscribeError};
 use support::{Stop, payloads, scaled, silent, step, watched};
 
 /// Hazards: counts that underflow, and a channel that stays dead when it is subscribed again.
@@ -172,5 +173,58 @@ fn a_channel_comes_and_goes_while_it_and_new_names_are_published_to() {
                 assert_eq!(bus.publish(&format!("never:{i}"), 1_u64).matched, 0);
             }
         });
+    });
+}
+
+/// Calls `one` and `other` at the same time, `other` a little later in each trial.
+fn overlapping<T>(trial: usize, one: impl FnOnce() -> T, other: impl FnOnce() + Send) -> T {
+    let start = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            start.wait();
+            (0..trial % 60 * 20).for_each(|_| std::hint::spin_loop());
+            other();
+        });
+        start.wait();
+        one()
+    })
+}
+
+#[test]
+fn subscribing_to_many_names_while_the_bus_closes_is_done_or_leaves_no_trace() {
+    let names: Vec<String> = (0..200).map(|i| format!("n{i}")).collect();
+    watched(move || {
+        for trial in 0..scaled(2_000) {
+            step();
+            let bus: Bus<u32> = Bus::new();
+            let sub = bus.subscriber();
+            let result = overlapping(trial, || sub.subscribe_many(&names), || bus.close());
+            match result {
+                Ok(count) => assert_eq!(count, names.len()),
+                Err(error) => {
+                    assert_eq!(error, SubscribeError::Closed);
+                    assert_eq!(sub.try_iter().count(), 0, "trial {trial}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_resubscribe_while_the_subscriber_closes_has_all_subscriptions_or_fails() {
+    watched(|| {
+        for trial in 0..scaled(4_000) {
+            step();
+            let bus: Bus<u32> = Bus::new();
+            let sub = bus.subscribe("a").unwrap();
+            sub.psubscribe("b*").unwrap();
+            match overlapping(trial, || sub.resubscribe(), || sub.close()) {
+                Ok(same) => {
+                    let held = (same.channels(), same.patterns());
+                    assert_eq!(held, (vec!["a".into()], vec![Pattern::redis("b*")]), "{trial}");
+                }
+                Err(error) => assert_eq!(error, SubscribeError::Closed),
+            }
+        }
     });
 }

@@ -13,7 +13,7 @@ use fanout::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{Counting, Dice, cases, eventually, panic_of, scaled};
+use support::{Dice, cases, eventually, panic_of, scaled};
 
 /// What a watch told, as text: `channel news` or `pattern game:*`, and whether it is wanted.
 fn told(interest: Interest) -> (String, bool) {
@@ -466,6 +466,8 @@ fn a_clone_that_waits_for_a_watch_panics_and_says_so() {
 fn a_receiver_that_timed_out_keeps_no_place_among_those_that_wait() {
     use std::pin::pin;
     use std::task::Context;
+
+    use support::Counting;
 
     let bus: Bus<u32> = Bus::new();
     let watch = bus.watch_interest();

@@ -243,3 +243,17 @@ fn who_panics_at_a_loss_harms_no_publish() {
     );
     assert_eq!(sub.recv_message().unwrap().payload, 2);
 }
+
+#[test]
+fn who_panics_at_a_loss_hears_of_the_others() {
+    let lines = told(
+        Level::WARN,
+        |_| panic!("told"),
+        || {
+            let bus = bus(Overflow::DropNewest);
+            let _subs = [(); 3].map(|()| bus.subscribe("c").unwrap());
+            (0..2_u32).for_each(|n| _ = bus.publish("c", n));
+        },
+    );
+    assert_eq!(lines.len(), 3, "{lines:?}");
+}

@@ -41,6 +41,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     #[doc(alias = "PUBSUB CHANNELS")]
+    #[doc(alias = "PUBSUB SHARDCHANNELS")]
     pub fn channels(&self) -> Vec<Arc<str>> {
         self.engine.check_reentrancy();
         self.engine.trie.channels(None)
@@ -131,6 +132,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     #[doc(alias = "PUBSUB NUMSUB")]
+    #[doc(alias = "PUBSUB SHARDNUMSUB")]
     pub fn subscriber_count(&self, channel: &str) -> usize {
         self.engine.check_reentrancy();
         let trie = &self.engine.trie;

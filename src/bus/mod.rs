@@ -126,6 +126,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "PUBLISH")]
+    #[doc(alias = "SPUBLISH")]
     #[doc(alias = "send")]
     pub fn publish(&self, channel: &str, payload: impl Into<P>) -> Receipt {
         publish::by_name(&self.engine, channel, payload.into())

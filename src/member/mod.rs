@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use crate::engine::{Engine, Registered, RetiredParts};
 use crate::error::SubscribeError;
 use crate::inbox::{Inbox, Settings};
+use crate::pattern::Pattern;
 use crate::reentrancy;
 use crate::stats::{CloseReason, SubscriberInfo};
 use crate::sync::Mutex;
@@ -73,6 +74,11 @@ impl<P> Subscriptions<P> {
             missing.retain(|key| seen.insert(key));
         }
         missing
+    }
+
+    /// Returns the keys of one kind, in the order in which they were subscribed.
+    fn keys<T: Kind<Payload = P>>(&self) -> Vec<T::OwnedKey> {
+        T::set(self).in_order().into_iter().map(|subscription| subscription.entry.key()).collect()
     }
 
     /// Takes everything, to be released.
@@ -132,6 +138,7 @@ impl<P: Send + 'static> Member<P> {
         let hashed: SmallVec<[(&T::Key, u64); 1]> =
             keys.iter().map(Borrow::borrow).map(|key| (key, with_hash(key))).collect();
         let missing = held.missing::<T>(&hashed);
+        let count = held.count() + missing.len();
         let limit_check = engine.limits.bound_the_bus().then(|| engine.limit_check.lock());
         if !missing.is_empty() {
             self.check_limits::<T>(&held, &missing)?;
@@ -139,24 +146,27 @@ impl<P: Send + 'static> Member<P> {
                 engine.registry.count_subscriber();
             }
         }
-        for (key, hash) in hashed {
-            let count = held.count();
+        for (at, (key, hash)) in hashed.into_iter().enumerate() {
+            let held_count = held.count();
             if let Some(subscription) = T::set(&held).get(key, hash) {
                 before();
-                self.inbox.push_event(|| T::SUBSCRIBED(subscription.entry.key()), count);
+                self.inbox.push_event(|| T::SUBSCRIBED(subscription.entry.key()), held_count);
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
             let tell = |entry: &T| {
                 before();
-                self.inbox.push_event(|| T::SUBSCRIBED(entry.key()), count + 1);
+                self.inbox.push_event(|| T::SUBSCRIBED(entry.key()), held_count + 1);
             };
-            let joined = engine.trie.join(key, hash, recipient, tell);
-            T::set_mut(&mut held).insert(joined.map_err(|_| SubscribeError::Closed)?);
+            match engine.trie.join(key, hash, recipient, tell) {
+                Ok(subscription) => T::set_mut(&mut held).insert(subscription),
+                Err(_) if at == 0 => return Err(SubscribeError::Closed),
+                // The bus is being closed. The first event cannot be taken back, so all of this came before it.
+                Err(_) => break,
+            }
         }
         // Held until all are counted.
         drop(limit_check);
-        let count = held.count();
         drop(held);
         for key in keys {
             let key: &T::Key = key.borrow();
@@ -268,10 +278,15 @@ impl<P> Member<P> {
     pub(crate) fn keys<T: Kind<Payload = P>>(&self) -> Vec<T::OwnedKey> {
         self.engine.check_reentrancy();
         let held = self.subscriptions.lock();
-        if self.inbox.is_closed() {
-            return Vec::new();
-        }
-        T::set(&held).in_order().into_iter().map(|subscription| subscription.entry.key()).collect()
+        if self.inbox.is_closed() { Vec::new() } else { held.keys::<T>() }
+    }
+
+    /// Returns the channels and the patterns held at the same time; `None` if the member is closed.
+    pub(crate) fn all_keys(&self) -> Option<(Vec<Arc<str>>, Vec<Pattern>)> {
+        self.engine.check_reentrancy();
+        let held = self.subscriptions.lock();
+        let is_open = !self.inbox.is_closed();
+        is_open.then(|| (held.keys::<Channel<P>>(), held.keys::<PatternEntry<P>>()))
     }
 
     /// Returns what the subscriber looks like from outside.
@@ -308,7 +323,7 @@ impl<P: Send + 'static> Registered<P> for Member<P> {
     }
 
     fn close(&self, reason: CloseReason) -> bool {
-        self.close(reason)
+        Member::close(self, reason)
     }
 
     fn is_counted(&self) -> bool {
@@ -316,7 +331,7 @@ impl<P: Send + 'static> Registered<P> for Member<P> {
     }
 
     fn info(&self) -> SubscriberInfo {
-        self.info()
+        Member::info(self)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::mem;
 use std::ops::{Deref, DerefMut};
 
 use hashbrown::HashSet;
@@ -9,6 +10,7 @@ use hashbrown::HashSet;
 use super::after_turn::Waits;
 use super::merge::Merge;
 use crate::event::Message;
+use crate::oversize::Oversize;
 use crate::reentrancy::for_each_then_resume;
 use crate::trie::Counts;
 
@@ -25,7 +27,7 @@ pub(super) struct Scratch<P: 'static> {
     pub(super) merge: Merge<'static, P>,
     /// Inboxes served by this publish, by address, of those that take a message once.
     pub(super) seen: HashSet<usize, foldhash::fast::RandomState>,
-    /// Members whose inboxes were full and are to be closed, by id.
+    /// Members to close, by id: their inboxes were full.
     pub(super) disconnected: Vec<u64>,
     /// Messages that wait for room, each with whom it is for.
     pub(super) waits: Waits<P>,
@@ -33,6 +35,9 @@ pub(super) struct Scratch<P: 'static> {
     pub(super) waited: Counts,
     /// Inboxes that get nothing more in the turn, by address.
     pub(super) barred: HashSet<usize, foldhash::fast::RandomState>,
+    /// The most messages that `dead` held in this publish.
+    most_dead: usize,
+    oversize: Oversize,
 }
 
 impl<P> Default for Scratch<P> {
@@ -45,14 +50,17 @@ impl<P> Default for Scratch<P> {
             waits: Waits::new(),
             waited: Counts::default(),
             barred: HashSet::default(),
+            most_dead: 0,
+            oversize: Oversize::default(),
         }
     }
 }
 
 impl<P> Scratch<P> {
-    /// Drops the messages that are to be dropped: each of them, even if the `Drop` of another panics.
+    /// Drops the messages in `dead`, each of them even if the `Drop` of another panics.
     pub(super) fn drop_dead(&mut self) {
         if !self.dead.is_empty() {
+            self.most_dead = self.most_dead.max(self.dead.len());
             for_each_then_resume(self.dead.drain(..), drop);
         }
     }
@@ -85,9 +93,17 @@ impl<P> Drop for ScratchGuard<P> {
 
 #[inline(never)]
 fn give_back<P: 'static>(mut scratch: Box<Scratch<P>>) {
-    scratch.seen.clear();
-    scratch.barred.clear();
     scratch.drop_dead();
+    let Scratch { dead, seen, waits, most_dead, barred, oversize, .. } = &mut *scratch;
+    // Each inbox that has a message in `waits` is in `barred`.
+    let used = seen.len().max(barred.len()).max(mem::take(most_dead));
+    let room = seen.capacity().max(barred.capacity()).max(dead.capacity()).max(waits.capacity());
+    if oversize.is_lasting(used, room) {
+        // It is freed. To keep it would cost time, too: a set is cleared in the time that its room takes.
+        return;
+    }
+    seen.clear();
+    barred.clear();
     let _ = KEPT.try_with(|kept| kept.try_borrow_mut().map(|mut kept| kept.push(scratch)));
 }
 
@@ -102,5 +118,20 @@ impl<P> Deref for ScratchGuard<P> {
 impl<P> DerefMut for ScratchGuard<P> {
     fn deref_mut(&mut self) -> &mut Scratch<P> {
         self.0.as_mut().unwrap_or_else(|| unreachable!("taken in `drop` alone"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_that_one_publish_made_large_are_freed_in_the_long_run() {
+        let room = || ScratchGuard::<u8>::borrow().seen.capacity();
+        ScratchGuard::<u8>::borrow().seen.extend(0..100_000);
+        assert!(room() >= 100_000);
+        assert!((0..20_000).any(|_| room() == 0));
+        ScratchGuard::<u8>::borrow().seen.extend(0..10);
+        (0..20_000).for_each(|_| assert!(room() >= 10));
     }
 }

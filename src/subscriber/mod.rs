@@ -123,6 +123,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     #[doc(alias = "SUBSCRIBE")]
+    #[doc(alias = "SSUBSCRIBE")]
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<usize, SubscribeError> {
         self.member.subscribe::<Channel<P>>(&[channel.as_ref()])
     }
@@ -267,6 +268,7 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "UNSUBSCRIBE")]
+    #[doc(alias = "SUNSUBSCRIBE")]
     pub fn unsubscribe(&self, channel: impl AsRef<str>) -> usize {
         self.member.unsubscribe::<Channel<P>>(channel.as_ref())
     }
@@ -368,13 +370,11 @@ impl<P: Clone + Send + 'static> Subscriber<P> {
     /// # Ok::<(), fanout::SubscribeError>(())
     /// ```
     pub fn resubscribe(&self) -> Result<Self, SubscribeError> {
-        if self.is_closed() {
-            return Err(SubscribeError::Closed);
-        }
+        let (channels, patterns) = self.member.all_keys().ok_or(SubscribeError::Closed)?;
         let settings = self.member.inbox.settings().clone();
         let other = Self { member: Member::new(&self.member.engine, settings) };
-        other.subscribe_many(self.channels())?;
-        other.psubscribe_many(self.patterns())?;
+        other.subscribe_many(channels)?;
+        other.psubscribe_many(patterns)?;
         Ok(other)
     }
 
