@@ -22,7 +22,8 @@ use crate::sync::{AtomicUsize, Ordering, fence};
 /// Counts that are taken, or given back, at once.
 pub(crate) const BATCH: usize = 1024;
 
-/// More pointers than this can only come of leaking them; one step below where the count would wrap.
+/// More pointers than this can only come of leaking them. It is half of what the count holds, so that increments that
+/// race cannot make it wrap, as in `Arc`.
 const MAX_POINTERS: usize = isize::MAX as usize;
 
 /// What a [`BatchArc`] can hold.
@@ -191,7 +192,7 @@ impl<T: Shared> BatchArc<T> {
     /// Returns how many pointers the block counts, and how many nobody has yet.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn counts(&self) -> (usize, usize) {
-        // SAFETY: as in `get`.
+        // SAFETY: as in `take_batch`.
         (unsafe { self.block.as_ref() }.count.load(Ordering::Relaxed), self.left.get())
     }
 }

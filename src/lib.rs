@@ -123,9 +123,9 @@
 //! alone.
 //!
 //! The one exception is a payload's `Clone`, which runs in the turn of the channel. A call from it that can wait
-//! (any call on a bus, a receive that finds nothing, [`Listener::join`]) panics with a message that says so, and
-//! never deadlocks. It may drop a subscriber, a topic or a bus; the subscriber is unsubscribed when the publish
-//! has ended. If it waits by other means, as on [`Subscriber::receiver`], it holds up the channel.
+//! (a publish, a subscribe, an unsubscribe, a look into the bus, a receive that finds nothing, [`Listener::join`])
+//! panics with a message that says so, and never deadlocks. It may close the bus, and drop a subscriber, a topic or a
+//! bus; the subscriber is unsubscribed when the publish has ended. If it waits by other means, as on [`Subscriber::receiver`], it holds up the channel.
 //!
 //! # Complexity
 //!
@@ -163,9 +163,10 @@
 //! - `metrics`: `Bus::record_metrics` writes the figures of a bus for Prometheus and others, by the crate `metrics`.
 //! - `tracing`: the first loss of an inbox since its reader was told, so at most one line for each [`Event::Lagged`],
 //!   and disconnects, at level *warn*; subscribing, unsubscribing and closing at *debug*. All have the target `fanout`,
-//!   and the fields `id` and `label` of the subscriber; besides, losses and disconnects `channel` and `policy`,
-//!   subscribing `to` and `count`, unsubscribing `from` and `count`, closing `reason`. (A subscriber that is dropped
-//!   has the reason `Subscriber`, as if it had been closed.)
+//!   and the fields `id` and `label` of the subscriber. Losses and disconnects also have `policy`, and `channel`, that
+//!   of the lost message; subscribing has `to` and `count`, unsubscribing `from` and `count`, closing `reason`. (A
+//!   subscriber that is dropped has the reason `Subscriber`, as if it had been closed.) Of an inbox that is read by
+//!   [`Subscriber::receiver`] alone, only the first loss is told: it never gets `Lagged`.
 //! - `serde`: [`Overflow`], [`Limits`] and [`Pattern`] can be read from and written to configuration files; receipts,
 //!   figures, messages and events can be written.
 //!
@@ -194,6 +195,8 @@
 //! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Without these, the docs speak of methods that are not there.
+#![cfg_attr(not(all(feature = "async", feature = "glob")), allow(rustdoc::broken_intra_doc_links))]
 #![deny(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]

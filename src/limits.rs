@@ -106,7 +106,7 @@ impl Limits {
     }
 
     /// Returns `true` if a limit spans subscribers. Subscribe calls must then be admitted one at a time.
-    pub(crate) fn bound_the_bus(&self) -> bool {
+    pub(crate) fn span_subscribers(&self) -> bool {
         self.max_subscribers != usize::MAX
             || self.max_channels != usize::MAX
             || self.max_patterns != usize::MAX

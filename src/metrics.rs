@@ -11,7 +11,7 @@ type Figure<T, N> = (&'static str, &'static str, fn(&T) -> N);
 /// Counters of the whole bus.
 const COUNTERS: [Figure<Stats, u64>; 9] = [
     ("fanout_published_total", "Publishes", |stats| stats.published),
-    ("fanout_matched_total", "Messages that were to be delivered", |stats| stats.matched),
+    ("fanout_matched_total", "Messages to deliver", |stats| stats.matched),
     ("fanout_delivered_total", "Messages that entered an inbox", |stats| stats.delivered),
     ("fanout_dropped_total", "Messages that did not enter an inbox", |stats| stats.dropped),
     ("fanout_evicted_total", "Messages removed unread to make room", |stats| stats.evicted),

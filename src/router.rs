@@ -13,7 +13,7 @@ use std::any::Any;
 use std::borrow::Borrow;
 use std::fmt;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::slice;
 use std::sync::{Arc, Weak};
 
@@ -74,8 +74,8 @@ impl<P> Shared<P> {
         self.state.lock().has_ended
     }
 
-    /// Tells the router to set the handler of `route`, or to remove it. Returns the handler that is to be dropped under
-    /// no lock: the one that this replaces, or `handler` itself if the router has ended.
+    /// Tells the router to set the handler of `route`, or to remove it. Returns the handler that the caller must drop
+    /// under no lock: the one that this replaces, or `handler` itself if the router has ended.
     fn change(&self, route: Route, handler: Option<Handler<P>>) -> Option<Handler<P>> {
         let mut state = self.state.lock();
         if state.has_ended {
@@ -206,7 +206,8 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// # Errors
     ///
-    /// Like [`Subscriber::subscribe`].
+    /// Like [`Subscriber::subscribe`]. The router is dropped then, with its handlers; its subscriptions end, unless
+    /// the subscriber has other clones.
     ///
     /// # Panics
     ///
@@ -228,7 +229,7 @@ impl<P: Clone + Send + 'static> Router<P> {
     ///
     /// # Errors
     ///
-    /// Like [`Subscriber::psubscribe`].
+    /// Like [`Subscriber::psubscribe`]. The router is dropped then, as by [`on`](Self::on).
     ///
     /// # Panics
     ///
@@ -247,7 +248,8 @@ impl<P: Clone + Send + 'static> Router<P> {
     /// Has `handler` called with every event that has no handler of its own: lifecycle events,
     /// [`Event::Lagged`], and messages of subscriptions without a handler.
     ///
-    /// By default, they are dropped: then nobody hears of losses.
+    /// By default, they are dropped: then nobody hears of losses. With [`keep_going`](Self::keep_going), messages whose
+    /// handler panicked come here, too. What the panic said is not passed on: the panic hook has it.
     pub fn otherwise(mut self, handler: impl FnMut(Event<P>) + Send + 'static) -> Self {
         self.table.otherwise = Some(Box::new(handler));
         self
@@ -574,6 +576,10 @@ impl<P> fmt::Debug for Router<P> {
             .finish_non_exhaustive()
     }
 }
+
+// As for `Subscriber`.
+impl<P> UnwindSafe for RouterHandle<P> {}
+impl<P> RefUnwindSafe for RouterHandle<P> {}
 
 impl<P> fmt::Debug for RouterHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,13 +20,13 @@ pub(crate) struct Source {
     channel: SmallStr,
     /// The pattern's entry on the bus, whose counter a route writes to anyway. The pattern's own counter would be one
     /// more cache miss for each pattern that matches.
-    pattern: Option<Arc<dyn Named>>,
+    pattern: Option<Arc<dyn HasPattern>>,
 }
 
 /// What the messages of one subscription have in common, kept alive.
 pub(crate) enum Origin {
     Channel(Arc<str>),
-    Pattern(Arc<dyn Named>),
+    Pattern(Arc<dyn HasPattern>),
 }
 
 impl Origin {
@@ -38,8 +38,8 @@ impl Origin {
     }
 }
 
-/// What has a pattern.
-pub(crate) trait Named: Any + Send + Sync + UnwindSafe + RefUnwindSafe {
+/// Something that has a pattern.
+pub(crate) trait HasPattern: Any + Send + Sync + UnwindSafe + RefUnwindSafe {
     fn pattern(&self) -> &Pattern;
 
     /// Returns the pattern's text.
@@ -48,7 +48,7 @@ pub(crate) trait Named: Any + Send + Sync + UnwindSafe + RefUnwindSafe {
     }
 }
 
-impl Named for Pattern {
+impl HasPattern for Pattern {
     fn pattern(&self) -> &Pattern {
         self
     }
@@ -56,7 +56,7 @@ impl Named for Pattern {
 
 impl Source {
     #[inline]
-    pub(crate) fn new(channel: SmallStr, pattern: Option<Arc<dyn Named>>) -> Self {
+    pub(crate) fn new(channel: SmallStr, pattern: Option<Arc<dyn HasPattern>>) -> Self {
         Self { channel, pattern }
     }
 
@@ -162,7 +162,7 @@ impl Hash for SourceRef {
 /// A pattern that matches a channel, and what its messages on that channel point to.
 pub(crate) struct PatternSource<T>(BatchArcWithPart<Source, T>);
 
-impl<T: Named> PatternSource<T> {
+impl<T: HasPattern> PatternSource<T> {
     pub(crate) fn new(channel: SmallStr, entry: Arc<T>) -> Self {
         let source = BatchArc::new(Source::new(channel, Some(entry)));
         Self(BatchArcWithPart::new(source, |source| {

@@ -1,6 +1,7 @@
 //! Receipts, counters and close reasons. Knows nothing of the engine.
 
-use std::ops::AddAssign;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
 use std::sync::Arc;
 
 use crate::limits::Overflow;
@@ -8,7 +9,8 @@ use crate::limits::Overflow;
 /// What one publish did: `matched == delivered + dropped`.
 ///
 /// All three counts are exact. A publish that nobody listens to returns a receipt of zeros, never
-/// an error.
+/// an error. Subscriptions to patterns count, too: where a monitor or a bridge has one, ask
+/// [`Bus::subscriber_count`](crate::Bus::subscriber_count) whether a channel has subscribers of its own.
 ///
 /// # Examples
 ///
@@ -34,6 +36,23 @@ pub struct Receipt {
     pub delivered: usize,
     /// Messages of this publish that did not enter an inbox.
     pub dropped: usize,
+}
+
+/// Sums what several publishes did.
+impl Add for Receipt {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
+/// Sums what several publishes did.
+impl Sum for Receipt {
+    fn sum<I: Iterator<Item = Self>>(receipts: I) -> Self {
+        receipts.fold(Self::default(), Add::add)
+    }
 }
 
 /// Sums what several publishes did.

@@ -38,17 +38,17 @@ pub struct Topic<P = Arc<str>> {
     engine: Arc<Engine<P>>,
     /// The channel that `pin` holds, one pointer nearer.
     entry: Arc<Channel<P>>,
-    pin: Arc<Pin<P>>,
+    pin: Arc<EntryPin<P>>,
     _open: Arc<OpenGuard<P>>,
 }
 
 /// Keeps the channel's entry in the trie; shared by clones.
-struct Pin<P> {
+struct EntryPin<P> {
     engine: Arc<Engine<P>>,
     channel: Arc<Channel<P>>,
 }
 
-impl<P> Drop for Pin<P> {
+impl<P> Drop for EntryPin<P> {
     fn drop(&mut self) {
         self.engine.trie.unpin(&self.channel);
     }
@@ -59,7 +59,7 @@ impl<P: Clone + Send + 'static> Topic<P> {
         let engine = Arc::clone(engine);
         let channel = engine.trie.pin(name);
         let entry = Arc::clone(&channel);
-        let pin = Arc::new(Pin { engine: Arc::clone(&engine), channel });
+        let pin = Arc::new(EntryPin { engine: Arc::clone(&engine), channel });
         Self { engine, entry, pin, _open: Arc::clone(open) }
     }
 
@@ -238,7 +238,8 @@ impl<P: Clone + Send + 'static> Topic<P> {
     /// while it waits, the messages that have not entered count as dropped, and their readers get
     /// [`Lagged`](crate::Event::Lagged).
     ///
-    /// A receive through [`Subscriber::receiver`](crate::Subscriber::receiver) does not wake it.
+    /// A receive through [`Subscriber::receiver`](crate::Subscriber::receiver) does not wake it. A publish that begins
+    /// while the future waits, by the same task, too, may enter a full inbox before it.
     ///
     /// # Panics
     ///

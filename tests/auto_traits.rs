@@ -12,10 +12,11 @@ use std::rc::Rc;
 use std::sync::{Arc, MutexGuard};
 
 use fanout::{
-    Bus, BusBuilder, CloseReason, Event, IntoIter, IntoMessages, Iter, Limits, Listener, Message,
-    Messages, Overflow, Pattern, PatternError, Receipt, RecvError, RecvTimeoutError, Stats,
-    SubscribeError, Subscriber, SubscriberBuilder, SubscriberInfo, Topic, TryIter, TryMessages,
-    TryRecvError, WeakBus,
+    Bus, BusBuilder, CloseReason, Event, Interest, InterestIter, InterestWatch, IntoIter,
+    IntoMessages, Iter, Limits, Listener, Message, Messages, Overflow, Pattern, PatternError,
+    Receipt, RecvError, RecvTimeoutError, Router, RouterHandle, Stats, SubscribeError, Subscriber,
+    SubscriberBuilder, SubscriberInfo, Topic, TopicStats, TryIter, TryMessages, TryRecvError,
+    WeakBus,
 };
 
 /// Evaluates to `true` if a type implements a trait. The inherent constant exists only if it does, and then
@@ -92,7 +93,9 @@ fn handles_have_all_auto_traits_for_every_payload_that_is_send() {
         Topic:                            1 1 1 1 1,
         Subscriber:                       1 1 1 1 1,
         BusBuilder:                       1 1 _ _ 1,
-        SubscriberBuilder:                1 1 _ _ 1,
+        SubscriberBuilder:                1 1 1 1 1,
+        Router:                           1 0 0 0 1,
+        RouterHandle:                     1 1 1 1 1,
         IntoIter:                         1 1 1 1 1,
         Iter<'static>:                    1 1 1 1 1,
         TryIter<'static>:                 1 1 1 1 1,
@@ -107,7 +110,9 @@ fn handles_have_all_auto_traits_for_every_payload_that_is_send() {
         Topic<SendOnly>:                  1 1 1 1 1,
         Subscriber<SendOnly>:             1 1 1 1 1,
         BusBuilder<SendOnly>:             1 _ _ _ 1,
-        SubscriberBuilder<SendOnly>:      1 1 _ _ 1,
+        SubscriberBuilder<SendOnly>:      1 1 1 1 1,
+        Router<SendOnly>:                 1 0 0 0 1,
+        RouterHandle<SendOnly>:           1 1 1 1 1,
         IntoIter<SendOnly>:               1 1 1 1 1,
         Iter<'static, SendOnly>:          1 1 1 1 1,
         TryIter<'static, SendOnly>:       1 1 1 1 1,
@@ -124,6 +129,34 @@ fn handles_have_all_auto_traits_for_every_payload_that_is_send() {
         Topic<Box<dyn FnMut() + Send>>:   1 1 1 1 1,
         Subscriber<Box<dyn FnMut() + Send>>: 1 1 1 1 1,
         Bus<std::marker::PhantomPinned>:  1 1 1 1 1,
+    }
+}
+
+/// Futures and streams move from thread to thread with their tasks.
+#[cfg(feature = "async")]
+#[test]
+fn futures_and_streams_are_send_for_every_payload_that_is_send() {
+    use fanout::{
+        EventStream, MessageStream, Publish, PublishMany, Recv, RecvInterest, RecvMessage,
+    };
+
+    type Names = std::iter::Empty<&'static str>;
+    table! {
+        //                             Send Sync UnwindSafe RefUnwindSafe Unpin
+        Recv<'static>:                    1 1 1 1 1,
+        RecvMessage<'static>:             1 1 1 1 1,
+        EventStream<'static>:             1 1 1 1 1,
+        MessageStream<'static>:           1 1 1 1 1,
+        RecvInterest<'static>:            1 1 1 1 1,
+        Publish<'static>:                 1 1 _ _ 1,
+        PublishMany<'static, Arc<str>, Names>: 1 1 _ _ 1,
+
+        Recv<'static, SendOnly>:          1 1 1 1 1,
+        RecvMessage<'static, SendOnly>:   1 1 1 1 1,
+        EventStream<'static, SendOnly>:   1 1 1 1 1,
+        MessageStream<'static, SendOnly>: 1 1 1 1 1,
+        Publish<'static, SendOnly>:       1 _ _ _ 1,
+        PublishMany<'static, SendOnly, Names>: 1 _ _ _ 1,
     }
 }
 
@@ -162,7 +195,11 @@ fn handles_of_a_payload_that_is_not_send_are_not_send() {
 fn types_without_a_payload_are_send_and_sync() {
     table! {
         //                             Send Sync UnwindSafe RefUnwindSafe Unpin
-        Listener:                         1 1 _ _ 1,
+        Listener:                         1 1 1 1 1,
+        Interest:                         1 1 1 1 1,
+        InterestWatch:                    1 1 1 1 1,
+        InterestIter<'static>:            1 1 1 1 1,
+        TopicStats:                       1 1 1 1 1,
         Pattern:                          1 1 1 1 1,
         PatternError:                     1 1 1 1 1,
         RecvError:                        1 1 1 1 1,

@@ -655,3 +655,21 @@ fn the_figures_of_a_topic_are_the_sum_of_the_receipts_of_its_channel() {
     // The third eviction is that of `b`.
     assert_eq!((stats.evicted, evicts.missed(), refuses.missed()), (2, 3, 2));
 }
+
+#[test]
+fn a_closed_bus_looks_empty_in_debug_output_too() {
+    let bus: Bus<u32> = Bus::new();
+    let _sub = bus.psubscribe("*").unwrap();
+    assert!(format!("{bus:?}").contains("closed: false, channels: 0, patterns: 1, subscribers: 1"));
+    bus.close();
+    assert!(format!("{bus:?}").contains("closed: true, channels: 0, patterns: 0, subscribers: 0"));
+}
+
+#[test]
+fn receipts_can_be_summed() {
+    let bus: Bus<u32> = Bus::new();
+    let _sub = bus.subscribe("a").unwrap();
+    let sum: Receipt = ["a", "b", "a"].into_iter().map(|channel| bus.publish(channel, 1_u32)).sum();
+    assert_eq!(sum, bus.publish("a", 1_u32) + bus.publish("a", 1_u32));
+    assert_eq!(sum.delivered, 2);
+}

@@ -8,7 +8,7 @@ use super::Bus;
 use crate::engine::{Engine, OpenGuard, check_capacity};
 use crate::limits::{Limits, Overflow};
 
-/// The capacity of an inbox where nothing else is asked for, in messages.
+/// The default capacity of an inbox, in messages.
 const CAPACITY: usize = 256;
 
 /// A builder for a [`Bus`], returned by [`Bus::builder`].

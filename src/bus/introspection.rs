@@ -191,7 +191,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// Those of inboxes have the labels `subscriber`, which is the [label](SubscriberBuilder::label), and `id`. Only
     /// subscribers with a label have them: half a million series would help nobody. When a subscriber is gone, its
-    /// series stay as they were until the recorder forgets them (an exporter's *idle timeout*). The figures of two
+    /// series stay as they were until the recorder forgets them (an exporter's *idle timeout*): what it lost after the
+    /// last call is in the bus's totals alone. One that was disconnected counts as gone at once. The figures of two
     /// buses in one process need recorders of their own, such as `metrics::with_local_recorder`.
     ///
     /// # Panics

@@ -60,7 +60,6 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Creates a bus whose inboxes hold 256 messages each and drop the oldest message when full.
     ///
     /// [`builder`](Self::builder) creates a bus with other settings.
-    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self::builder().build()
     }
@@ -79,7 +78,8 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// is dropped and the receipt is all zeros.
     ///
     /// `payload` is converted into `P` first, outside every lock and even if nothing matches;
-    /// [`publish_with`](Self::publish_with) avoids that. When `publish` returns, the messages that
+    /// [`publish_with`](Self::publish_with) avoids that. A literal must have the very type: `7_u64`
+    /// for a `Bus<u64>`, `&b"abc"[..]` for a `Bus<Arc<[u8]>>`. When `publish` returns, the messages that
     /// it delivered can be received. It may wait for other calls that work on the same channel, but
     /// it never waits for a subscriber to read, unless an inbox is full and its policy is
     /// [`Overflow::Block`]. In an async task that would block the thread of the runtime, and could
@@ -106,6 +106,9 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// let bus: Bus = Bus::new();
     /// assert_eq!(bus.publish("nobody:listens", "gone"), Receipt::default());
+    ///
+    /// let user = 42;
+    /// bus.publish(&format!("user:{user}:notifications"), "ada follows you");
     /// ```
     ///
     /// The payload can be a trait object, for events of many types on one bus. `Arc<T>` does not
@@ -568,6 +571,20 @@ impl<P: Clone + Send + 'static> Bus<P> {
     /// Linear in the number of channels and patterns on the bus; it waits for each channel's turn. While there is a
     /// watch, a name's first subscription and the end of its last one take a look-up each, in O(log n) for the n
     /// changes that were not received. Where there is none, subscribing costs nothing more; publishing never does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use fanout::{Bus, Interest};
+    ///
+    /// let bus: Bus = Bus::new();
+    /// let watch = bus.watch_interest();
+    /// let sub = bus.subscribe("news")?;
+    /// assert!(matches!(watch.recv()?, Interest::Channel { name, wanted: true, .. } if &*name == "news"));
+    /// drop(sub);
+    /// assert!(matches!(watch.recv()?, Interest::Channel { wanted: false, .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn watch_interest(&self) -> InterestWatch {
         let trie = &self.engine.trie;
         self.engine.check_reentrancy();
@@ -645,11 +662,13 @@ impl<P> Clone for Bus<P> {
 
 impl<P> fmt::Debug for Bus<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_closed = self.engine.trie.is_closed();
+        let if_open = |count: usize| if is_closed { 0 } else { count };
         f.debug_struct("Bus")
-            .field("closed", &self.engine.trie.is_closed())
-            .field("channels", &self.engine.trie.channel_count())
-            .field("patterns", &self.engine.trie.pattern_count())
-            .field("subscribers", &self.engine.registry.subscribers())
+            .field("closed", &is_closed)
+            .field("channels", &if_open(self.engine.trie.channel_count()))
+            .field("patterns", &if_open(self.engine.trie.pattern_count()))
+            .field("subscribers", &if_open(self.engine.registry.subscribers()))
             .finish_non_exhaustive()
     }
 }

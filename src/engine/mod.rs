@@ -196,8 +196,8 @@ impl<P> Engine<P> {
             delivered: counts.delivered,
             dropped: counts.dropped,
             evicted: counts.evicted,
-            // Saturating: while messages come and go, counters that are read one after another may not fit together.
             conflated: counts.conflated,
+            // Saturating: while messages come and go, counters that are read one after another may not fit together.
             received: counts.delivered.saturating_sub(left),
             discarded,
             disconnected: self.registry.disconnected(),

@@ -137,7 +137,7 @@ impl<P> Conflation<P> {
             let message = Some(message);
             self.slots.push(Slot { message, hash, position: 0, previous: NONE, next: NONE });
             let slots = &self.slots;
-            // At most half full, hashbrown cleans up after removals in place; otherwise it would grow some time.
+            // At most half full, hashbrown cleans up after removals in place; otherwise it would grow in time.
             let room = 2 * slots.len();
             if self.by_channel.capacity() < room {
                 let additional = room - self.by_channel.len();

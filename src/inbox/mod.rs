@@ -127,7 +127,7 @@ pub(crate) struct Inbox<P> {
     /// | `LAGGED` | Messages were lost that no `Lagged` event has reported. | set under the lock, cleared without |
     /// | `CLOSED` | The inbox is closed. | set once, under the lock |
     /// | `TERMINATED` | A receive has returned `Closed`, and all later ones must, too. | set once, under the lock |
-    /// | `PARKED` | Receivers wait, or are about to. What is to be read wakes one. | under the lock |
+    /// | `PARKED` | Receivers wait, or are about to. A new message, event or loss wakes one. | under the lock |
     /// | `SENDERS_WAITING` | Publishers wait for room, not woken yet. A take wakes some. | under the lock |
     /// | `EVENTS_DISABLED` | There will never be lifecycle events, so takes need not be marked. | never |
     ///
@@ -140,7 +140,7 @@ pub(crate) struct Inbox<P> {
     /// Messages that were unread when their inbox was dropped, of all inboxes of the bus.
     discarded: Arc<AtomicU64>,
     /// Twice the number of messages that were taken without the lock; odd while one is being taken. It is exact while
-    /// one thread receives. See "Takes without the lock" in the docs of `lifecycle`.
+    /// one thread receives. Without lifecycle events, takes that found the queue empty count, too. See "Takes without the lock" in the docs of `lifecycle`.
     take_seq: AtomicU32,
     /// The value of `take_seq` at which a receive samples the depth of the queue again.
     sample_at: AtomicU32,
@@ -182,7 +182,7 @@ struct LazyState<P> {
     /// Messages, with their positions, that were taken without the lock and that come after an event which their
     /// receive had not seen.
     deferred: VecDeque<(u64, Message<P>)>,
-    /// Publishers that wait for room. `SENDERS_WAITING` is set while there are any.
+    /// Publishers that wait for room. `SENDERS_WAITING` is set while one of them is asleep.
     waiting_senders: Vec<WaitingSender>,
     /// What a conflating inbox has in place of a queue.
     conflation: Option<Box<Conflation<P>>>,

@@ -53,7 +53,7 @@ pub(crate) struct BlockedSend<P> {
 }
 
 /// A message whose wait for room ended without its entering the inbox.
-#[must_use = "a loss is to be counted"]
+#[must_use = "a loss must be counted"]
 pub(crate) struct Unsent<P> {
     pub(crate) message: Message<P>,
     /// It counts as lost: nobody has read the inbox's end yet.

@@ -230,8 +230,8 @@ impl State {
 /// [`Bus::watch_interest`](crate::Bus::watch_interest).
 ///
 /// First it tells what is subscribed already, in no particular order. From then on it tells each name that gets its
-/// first subscription and each that loses its last one, in the order in which that happened. What a change undoes
-/// before it was received is not told at all. So the watch holds no more than the names whose state differs from what
+/// first subscription and each that loses its last one, in the order in which that happened. A change that
+/// is undone before it was received is not told. So the watch holds no more than the names whose state differs from what
 /// it told last, however slowly it is read, and what it told always adds up to what was subscribed at some moment.
 ///
 /// A channel is wanted if its name is, or if a pattern that is wanted [matches](Pattern::is_match) it. Where making a
@@ -321,7 +321,7 @@ impl InterestWatch {
     ///
     /// # Panics
     ///
-    /// Panics if it is called from a payload's `Clone`.
+    /// Panics if called from a payload's `Clone` during a publish.
     pub fn recv(&self) -> Result<Interest, RecvError> {
         self.recv_until(None).map_err(|_| RecvError::Closed)
     }
@@ -345,7 +345,7 @@ impl InterestWatch {
     ///
     /// # Panics
     ///
-    /// Panics if it is called from a payload's `Clone`.
+    /// Panics if called from a payload's `Clone` during a publish.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Interest, RecvTimeoutError> {
         // A deadline that cannot be represented is never reached.
         self.recv_until(Instant::now().checked_add(timeout))
@@ -408,6 +408,7 @@ impl fmt::Debug for InterestWatch {
 
 /// A blocking iterator over the changes that an [`InterestWatch`] tells, returned by [`InterestWatch::iter`].
 #[derive(Clone, Debug)]
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct InterestIter<'a> {
     watch: &'a InterestWatch,
 }

@@ -139,7 +139,7 @@ impl<P: Send + 'static> Member<P> {
             keys.iter().map(Borrow::borrow).map(|key| (key, with_hash(key))).collect();
         let missing = held.missing::<T>(&hashed);
         let count = held.count() + missing.len();
-        let limit_check = engine.limits.bound_the_bus().then(|| engine.limit_check.lock());
+        let limit_check = engine.limits.span_subscribers().then(|| engine.limit_check.lock());
         if !missing.is_empty() {
             self.check_limits::<T>(&held, &missing)?;
             if !mem::replace(&mut held.is_counted, true) {

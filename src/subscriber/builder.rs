@@ -1,6 +1,7 @@
 //! The builder of subscribers.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::Subscriber;
@@ -57,8 +58,8 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
     ///
     /// # Panics
     ///
-    /// Panics if `messages` is 0. Building the subscriber panics or aborts if the memory is not to
-    /// be had.
+    /// Panics if `messages` is 0. Building the subscriber panics or aborts if the memory cannot be
+    /// allocated.
     pub fn capacity(mut self, messages: usize) -> Self {
         self.settings.capacity = check_capacity(messages);
         self
@@ -239,6 +240,10 @@ impl<P: Clone + Send + 'static> SubscriberBuilder<P> {
         Ok(subscriber)
     }
 }
+
+// As for `Subscriber`.
+impl<P> UnwindSafe for SubscriberBuilder<P> {}
+impl<P> RefUnwindSafe for SubscriberBuilder<P> {}
 
 impl<P> Clone for SubscriberBuilder<P> {
     fn clone(&self) -> Self {

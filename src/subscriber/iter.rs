@@ -7,28 +7,33 @@ use super::Subscriber;
 use crate::event::{Event, Message};
 
 /// An iterator over events that waits for each of them; see [`Subscriber::iter`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Iter<'a, P = Arc<str>> {
     pub(super) subscriber: &'a Subscriber<P>,
 }
 
 /// An iterator over the events that can be read without waiting; see [`Subscriber::try_iter`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct TryIter<'a, P = Arc<str>> {
     pub(super) subscriber: &'a Subscriber<P>,
 }
 
 /// An iterator over messages that waits for each of them; see [`Subscriber::messages`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Messages<'a, P = Arc<str>> {
     pub(super) subscriber: &'a Subscriber<P>,
 }
 
 /// An iterator over the messages that can be read without waiting; see
 /// [`Subscriber::try_messages`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct TryMessages<'a, P = Arc<str>> {
     pub(super) subscriber: &'a Subscriber<P>,
 }
 
 /// An iterator over messages that owns the subscriber and waits for each message; see
 /// [`Subscriber::into_messages`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct IntoMessages<P = Arc<str>> {
     pub(super) subscriber: Subscriber<P>,
 }
@@ -37,6 +42,7 @@ pub struct IntoMessages<P = Arc<str>> {
 ///
 /// Returned by `into_iter` of a [`Subscriber`]. It ends when the subscriber is closed and its inbox
 /// drained.
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct IntoIter<P = Arc<str>> {
     pub(super) subscriber: Subscriber<P>,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -440,6 +441,16 @@ impl<P> FusedStream for MessageStream<'_, P> {
         self.source.has_ended
     }
 }
+
+// As for `Subscriber`.
+impl<P> UnwindSafe for Recv<'_, P> {}
+impl<P> RefUnwindSafe for Recv<'_, P> {}
+impl<P> UnwindSafe for RecvMessage<'_, P> {}
+impl<P> RefUnwindSafe for RecvMessage<'_, P> {}
+impl<P> UnwindSafe for EventStream<'_, P> {}
+impl<P> RefUnwindSafe for EventStream<'_, P> {}
+impl<P> UnwindSafe for MessageStream<'_, P> {}
+impl<P> RefUnwindSafe for MessageStream<'_, P> {}
 
 impl<P> fmt::Debug for Recv<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,7 +16,7 @@
 //! them.
 //!
 //! User code runs under none of these locks, except a payload's `Clone`, which runs in a turn and under the
-//! recipients of patterns: every way in here panics when it comes from there
+//! recipients of patterns: every way in that can wait panics when it comes from there
 //! ([`assert_not_in_clone`](reentrancy::assert_not_in_clone)).
 
 mod channel;
@@ -85,7 +85,8 @@ impl<P> Trie<P> {
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         // SeqCst: partner of the store in `begin_closing`. Closing writes here and then tries a turn; a
-        // publish releases its turn and then reads here. One of them must see the other.
+        // publish releases its turn and then reads here. One of them must see the other: see "Closing and turns"
+        // in the internals.
         self.closed.load(Ordering::SeqCst)
     }
 

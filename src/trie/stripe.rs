@@ -107,7 +107,7 @@ impl<P> Stripe<P> {
         self.find(channel.name(), channel.hash).is_some_and(|other| Arc::ptr_eq(other, channel))
     }
 
-    /// Adds the entry of a name that has none. What is left in `new` is to be dropped after unlocking.
+    /// Adds the entry of a name that has none. The caller drops what is left in `new` after unlocking.
     #[inline]
     pub(super) fn insert(
         &mut self,

@@ -338,7 +338,7 @@ impl<E: Entry> LiteralTable<E> {
         Some(removed)
     }
 
-    /// Removes the last literal, and returns it as a node.
+    /// Removes the only literal left, and returns it as a node.
     fn take_last(&mut self) -> Option<Box<Node<E>>> {
         Some(match mem::take(&mut self.slots).into_iter().next()? {
             LiteralSlot::SinglePattern(_, entry) => {

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 use crate::pattern::Pattern;
 use crate::prefetch::prefetch;
 use crate::small_str::InlineBytes;
-use crate::source::Named;
+use crate::source::HasPattern;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::trie::probe_table::{Hashed, ProbeTable};
 use crate::trie::recipients::Recipients;
@@ -90,7 +90,7 @@ impl<P> Entry for Arc<PatternEntry<P>> {
     }
 }
 
-impl<P: Send + 'static> Named for PatternEntry<P> {
+impl<P: Send + 'static> HasPattern for PatternEntry<P> {
     fn pattern(&self) -> &Pattern {
         &self.pattern
     }
