@@ -294,7 +294,7 @@ impl<P: Clone + Send + 'static> Bus<P> {
     ///
     /// It is like [`publish`](Self::publish), as if `subscriber` and its clones had not subscribed to anything; the
     /// receipt does not count them either. So whoever passes messages on between the bus and something else does not
-    /// get back what it has brought in itself, and a chat does not echo a line to who wrote it.
+    /// get back what it has brought in itself, and a chat does not echo a line to its author.
     ///
     /// # Panics
     ///

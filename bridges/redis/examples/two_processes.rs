@@ -12,6 +12,7 @@
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use fanout::{Bus, Event};
@@ -79,8 +80,11 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         io::stdout().flush()?;
     }
 
-    // What was typed is sent before we go.
+    // What was typed is sent before we go, if the server is there.
     bridge.drain();
+    if bridge.wait_finished(Duration::from_secs(10)) && bridge.stats().not_sent > 0 {
+        eprintln!("{} messages could not be sent", bridge.stats().not_sent);
+    }
     bridge.join()?;
     drop(bus);
     let _ = (reader.join(), watcher.join());

@@ -246,7 +246,7 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
         self
     }
 
-    /// Has the master `name` be asked for at the sentinels at `urls`, each time anew. The bridge's own URL then gives
+    /// Asks the sentinels at `urls` for the master `name`, anew for each connection. The bridge's own URL then gives
     /// the user, the password and the database on the master; its host does not matter.
     #[cfg(feature = "sentinel")]
     pub fn sentinel(
@@ -258,8 +258,8 @@ impl<P: Clone + Send + 'static, C> BridgeBuilder<P, C> {
         self
     }
 
-    /// Trusts servers whose certificate was issued by `authority`, in PEM, for `rediss://` URLs. By default those are
-    /// trusted that the operating system trusts. Does not go with sentinels.
+    /// Trusts servers whose certificate was issued by `authority`, in PEM, for `rediss://` URLs. By default, the
+    /// authorities that the operating system trusts are trusted. Does not go with sentinels.
     #[cfg(feature = "tls")]
     pub fn certificate_authority(mut self, authority: impl Into<Vec<u8>>) -> Self {
         self.authority = Some(authority.into());

@@ -23,7 +23,7 @@ pub enum BridgeError {
     #[error("the Redis server does not speak RESP3, the protocol of Redis 6 and later: {0}")]
     Protocol(#[source] Arc<RedisError>),
     /// The server could not be reached as often as [`attempts`](crate::BridgeBuilder::attempts) allows.
-    #[error("the Redis server could not be reached, in {attempts} attempts: {error}")]
+    #[error("the Redis server could not be reached (attempts: {attempts}): {error}")]
     Unreachable {
         /// Attempts since the connection was lost, or since the bridge was begun.
         attempts: u32,
@@ -45,9 +45,12 @@ pub enum BridgeError {
     /// The bus did not let the bridge subscribe to what it forwards.
     #[error("the bus refused the subscriptions of the bridge: {0}")]
     Subscribe(#[from] SubscribeError),
-    /// It took longer than the caller would wait. The bridge goes on.
-    #[error("the bridge is not ready yet")]
-    NotReady,
+    /// It took longer than the caller would wait, and the bridge goes on; or the bridge has ended.
+    #[error("the bridge is not ready{}", because(last_error))]
+    NotReady {
+        /// Why the server could not be reached, or was lost, if that is how it stands.
+        last_error: Option<String>,
+    },
     /// The bridge's inbox was full, and its policy is [`Overflow::Disconnect`](fanout::Overflow::Disconnect).
     #[error("the inbox of the bridge was full")]
     Overflow,
@@ -86,6 +89,10 @@ impl BridgeError {
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         Self::Panicked(text.unwrap_or_else(|| "no text".to_owned()))
     }
+}
+
+fn because(error: &Option<String>) -> String {
+    error.as_ref().map_or_else(String::new, |error| format!(": {error}"))
 }
 
 fn is_unknown_hello(error: &RedisError) -> bool {

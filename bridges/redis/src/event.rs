@@ -1,10 +1,12 @@
 //! What a bridge tells of itself: events, and figures.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fanout::{Bus, Pattern};
+
+use crate::error::BridgeError;
 
 /// What happened to a bridge; see [`BridgeBuilder::events`](crate::BridgeBuilder::events).
 #[derive(Clone, PartialEq, Debug)]
@@ -126,6 +128,8 @@ pub(crate) struct Log {
     pub(crate) counters: Counters,
     /// The events go to its one channel.
     pub(crate) events: Bus<BridgeEvent>,
+    /// Why the server could not be reached, or was lost. `None` while the bridge is connected.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Log {
@@ -133,11 +137,27 @@ impl Log {
     pub(crate) const CHANNEL: &str = "bridge";
 
     pub(crate) fn new() -> Self {
-        Self { counters: Counters::default(), events: Bus::new() }
+        Self { counters: Counters::default(), events: Bus::new(), last_error: Mutex::default() }
     }
 
     pub(crate) fn tell(&self, event: BridgeEvent) {
+        match &event {
+            BridgeEvent::Unreachable { error, .. } | BridgeEvent::Disconnected { error } => {
+                *self.last_error() = Some(error.clone());
+            }
+            BridgeEvent::Connected | BridgeEvent::Resumed { .. } => *self.last_error() = None,
+            _ => {}
+        }
         self.events.publish(Self::CHANNEL, event);
+    }
+
+    fn last_error(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the error for a caller that would not wait any longer.
+    pub(crate) fn not_ready(&self) -> BridgeError {
+        BridgeError::NotReady { last_error: self.last_error().clone() }
     }
 
     pub(crate) fn not_sent(&self, messages: u64) {

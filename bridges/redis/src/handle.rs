@@ -51,7 +51,7 @@ impl BridgeHandle {
     /// [`Authentication`](BridgeError::Authentication). While the server cannot be reached, this waits as long as the
     /// bridge [tries](crate::BridgeBuilder::attempts).
     pub async fn ready(&self) -> Result<(), BridgeError> {
-        self.status.reached(if_ready).await
+        self.status.reached(|phase| self.if_ready(phase)).await
     }
 
     /// Waits on the thread, for `timeout` at most, until the bridge is [`ready`](Self::ready).
@@ -61,7 +61,8 @@ impl BridgeHandle {
     /// Returns the error that ended the bridge, or [`NotReady`](BridgeError::NotReady) after `timeout`.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), BridgeError> {
         let deadline = Instant::now().checked_add(timeout);
-        self.status.wait(deadline, if_ready).unwrap_or(Err(BridgeError::NotReady))
+        let reached = self.status.wait(deadline, |phase| self.if_ready(phase));
+        reached.unwrap_or_else(|| Err(self.log.not_ready()))
     }
 
     /// Waits in a task until all that is wanted on the bus now is subscribed upstream, as far as it is accepted.
@@ -89,7 +90,7 @@ impl BridgeHandle {
         let _ = self.requests.send(Box::new(|| _ = told.send(())));
         match is_told.await {
             Ok(()) => Ok(()),
-            Err(_) => self.status.reached(if_ended).await.and(Err(BridgeError::NotReady)),
+            Err(_) => self.status.reached(if_ended).await.and(Err(self.log.not_ready())),
         }
     }
 
@@ -105,10 +106,10 @@ impl BridgeHandle {
         let _ = self.requests.send(Box::new(move || _ = told.send(())));
         match is_told.recv_timeout(timeout) {
             Ok(()) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => Err(BridgeError::NotReady),
+            Err(RecvTimeoutError::Timeout) => Err(self.log.not_ready()),
             Err(RecvTimeoutError::Disconnected) => {
                 let ended = self.status.wait(Instant::now().checked_add(timeout), if_ended);
-                ended.unwrap_or(Ok(())).and(Err(BridgeError::NotReady))
+                ended.unwrap_or(Ok(())).and(Err(self.log.not_ready()))
             }
         }
     }
@@ -139,8 +140,8 @@ impl BridgeHandle {
         self.orders.send_if_modified(|order| std::mem::replace(order, Order::Stop) != Order::Stop);
     }
 
-    /// Ends the bridge when it has sent what it holds; at once if the server cannot be reached. What is published from
-    /// now on is not forwarded.
+    /// Ends the bridge when it has sent what it holds; at once if the server cannot be reached, and what it holds then
+    /// counts as [`not_sent`](BridgeStats::not_sent). What is published from now on is not forwarded.
     pub fn drain(&self) {
         (self.close_own)();
         self.orders.send_if_modified(|order| {
@@ -161,6 +162,12 @@ impl BridgeHandle {
         self.status.reached(if_ended).await
     }
 
+    /// Waits on the thread, for `timeout` at most, until the bridge has ended. Returns `true` if it has: then
+    /// [`stats`](Self::stats) are the last ones, and [`join`](Self::join) returns at once.
+    pub fn wait_finished(&self, timeout: Duration) -> bool {
+        self.status.wait(Instant::now().checked_add(timeout), if_ended).is_some()
+    }
+
     /// Waits on the thread until the bridge has ended.
     ///
     /// # Errors
@@ -170,19 +177,19 @@ impl BridgeHandle {
         self.status.wait(None, if_ended).unwrap_or(Ok(()))
     }
 
+    fn if_ready(&self, phase: &Phase) -> Option<Result<(), BridgeError>> {
+        match phase {
+            Phase::Ready => Some(Ok(())),
+            Phase::Ended(Err(error)) => Some(Err(error.clone())),
+            // It will never be.
+            Phase::Ended(Ok(())) => Some(Err(self.log.not_ready())),
+            Phase::Connecting | Phase::Away => None,
+        }
+    }
+
     /// Lets the bridge run until the bus is closed.
     pub fn detach(mut self) {
         self.stops_when_dropped = false;
-    }
-}
-
-fn if_ready(phase: &Phase) -> Option<Result<(), BridgeError>> {
-    match phase {
-        Phase::Ready => Some(Ok(())),
-        Phase::Ended(Err(error)) => Some(Err(error.clone())),
-        // It will never be.
-        Phase::Ended(Ok(())) => Some(Err(BridgeError::NotReady)),
-        Phase::Connecting | Phase::Away => None,
     }
 }
 

@@ -314,7 +314,7 @@ fn a_bridge_is_drained_stopped_and_ended_by_closing() {
     let stopped = spawn();
     stopped.stop();
     eventually("it has ended", || stopped.is_finished());
-    assert!(matches!(stopped.wait_ready(Duration::ZERO), Err(BridgeError::NotReady)));
+    assert!(matches!(stopped.wait_ready(Duration::ZERO), Err(BridgeError::NotReady { .. })));
     drop(spawn());
 
     let closed = spawn();
@@ -363,7 +363,7 @@ fn whoever_waits_until_it_is_subscribed_misses_nothing_that_comes_then() {
     }
     eventually("all have come", || sub.len() == 50);
     bridge.stop();
-    assert!(matches!(bridge.wait_subscribed(PATIENCE), Err(BridgeError::NotReady)));
+    assert!(matches!(bridge.wait_subscribed(PATIENCE), Err(BridgeError::NotReady { .. })));
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn nothing_counts_as_subscribed_before_the_server_has_confirmed_it() {
     let _sub = bus.subscribe("later").unwrap();
     // Longer than the bridge waits for a reply.
     let asked = bridge.wait_subscribed(SILENCE + Duration::from_secs(1));
-    assert!(matches!(asked, Err(BridgeError::NotReady)), "{asked:?}");
+    assert!(matches!(asked, Err(BridgeError::NotReady { .. })), "{asked:?}");
     (0..20).for_each(|_| _ = slow.recv_message_timeout(PATIENCE).unwrap());
     bridge.wait_subscribed(PATIENCE).unwrap();
     assert_eq!(server.publish("later", "hello"), 1);

@@ -14,7 +14,7 @@ use fanout::{Bus, Overflow, RecvTimeoutError};
 use fanout_redis::{
     Bridge, BridgeBuilder, BridgeError, BridgeEvent, BridgeHandle, Codec, CodecError, Raw,
 };
-use support::{PATIENCE, Proxy, Server, eventually, impatient};
+use support::{PATIENCE, Proxy, Server, eventually, free_port, impatient};
 
 type Text = Bus<Arc<str>>;
 
@@ -289,4 +289,22 @@ fn what_is_no_redis_server_is_tried_as_often_as_one_that_is_not_there() {
         let error = builder.spawn().unwrap().wait_ready(PATIENCE).unwrap_err();
         assert!(matches!(error, BridgeError::Unreachable { attempts: 3, .. }), "{error}");
     }
+}
+
+#[test]
+fn who_waits_for_a_server_that_is_not_there_is_told_why_and_what_was_not_sent() {
+    let bus = Text::new();
+    let url = format!("redis://127.0.0.1:{}", free_port());
+    let bridge = impatient(&bus, &url).forward("*").spawn().unwrap();
+    eventually("it has tried", || {
+        let error = bridge.wait_ready(Duration::from_millis(10)).unwrap_err();
+        assert!(matches!(error, BridgeError::NotReady { .. }), "{error:?}");
+        error.to_string().contains("Connection refused")
+    });
+    bus.publish("c", "x");
+    assert!(!bridge.wait_finished(Duration::ZERO));
+    bridge.drain();
+    assert!(bridge.wait_finished(PATIENCE));
+    assert_eq!(bridge.stats().not_sent, 1);
+    bridge.join().unwrap();
 }

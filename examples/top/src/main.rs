@@ -32,7 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         demo(&bus)?;
     }
     if !args.once {
-        return Ok(fanout_top::run(&bus)?);
+        return fanout_top::run(&bus).map_err(|error| {
+            format!("the console needs a terminal ({error}); with --once it prints a table").into()
+        });
     }
     let mut top = Top::new();
     top.look(&bus);
