@@ -36,7 +36,9 @@ fn what_is_published_on_one_bus_arrives_on_the_other_once_and_in_order() {
     let [(here, forward), (there, accept)] = pair(&server, &["game:*:events"]);
     let (own, other) = (subscribe(&here, 5_000, &["*"]), subscribe(&there, 5_000, &["*"]));
     // The server counts a pattern of both once.
-    [&forward, &accept].map(|bridge| bridge.wait_subscribed(PATIENCE).unwrap());
+    for bridge in [&forward, &accept] {
+        bridge.wait_subscribed(PATIENCE).unwrap();
+    }
     for n in 0..3_000 {
         here.publish(&format!("game:{}:events", n % 7), n.to_string());
         here.publish("elsewhere", "stays here");
