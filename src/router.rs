@@ -53,16 +53,16 @@ struct Shared<P> {
 struct State<P> {
     /// What the router takes up before the next event: new handlers, or `None` for those that were removed.
     changes: ByRoute<Option<Handler<P>>>,
-    /// The places of the handlers that the router has.
-    places: ByRoute<usize>,
+    /// The slots of the handlers that the router has.
+    slots: ByRoute<usize>,
     has_ended: bool,
 }
 
 impl<P> Default for Shared<P> {
     fn default() -> Self {
-        let (changes, places) = (HashMap::default(), HashMap::default());
+        let (changes, slots) = (HashMap::default(), HashMap::default());
         Self {
-            state: Mutex::new(State { changes, places, has_ended: false }),
+            state: Mutex::new(State { changes, slots, has_ended: false }),
             is_changed: AtomicBool::new(false),
             panics: AtomicU64::new(0),
         }
@@ -81,7 +81,7 @@ impl<P> Shared<P> {
         if state.has_ended {
             return handler;
         }
-        if handler.is_none() && !state.places.contains_key(&route) {
+        if handler.is_none() && !state.slots.contains_key(&route) {
             // The router has none: at most one that it has not taken up.
             return state.changes.remove(&route).flatten();
         }
@@ -180,7 +180,7 @@ struct Table<P> {
     handlers: Vec<Option<Handler<P>>>,
     /// Places in it without a handler, to be used again.
     free: Vec<usize>,
-    /// By address, the places of handlers, or `None` for what has none.
+    /// By address, the slots of handlers, or `None` for what has none.
     by_address: HashMap<usize, (Origin, Option<usize>), foldhash::fast::RandomState>,
     otherwise: Option<Box<dyn FnMut(Event<P>) + Send>>,
     keeps_going: bool,
@@ -344,8 +344,8 @@ impl<P: Clone + Send + 'static> Table<P> {
             self.apply_changes();
         }
         match event {
-            Event::Message(message) | Event::PMessage(message) => match self.place(&message) {
-                Some(place) => self.call(place, message),
+            Event::Message(message) | Event::PMessage(message) => match self.slot(&message) {
+                Some(slot) => self.call(slot, message),
                 None => self.pass_by(message.into()),
             },
             event => self.pass_by(event),
@@ -356,23 +356,23 @@ impl<P: Clone + Send + 'static> Table<P> {
     fn apply_changes(&mut self) {
         let mut state = self.shared.state.lock();
         self.shared.is_changed.store(false, Ordering::Release);
-        let State { changes, places, .. } = &mut *state;
+        let State { changes, slots, .. } = &mut *state;
         let mut replaced = Vec::new();
         for (route, handler) in mem::take(changes) {
-            let place = match handler {
-                Some(_) => *places.entry(route).or_insert_with(|| {
+            let slot = match handler {
+                Some(_) => *slots.entry(route).or_insert_with(|| {
                     self.free.pop().unwrap_or_else(|| {
                         self.handlers.push(None);
                         self.handlers.len() - 1
                     })
                 }),
                 None => {
-                    let Some(place) = places.remove(&route) else { continue };
-                    self.free.push(place);
-                    place
+                    let Some(slot) = slots.remove(&route) else { continue };
+                    self.free.push(slot);
+                    slot
                 }
             };
-            replaced.push(mem::replace(&mut self.handlers[place], handler));
+            replaced.push(mem::replace(&mut self.handlers[slot], handler));
         }
         drop(state);
         // What was found to have no handler may have one now.
@@ -392,11 +392,11 @@ impl<P: Clone + Send + 'static> Table<P> {
         self.shared.panics.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the place of the handler for a message.
+    /// Returns the slot of the handler for a message.
     #[inline]
-    fn place(&mut self, message: &Message<P>) -> Option<usize> {
+    fn slot(&mut self, message: &Message<P>) -> Option<usize> {
         match message.source.address().and_then(|address| self.by_address.get(&address)) {
-            Some((_, place)) => *place,
+            Some((_, slot)) => *slot,
             None => self.find(message),
         }
     }
@@ -408,21 +408,21 @@ impl<P: Clone + Send + 'static> Table<P> {
             None => Route::Channel(message.channel().into()),
         };
         let state = self.shared.state.lock();
-        let (place, handlers) = (state.places.get(&route).copied(), state.places.len());
+        let (slot, handlers) = (state.slots.get(&route).copied(), state.slots.len());
         drop(state);
         if let Some(origin) = message.source.origin() {
             // Names that come and go have a new address each time.
             if self.by_address.len() >= 2 * handlers + 64 {
                 self.by_address.clear();
             }
-            self.by_address.insert(origin.address(), (origin, place));
+            self.by_address.insert(origin.address(), (origin, slot));
         }
-        place
+        slot
     }
 
     #[inline]
-    fn call(&mut self, place: usize, message: Message<P>) {
-        let Some(handler) = &mut self.handlers[place] else { return self.pass_by(message.into()) };
+    fn call(&mut self, slot: usize, message: Message<P>) {
+        let Some(handler) = &mut self.handlers[slot] else { return self.pass_by(message.into()) };
         if !self.keeps_going {
             return handler(message);
         }

@@ -479,3 +479,29 @@ fn a_receiver_that_timed_out_keeps_no_place_among_those_that_wait() {
     let _sub = bus.subscribe("news").unwrap();
     assert_eq!(woken.calls(), 1);
 }
+
+/// A future that is kept after it has resolved does not take the next wake-up.
+#[cfg(feature = "async")]
+#[test]
+fn a_future_that_has_resolved_waits_no_longer() {
+    use std::pin::pin;
+    use std::task::Context;
+
+    use support::Counting;
+
+    let bus: Bus<u32> = Bus::new();
+    let watch = bus.watch_interest();
+    let (woken, waker) = Counting::new(|| ());
+    let (stale, stale_waker) = Counting::new(|| ());
+    let (context, stale_context) =
+        (&mut Context::from_waker(&waker), &mut Context::from_waker(&stale_waker));
+    let (mut first, mut second) = (pin!(watch.recv_async()), pin!(watch.recv_async()));
+    assert!(first.as_mut().poll(context).is_pending());
+    assert!(second.as_mut().poll(stale_context).is_pending());
+    // The first is woken, but the second, still in the list, takes the change.
+    let _news = bus.subscribe("news").unwrap();
+    assert!(second.as_mut().poll(stale_context).is_ready());
+    assert!(first.as_mut().poll(context).is_pending());
+    let _more = bus.subscribe("more").unwrap();
+    assert_eq!((woken.calls(), stale.calls()), (2, 0));
+}

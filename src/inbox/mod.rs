@@ -135,7 +135,7 @@ pub(crate) struct Inbox<P> {
     state: AtomicU32,
     settings: Settings,
     /// The id of the inbox's member in the registry.
-    member: u64,
+    member_id: u64,
     inner: Mutex<Inner<P>>,
     /// Messages that were unread when their inbox was dropped, of all inboxes of the bus.
     discarded: Arc<AtomicU64>,
@@ -219,11 +219,11 @@ impl<P> LazyState<P> {
 }
 
 impl<P> Inbox<P> {
-    pub(crate) fn new(member: u64, settings: Settings, discarded: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(member_id: u64, settings: Settings, discarded: Arc<AtomicU64>) -> Self {
         // A conflating inbox does not use its queue.
         let (sender, queue) = bounded(if settings.conflates() { 0 } else { settings.capacity });
         Self {
-            member,
+            member_id,
             queue,
             state: AtomicU32::new(if settings.lifecycle_events { 0 } else { EVENTS_DISABLED }),
             take_seq: AtomicU32::new(0),
@@ -244,8 +244,8 @@ impl<P> Inbox<P> {
         }
     }
 
-    pub(crate) fn member(&self) -> u64 {
-        self.member
+    pub(crate) fn member_id(&self) -> u64 {
+        self.member_id
     }
 
     pub(crate) fn settings(&self) -> &Settings {

@@ -241,7 +241,7 @@ impl<P> Inbox<P> {
     /// Reports that a message is lost, the first since the last `Lagged` event.
     #[cold]
     fn report_first_loss(&self, lost: Option<&Message<P>>, inner: &mut Inner<P>) {
-        trace::first_loss(self.member, &self.settings, lost.map(Message::channel));
+        trace::first_loss(self.member_id, &self.settings, lost.map(Message::channel));
         self.wake_receiver_locked(&mut inner.waiting);
     }
 

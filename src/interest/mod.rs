@@ -144,21 +144,21 @@ struct Changes {
 }
 
 struct Change {
-    place: u64,
+    order: u64,
     wanted: bool,
 }
 
 impl Changes {
     fn insert(&mut self, name: &Name, wanted: bool) {
-        let place = self.count;
+        let order = self.count;
         self.count += 1;
-        self.order.insert(place, name.clone());
-        self.names.insert(name.clone(), Change { place, wanted });
+        self.order.insert(order, name.clone());
+        self.names.insert(name.clone(), Change { order, wanted });
     }
 
     fn remove(&mut self, name: &Name) {
         if let Some(change) = self.names.remove(name) {
-            self.order.remove(&change.place);
+            self.order.remove(&change.order);
         }
     }
 
@@ -192,7 +192,7 @@ impl State {
 
     fn complete(&mut self) {
         let Changes { names, order, .. } = &mut self.changes;
-        names.retain(|_, change| change.wanted || order.remove(&change.place).is_none());
+        names.retain(|_, change| change.wanted || order.remove(&change.order).is_none());
         self.is_complete = true;
     }
 
@@ -422,3 +422,20 @@ impl Iterator for InterestIter<'_> {
 }
 
 impl FusedIterator for InterestIter<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use crate::Bus;
+
+    #[test]
+    fn a_watch_that_is_dropped_is_told_nothing_any_more() {
+        let bus: Bus<u32> = Bus::new();
+        let (one, other) = (bus.watch_interest(), bus.watch_interest());
+        let watches = || bus.engine.trie.watchers().watches.lock().len();
+        assert_eq!(watches(), 2);
+        drop(one);
+        assert_eq!(watches(), 1);
+        drop(other);
+        assert_eq!(watches(), 0);
+    }
+}

@@ -170,7 +170,7 @@ impl<P: Send + 'static> Member<P> {
         drop(held);
         for key in keys {
             let key: &T::Key = key.borrow();
-            trace::subscribed(self.inbox.member(), self.inbox.settings(), &key, count);
+            trace::subscribed(self.inbox.member_id(), self.inbox.settings(), &key, count);
         }
         Ok(count)
     }
@@ -229,7 +229,7 @@ impl<P> Member<P> {
         then();
         let count = held.count();
         drop(held);
-        trace::unsubscribed(self.inbox.member(), self.inbox.settings(), &key, count);
+        trace::unsubscribed(self.inbox.member_id(), self.inbox.settings(), &key, count);
         count
     }
 
@@ -250,7 +250,7 @@ impl<P> Member<P> {
         drop(held);
         for subscription in &all {
             let key = T::borrow_key(&subscription.entry);
-            trace::unsubscribed(self.inbox.member(), self.inbox.settings(), &key, kept);
+            trace::unsubscribed(self.inbox.member_id(), self.inbox.settings(), &key, kept);
         }
         kept
     }
@@ -269,7 +269,7 @@ impl<P> Member<P> {
         self.engine.release(held.retire(&self.inbox));
         drop(held);
         if was_open {
-            trace::closed(self.inbox.member(), self.inbox.settings(), reason);
+            trace::closed(self.inbox.member_id(), self.inbox.settings(), reason);
         }
         was_open
     }
@@ -301,7 +301,7 @@ impl<P> Member<P> {
         let is_closed = inbox.is_closed();
         let (depth, conflated) = (inbox.depth(), inbox.conflated());
         SubscriberInfo {
-            id: inbox.member(),
+            id: inbox.member_id(),
             label: inbox.settings().label.clone(),
             channels: if is_closed { 0 } else { held.channels.len() },
             patterns: if is_closed { 0 } else { held.patterns.len() },
@@ -339,7 +339,7 @@ impl<P> Drop for Member<P> {
     fn drop(&mut self) {
         let _wakeups = wakeups::CallOnDrop;
         let was_open = self.inbox.close(CloseReason::Subscriber);
-        self.engine.registry.remove(self.inbox.member());
+        self.engine.registry.remove(self.inbox.member_id());
         let parts = self.subscriptions.get_mut().retire(&self.inbox);
         if reentrancy::is_in_clone() {
             // Leaving a channel could wait for the turn that this thread has.
@@ -347,7 +347,11 @@ impl<P> Drop for Member<P> {
         } else {
             self.engine.release(parts);
             if was_open {
-                trace::closed(self.inbox.member(), self.inbox.settings(), CloseReason::Subscriber);
+                trace::closed(
+                    self.inbox.member_id(),
+                    self.inbox.settings(),
+                    CloseReason::Subscriber,
+                );
             }
         }
     }

@@ -140,7 +140,7 @@ impl<'a, P> AfterTurn<'a, P> {
                 Overflowed::Disconnected(message) => {
                     scratch.dead.push(message);
                     counts.dropped += 1;
-                    scratch.disconnected.push(inbox.member());
+                    scratch.disconnected.push(inbox.member_id());
                     scratch.barred.insert(Arc::as_ptr(inbox).addr());
                 }
                 Overflowed::Blocked(wait) => {

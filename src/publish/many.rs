@@ -32,7 +32,7 @@ pub(super) fn publish<P: Clone + Send + 'static>(
     let mut after = AfterTurn::new(engine, channel, room_wait, except);
     let mut turn = turn;
     let mut delivery = Delivery::new(turn.exact.totals(), &channel.counters);
-    delivery.asks_admission |= except.is_some();
+    delivery.checks_admission |= except.is_some();
     let has_patterns = !turn.patterns.is_empty();
     let mark = Mark::set();
     if has_patterns {
@@ -66,7 +66,7 @@ struct Delivery<'a> {
     remaining: usize,
     /// `AfterTurn::admit` must be asked for each inbox: some take a publish once, are barred for the rest of this turn,
     /// or are excepted from the publish.
-    asks_admission: bool,
+    checks_admission: bool,
     /// All recipients but those skipped: what has been delivered so far is `expected - remaining`.
     expected: u64,
     /// What became of the messages for those skipped.
@@ -92,7 +92,7 @@ impl<'a> Delivery<'a> {
     fn new(exact: Totals, counters: &'a Counters) -> Self {
         let counts = Counts::of_one(0);
         let mut delivery =
-            Self { remaining: 0, asks_admission: false, expected: 0, counts, counters };
+            Self { remaining: 0, checks_admission: false, expected: 0, counts, counters };
         delivery.add(exact);
         delivery
     }
@@ -102,7 +102,7 @@ impl<'a> Delivery<'a> {
     fn add(&mut self, recipients: Totals) {
         self.remaining += recipients.len;
         self.expected += recipients.len as u64;
-        self.asks_admission |= recipients.deduplicating > 0;
+        self.checks_admission |= recipients.deduplicating > 0;
     }
 
     /// Returns what the publish has done so far.
@@ -159,7 +159,7 @@ impl<'a> Delivery<'a> {
     ) {
         let mut from = 0;
         while let Some(original) = &*payload {
-            let stop = if self.asks_admission || segment.is_shared {
+            let stop = if self.checks_admission || segment.is_shared {
                 self.deliver_clones::<P, false>(segment, from, original, after)
             } else {
                 self.deliver_clones::<P, true>(segment, from, original, after)
@@ -188,7 +188,7 @@ impl<'a> Delivery<'a> {
             };
             self.skip();
             self.counts += after.resolve(segment, at, interrupt);
-            self.asks_admission |= after.has_barred();
+            self.checks_admission |= after.has_barred();
             from = at + 1;
         }
     }
@@ -219,7 +219,7 @@ impl<'a> Delivery<'a> {
                 later.inbox.prefetch();
             }
             if let Some(recipient) = slot {
-                let admission = if PLAIN || !self.asks_admission {
+                let admission = if PLAIN || !self.checks_admission {
                     Admission::Send
                 } else {
                     after.admit(&recipient.inbox)

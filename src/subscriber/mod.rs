@@ -576,7 +576,7 @@ impl<P> Subscriber<P> {
     ///
     /// [`SubscriberInfo::id`] is this number: it tells apart subscribers with one label, in logs and metrics.
     pub fn id(&self) -> u64 {
-        self.member.inbox.member()
+        self.member.inbox.member_id()
     }
 
     /// Returns the label that was set by [`SubscriberBuilder::label`], if any.

@@ -152,7 +152,7 @@ impl<P> Recipients<P> {
     fn compact(&mut self) {
         let mut slots = self.slots.iter();
         self.ids.retain(|_| slots.next().is_some_and(Option::is_some));
-        self.slots.retain(|place| place.is_some());
+        self.slots.retain(|slot| slot.is_some());
         self.ids.shrink_to_fit();
         self.slots.shrink_to_fit();
     }
@@ -196,7 +196,7 @@ mod tests {
                 .ids()
                 .iter()
                 .zip(recipients.slots())
-                .filter_map(|(&number, place)| place.as_ref().map(|_| number))
+                .filter_map(|(&id, slot)| slot.as_ref().map(|_| id))
                 .collect();
             assert_eq!(live.len(), recipients.len());
             assert!(live.is_sorted());

@@ -216,10 +216,10 @@ impl<P> Channel<P> {
     /// Returns what the entry of a recent name costs if `patterns` patterns match it, in bytes: itself, its place in
     /// the table and the CLOCK, and what the messages of each pattern point to.
     pub(super) fn cost(name: &str, patterns: usize) -> usize {
-        const PLACES: usize = 4 * size_of::<usize>();
+        const SLOT_BYTES: usize = 4 * size_of::<usize>();
         const COUNTS: usize = 2 * size_of::<usize>();
         let entry = size_of::<Self>() + 2 * COUNTS + name.len();
         let pattern = size_of::<PatternSource<PatternEntry<P>>>() + BatchArc::<Source>::BYTES;
-        entry + PLACES + patterns * pattern
+        entry + SLOT_BYTES + patterns * pattern
     }
 }
