@@ -138,7 +138,6 @@ impl<P: Send + 'static> Member<P> {
         let hashed: SmallVec<[(&T::Key, u64); 1]> =
             keys.iter().map(Borrow::borrow).map(|key| (key, with_hash(key))).collect();
         let missing = held.missing::<T>(&hashed);
-        let count = held.count() + missing.len();
         let limit_check = engine.limits.span_subscribers().then(|| engine.limit_check.lock());
         if !missing.is_empty() {
             self.check_limits::<T>(&held, &missing)?;
@@ -146,27 +145,31 @@ impl<P: Send + 'static> Member<P> {
                 engine.registry.count_subscriber();
             }
         }
-        for (at, (key, hash)) in hashed.into_iter().enumerate() {
-            let held_count = held.count();
+        let mut has_begun = false;
+        for (key, hash) in hashed {
+            let count = held.count();
             if let Some(subscription) = T::set(&held).get(key, hash) {
                 before();
-                self.inbox.push_event(|| T::SUBSCRIBED(subscription.entry.key()), held_count);
+                self.inbox.push_event(|| T::SUBSCRIBED(subscription.entry.key()), count);
+                has_begun = true;
                 continue;
             }
             let recipient = Recipient::new(sender.clone(), Arc::clone(&self.inbox));
             let tell = |entry: &T| {
                 before();
-                self.inbox.push_event(|| T::SUBSCRIBED(entry.key()), held_count + 1);
+                self.inbox.push_event(|| T::SUBSCRIBED(entry.key()), count + 1);
             };
             match engine.trie.join(key, hash, recipient, tell) {
                 Ok(subscription) => T::set_mut(&mut held).insert(subscription),
-                Err(_) if at == 0 => return Err(SubscribeError::Closed),
+                Err(_) if !has_begun => return Err(SubscribeError::Closed),
                 // The bus is being closed. The first event cannot be taken back, so all of this came before it.
                 Err(_) => break,
             }
+            has_begun = true;
         }
         // Held until all are counted.
         drop(limit_check);
+        let count = held.count();
         drop(held);
         for key in keys {
             let key: &T::Key = key.borrow();
