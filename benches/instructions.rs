@@ -268,11 +268,11 @@ fn new_channels() -> Several {
     })
 }
 
-/// On as many buses as [`new_channels`].
+/// Like [`new_channels`], on ten times as many buses.
 fn new_patterns() -> Several {
-    several(4 * BUSES, || {
+    several(10 * BUSES, || {
         let mut names = names_never_seen(TIMES);
-        names.names = (0..TIMES / 4).map(|i| format!("user:{}:*", 10_000 + i)).collect();
+        names.names = (0..TIMES / 10).map(|i| format!("user:{}:*", 10_000 + i)).collect();
         // As there.
         names.subscriber.psubscribe_many(&names.names).unwrap();
         names.names.iter().for_each(|name| _ = names.subscriber.punsubscribe(name));
