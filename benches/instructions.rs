@@ -261,7 +261,7 @@ fn new_channels() -> Several {
         let subscriber = quiet(&bus, 1);
         subscriber.subscribe_many((0..1_000).map(|i| format!("user:{i}"))).unwrap();
         let names: Vec<String> = (0..TIMES / 4).map(|i| format!("new:{i}:notifications")).collect();
-        // Tables double at a number of names that depends on how these are hashed: not while it is measured.
+        // Tables double at a number of names that depends on how these are hashed: not while it is measured. So below.
         subscriber.subscribe_many(&names).unwrap();
         names.iter().for_each(|name| _ = subscriber.unsubscribe(name));
         Names { bus, subscriber, names, payload: payload(), _others: Vec::new() }
@@ -273,7 +273,6 @@ fn new_patterns() -> Several {
     several(10 * BUSES, || {
         let mut names = names_never_seen(TIMES);
         names.names = (0..TIMES / 10).map(|i| format!("user:{}:*", 10_000 + i)).collect();
-        // As there.
         names.subscriber.psubscribe_many(&names.names).unwrap();
         names.names.iter().for_each(|name| _ = names.subscriber.punsubscribe(name));
         names

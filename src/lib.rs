@@ -125,7 +125,8 @@
 //! The one exception is a payload's `Clone`, which runs in the turn of the channel. A call from it that can wait
 //! (a publish, a subscribe, an unsubscribe, a look into the bus, a receive that finds nothing, [`Listener::join`])
 //! panics with a message that says so, and never deadlocks. It may close the bus, and drop a subscriber, a topic or a
-//! bus; the subscriber is unsubscribed when the publish has ended. If it waits by other means, as on [`Subscriber::receiver`], it holds up the channel.
+//! bus; the subscriber is unsubscribed when the publish has ended. If it waits by other means, as on
+//! [`Subscriber::receiver`], it holds up the channel.
 //!
 //! # Complexity
 //!

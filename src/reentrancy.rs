@@ -91,8 +91,8 @@ impl Panics {
     }
 }
 
-/// Holds a payload until it is delivered. Dropped while the thread unwinds, it discards a panic of the payload's `Drop`,
-/// which would abort the process.
+/// Holds a payload, or a message, until it is delivered. Dropped while the thread unwinds, it discards a panic of the
+/// payload's `Drop`, which would abort the process.
 pub(crate) struct Undelivered<P>(Option<P>);
 
 impl<P> Undelivered<P> {

@@ -140,7 +140,8 @@ pub(crate) struct Inbox<P> {
     /// Messages that were unread when their inbox was dropped, of all inboxes of the bus.
     discarded: Arc<AtomicU64>,
     /// Twice the number of messages that were taken without the lock; odd while one is being taken. It is exact while
-    /// one thread receives. Without lifecycle events, takes that found the queue empty count, too. See "Takes without the lock" in the docs of `lifecycle`.
+    /// one thread receives. Without lifecycle events, takes that found the queue empty count, too. See "Takes without
+    /// the lock" in the docs of `lifecycle`.
     take_seq: AtomicU32,
     /// The value of `take_seq` at which a receive samples the depth of the queue again.
     sample_at: AtomicU32,

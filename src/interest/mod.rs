@@ -231,8 +231,8 @@ impl State {
 ///
 /// First it tells what is subscribed already, in no particular order. From then on it tells each name that gets its
 /// first subscription and each that loses its last one, in the order in which that happened. A change that
-/// is undone before it was received is not told. So the watch holds no more than the names whose state differs from what
-/// it told last, however slowly it is read, and what it told always adds up to what was subscribed at some moment.
+/// is undone before it was received is not told. So the watch holds no more than the names whose state differs from
+/// what it told last, however slowly it is read, and what it told always adds up to what was subscribed at some moment.
 ///
 /// A channel is wanted if its name is, or if a pattern that is wanted [matches](Pattern::is_match) it. Where making a
 /// message is all that it costs, [`publish_with`](crate::Bus::publish_with) is enough: it makes one only if somebody

@@ -196,22 +196,11 @@ fn publish<P: Clone + Send + 'static>(
     };
     if must_not_publish(engine, &turn) {
         drop(turn);
-        return publish_elsewhere(payload, guard, detached);
+        return detached(give_back(payload, guard));
     }
     turn.count_use();
     engine.trie.refresh(channel, &mut turn);
     one::publish(engine, channel, payload, turn).into()
-}
-
-/// Calls `detached`, after the guard of an entry that is detached, or of a closed bus.
-#[cold]
-#[inline(never)]
-fn publish_elsewhere<P>(
-    payload: P,
-    guard: EntryGuard<'_, P>,
-    detached: impl FnOnce(P) -> Receipt,
-) -> Receipt {
-    detached(give_back(payload, guard))
 }
 
 /// Publishes where the turn was taken, or a check of re-entrancy is due.
@@ -272,6 +261,7 @@ fn must_not_publish<P>(engine: &Engine<P>, turn: &Turn<'_, P>) -> bool {
 /// Drops the guard of an entry that `payload` cannot be published on. On a closed bus, inboxes may go with it, and the
 /// messages in them.
 #[cold]
+#[inline(never)]
 fn give_back<P>(payload: P, guard: EntryGuard<'_, P>) -> P {
     let mut payload = Undelivered::new(payload);
     drop(guard);

@@ -213,7 +213,7 @@ impl<P> Stripe<P> {
 }
 
 impl<P> Channel<P> {
-    /// Returns what the entry of a recent name costs if `patterns` patterns match it, in bytes: itself, its place in
+    /// Returns what the entry of a recent name costs if `patterns` patterns match it, in bytes: itself, its slots in
     /// the table and the CLOCK, and what the messages of each pattern point to.
     pub(super) fn cost(name: &str, patterns: usize) -> usize {
         const SLOT_BYTES: usize = 4 * size_of::<usize>();
